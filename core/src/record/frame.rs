@@ -1,0 +1,173 @@
+//! The frame of a record: a fixed header, the packed entries, and a hash over both.
+//!
+//! All integers are little-endian:
+//!
+//! ```text
+//! magic "dpcR" | format u16 | reserved u16 | lane 16 | epoch u64 | number u64 | wall u64 (ms)
+//! | previous hash 16 | checkpoint u64 | entries u32 | body length u32 | body … | hash 16
+//! ```
+//!
+//! The hash is the first 16 bytes of BLAKE3 over everything before it, so any flipped bit in the
+//! record is found; `previous hash` links the records to a chain, so a lost, repeated or foreign
+//! record is found. `checkpoint` is the number of the latest complete checkpoint's first record (0
+//! if there is none): whoever holds the last record knows where to start reading.
+
+use bytes::Bytes;
+
+use crate::ids::{Epoch, LaneId, RecordNumber};
+use crate::store::RECORD_BYTES_MAX;
+use crate::time::Wall;
+
+/// The version of the record format that this program writes, and the highest it reads.
+pub const FORMAT: u16 = 1;
+
+/// Bytes before the body.
+pub const HEADER_BYTES: usize = 80;
+
+/// Bytes of the hash behind the body.
+pub const HASH_BYTES: usize = 16;
+
+const MAGIC: [u8; 4] = *b"dpcR";
+
+/// What stands in front of a record's entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The lane the record belongs to.
+    pub lane: LaneId,
+    /// The epoch of the owner that wrote it.
+    pub epoch: Epoch,
+    /// Its number.
+    pub number: RecordNumber,
+    /// When it was closed.
+    pub wall: Wall,
+    /// The hash of the record before it, zeros for record 1.
+    pub previous: [u8; 16],
+    /// Where the latest complete checkpoint starts, zero if there is none.
+    pub checkpoint: RecordNumber,
+    /// How many entries the body holds.
+    pub entries: u32,
+}
+
+/// Why bytes are not an undamaged record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadFrame {
+    /// Fewer or more bytes than the header says.
+    #[error("length {found}, expected {expected}")]
+    Length {
+        /// What the header, or the smallest record, needs.
+        expected: usize,
+        /// What there is.
+        found: usize,
+    },
+    /// The bytes do not start as a record does.
+    #[error("not a record: wrong magic")]
+    Magic,
+    /// Written by a later program.
+    #[error("format {found} is newer than {FORMAT}, the newest this program reads")]
+    Newer {
+        /// The format of the record.
+        found: u16,
+    },
+    /// Content and hash do not agree.
+    #[error("the content does not match its hash")]
+    Hash,
+}
+
+/// Builds the bytes of a record. The body must be below the hard limit.
+pub fn seal(header: &Header, body: &[u8]) -> Bytes {
+    assert!(body.len() + HEADER_BYTES + HASH_BYTES <= RECORD_BYTES_MAX, "groups are split before");
+    let mut out = Vec::with_capacity(HEADER_BYTES + body.len() + HASH_BYTES);
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&FORMAT.to_le_bytes());
+    out.extend_from_slice(&0u16.to_le_bytes());
+    out.extend_from_slice(&header.lane.0);
+    out.extend_from_slice(&header.epoch.0.to_le_bytes());
+    out.extend_from_slice(&header.number.0.to_le_bytes());
+    out.extend_from_slice(&header.wall.0.to_le_bytes());
+    out.extend_from_slice(&header.previous);
+    out.extend_from_slice(&header.checkpoint.0.to_le_bytes());
+    out.extend_from_slice(&header.entries.to_le_bytes());
+    out.extend_from_slice(&u32::try_from(body.len()).expect("bounded above").to_le_bytes());
+    assert_eq!(out.len(), HEADER_BYTES, "the header has a fixed size");
+    out.extend_from_slice(body);
+    let hash = blake3::hash(&out);
+    out.extend_from_slice(&hash.as_bytes()[..HASH_BYTES]);
+    Bytes::from(out)
+}
+
+/// Checks a record's frame and hash, and returns its header and body.
+///
+/// Lane, number and chain are the caller's to compare: it knows what it asked for.
+pub fn open(record: &Bytes) -> Result<(Header, Bytes), BadFrame> {
+    let header = open_header(record)?;
+    let end = record.len() - HASH_BYTES;
+    if blake3::hash(&record[..end]).as_bytes()[..HASH_BYTES] != record[end..] {
+        return Err(BadFrame::Hash);
+    }
+    Ok((header, record.slice(HEADER_BYTES..end)))
+}
+
+/// The hash of a record, as the next one links to it. The record must have passed [`open`] or come
+/// from [`seal`].
+pub fn hash_of(record: &[u8]) -> [u8; 16] {
+    record[record.len() - HASH_BYTES..].try_into().expect("sixteen bytes")
+}
+
+fn open_header(record: &[u8]) -> Result<Header, BadFrame> {
+    let least = HEADER_BYTES + HASH_BYTES;
+    if record.len() < least {
+        return Err(BadFrame::Length { expected: least, found: record.len() });
+    }
+    if record[..4] != MAGIC {
+        return Err(BadFrame::Magic);
+    }
+    let format = u16::from_le_bytes(array(record, 4));
+    if format > FORMAT {
+        return Err(BadFrame::Newer { found: format });
+    }
+    let body = u32::from_le_bytes(array(record, 76)) as usize;
+    if body + least != record.len() {
+        return Err(BadFrame::Length { expected: body + least, found: record.len() });
+    }
+    Ok(Header {
+        lane: LaneId(array(record, 8)),
+        epoch: Epoch(u64::from_le_bytes(array(record, 24))),
+        number: RecordNumber(u64::from_le_bytes(array(record, 32))),
+        wall: Wall(u64::from_le_bytes(array(record, 40))),
+        previous: array(record, 48),
+        checkpoint: RecordNumber(u64::from_le_bytes(array(record, 64))),
+        entries: u32::from_le_bytes(array(record, 72)),
+    })
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    bytes[at..at + N].try_into().expect("the length was checked")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_found() {
+        let header = Header {
+            lane: LaneId([7; 16]),
+            epoch: Epoch(3),
+            number: RecordNumber(41),
+            wall: Wall(1_700_000_000_000),
+            previous: [9; 16],
+            checkpoint: RecordNumber(12),
+            entries: 2,
+        };
+        let record = seal(&header, b"some entries");
+        assert_eq!(open(&record), Ok((header, Bytes::from_static(b"some entries"))));
+        for bit in 0..record.len() * 8 {
+            let mut flipped = record.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(open(&Bytes::from(flipped)).is_err(), "bit {bit}");
+        }
+        for cut in 0..record.len() {
+            assert!(open(&record.slice(..cut)).is_err(), "cut at {cut}");
+        }
+    }
+}
