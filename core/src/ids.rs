@@ -193,7 +193,12 @@ mod tests {
         assert_eq!(id.to_string(), "00112233-4455-6677-8899-aabbccddeeff");
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!("00112233-4455-6677-8899-AABBCCDDEEFF".parse(), Ok(id));
-        for bad in ["", "00112233", "00112233-4455-6677-8899-aabbccddeefg", "é0112233-4455-6677-8899-aabbccddeef"] {
+        for bad in [
+            "",
+            "00112233",
+            "00112233-4455-6677-8899-aabbccddeefg",
+            "é0112233-4455-6677-8899-aabbccddeef",
+        ] {
             assert_eq!(bad.parse::<ObjectId>(), Err(BadUuid));
         }
     }

@@ -1,5 +1,12 @@
 //! Records: one commit of a lane each.
 
+mod codec;
+mod entry;
 mod frame;
 
+pub use codec::{BadEntry, Reader, Writer};
+pub use entry::{End, Ending, Entry, How, PeerSeen, Standing, TransferId};
+pub(crate) use entry::{
+    decode_generation, decode_locs, encode_generation, encode_locs, name, type_name,
+};
 pub use frame::{BadFrame, FORMAT, HASH_BYTES, HEADER_BYTES, Header, hash_of, open, seal};

@@ -1,0 +1,170 @@
+//! Every bound and every default of a node, in one place. Units stand last in a name.
+
+use crate::time::Span;
+
+/// What an operator may set. The defaults are the documented ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Lease of a delivery when the subscriber names none.
+    pub lease: Span,
+    /// Shortest lease a subscriber may ask for.
+    pub lease_min: Span,
+    /// Longest lease a subscriber may ask for.
+    pub lease_max: Span,
+    /// Failed deliveries after which an object is parked.
+    pub failed_deliveries: u32,
+    /// Delay after the first failed delivery; it doubles with each further one.
+    pub backoff_first: Span,
+    /// Longest delay between failed deliveries.
+    pub backoff_max: Span,
+    /// How far a backoff is varied, in percent of it, up and down.
+    pub backoff_jitter_percent: u32,
+    /// Most unsettled deliveries one subscription may ask for.
+    pub credit_max: u32,
+    /// Damping of demand that flaps, least time between two refreshes, linger of `Take`.
+    pub redistribution_delay: Span,
+    /// How long an object waits for a registered local subscriber before a peer may have it.
+    pub spill_after: Span,
+    /// Most links an object crosses for one generation of demand.
+    pub max_hops: u32,
+    /// How long the id of an ended or moved object is remembered.
+    pub idempotency: Span,
+    /// How many ids of ended or moved objects are remembered at most.
+    pub idempotency_ids: u64,
+    /// How long a parked object is kept; `None` is for ever.
+    pub parked_retention: Option<Span>,
+    /// How long a sender keeps the copy of a moved object after the receiver has said TAKEN.
+    pub shadow_retention: Span,
+    /// Most bytes of such copies; the oldest taken ones go first.
+    pub shadow_bytes: u64,
+    /// How long an offer waits for its answer.
+    pub offer_timeout: Span,
+    /// How long a drain waits for leases and peers.
+    pub drain: Span,
+    /// Largest payload of an object.
+    pub payload_bytes: u64,
+    /// Most headers of an object.
+    pub headers: u32,
+    /// Most bytes of all header keys and values of an object.
+    pub headers_bytes: u64,
+    /// Largest header key.
+    pub header_key_bytes: u32,
+    /// Farthest delay or expiry.
+    pub horizon: Span,
+    /// Most items (settles, emits and pushes) of a transaction.
+    pub transaction_items: u32,
+    /// Most payload bytes of a transaction.
+    pub transaction_bytes: u64,
+    /// Most subscriptions of a node.
+    pub subscriptions: u32,
+    /// Most sessions of a node.
+    pub sessions: u32,
+    /// Most types a node keeps apart.
+    pub types: u32,
+    /// Most unsettled deliveries of a node.
+    pub leases: u32,
+    /// Most bytes of payload kept in memory for objects that wait.
+    pub window_bytes: u64,
+    /// Most bytes of payload in memory that leased objects may hold.
+    pub leased_bytes: u64,
+    /// Most bytes that wait to be committed; beyond it pushes are refused.
+    pub uncommitted_bytes: u64,
+    /// Most objects in transit for one demand of one link.
+    pub transit: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            lease: Span::secs(30),
+            lease_min: Span::secs(1),
+            lease_max: Span::secs(3_600),
+            failed_deliveries: 20,
+            backoff_first: Span::secs(1),
+            backoff_max: Span::secs(300),
+            backoff_jitter_percent: 15,
+            credit_max: 65_536,
+            redistribution_delay: Span::secs(5),
+            spill_after: Span::secs(1),
+            max_hops: 8,
+            idempotency: Span::secs(24 * 3_600),
+            idempotency_ids: 5_000_000,
+            parked_retention: None,
+            shadow_retention: Span::secs(24 * 3_600),
+            shadow_bytes: 1 << 30,
+            offer_timeout: Span::secs(2),
+            drain: Span::secs(30),
+            payload_bytes: 1 << 20,
+            headers: 64,
+            headers_bytes: 16 << 10,
+            header_key_bytes: 128,
+            horizon: Span::secs(365 * 24 * 3_600),
+            transaction_items: 1_000,
+            transaction_bytes: 4 << 20,
+            subscriptions: 10_000,
+            sessions: 4_096,
+            types: 100_000,
+            leases: 1_000_000,
+            window_bytes: 64 << 20,
+            leased_bytes: 128 << 20,
+            uncommitted_bytes: 64 << 20,
+            transit: 1_024,
+        }
+    }
+}
+
+/// Longest type name or pattern.
+pub const TYPE_BYTES_MAX: usize = 255;
+/// Longest processor or node name.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Most processor names remembered as having handled one version.
+pub const HANDLED_MAX: usize = 16;
+/// Most nodes kept in an object's path.
+pub const PATH_MAX: usize = 8;
+/// Most settle marks an object carries: one for each of its latest versions.
+pub const MARKS_MAX: usize = 16;
+/// Longest reason of a rejection or a discard.
+pub const REASON_BYTES_MAX: usize = 1_024;
+/// Most objects of one unary `Take`, and of one unary push.
+pub const TAKE_MAX: u32 = 100;
+/// Longest wait of a unary `Take`.
+pub const TAKE_WAIT_MAX: Span = Span::secs(60);
+/// Most objects kept ready in memory for one queue; the rest is paged.
+pub const WINDOW_OBJECTS_MAX: usize = 1_024;
+/// Below this many a queue with demand asks for its next page.
+pub const WINDOW_OBJECTS_LOW: usize = 256;
+/// Most pages being read at once.
+pub const LOADS_MAX: usize = 16;
+/// Most requests that wait for an id to be looked up.
+pub const RESOLVING_MAX: usize = 4_096;
+/// Bytes at which the open record is closed.
+pub const RECORD_TARGET_BYTES: usize = 64 << 10;
+/// Log bytes after which a part ends with a checkpoint.
+pub const PART_BYTES: u64 = 64 << 20;
+/// Ids after which a part ends with a checkpoint: it bounds the memory of the recent ids.
+pub const PART_IDS: usize = 262_144;
+/// Dead log bytes that are tolerated besides as many as there are live ones.
+pub const CARRY_SLACK_BYTES: u64 = 96 << 20;
+/// Records with something alive in them, beyond which the oldest are packed anew.
+pub const PAGES_MAX: usize = 1_000_000;
+/// Most objects of one offer.
+pub const OFFER_OBJECTS_MAX: usize = 256;
+/// Most payload bytes of one offer (a single larger object travels alone).
+pub const OFFER_BYTES_MAX: u64 = 1 << 20;
+/// Most offers of one link that wait for an answer.
+pub const OFFERS_MAX: usize = 64;
+/// Most adverts kept from one link.
+pub const ADVERTS_MAX: usize = 100_000;
+/// A generation counter that jumps farther than this is damage, not age.
+pub const GENERATION_JUMP_MAX: u64 = 1 << 40;
+/// How long changes of adverts gather before they are sent.
+pub const ADVERT_COALESCE: Span = Span::millis(3);
+/// Most objects one listing answers with.
+pub const LIST_MAX: u32 = 1_000;
+/// A forward jump of the wall clock beyond this stops expiry until it is confirmed.
+pub const CLOCK_JUMP: Span = Span::secs(3_600);
+/// How long the wall clock must be steady after a jump before expiry goes on by itself.
+pub const CLOCK_STEADY: Span = Span::secs(600);
+
+const _: () = assert!(WINDOW_OBJECTS_LOW < WINDOW_OBJECTS_MAX);
+const _: () = assert!(RECORD_TARGET_BYTES < crate::store::RECORD_BYTES_MAX);

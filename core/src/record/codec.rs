@@ -1,0 +1,166 @@
+//! The bytes inside a record: variable-length integers, and strings named once per record.
+//!
+//! A record is readable by itself: the first use of a string writes it out and numbers it, later
+//! uses write the number. So nobody needs another record to understand this one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::ids::{Loc, RecordNumber};
+
+/// Writes the body of one record.
+#[derive(Debug, Default)]
+pub struct Writer {
+    out: Vec<u8>,
+    strings: BTreeMap<Arc<str>, u32>,
+}
+
+/// Reads the body of one record.
+#[derive(Debug)]
+pub struct Reader {
+    body: Bytes,
+    at: usize,
+    strings: Vec<Arc<str>>,
+}
+
+/// Bytes that do not decode. The frame's hash was right, so this is a bug or a newer format.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("entry at byte {at} does not decode: {what}")]
+pub struct BadEntry {
+    /// Where in the body.
+    pub at: usize,
+    /// What was expected.
+    pub what: &'static str,
+}
+
+impl Writer {
+    /// Bytes written so far.
+    pub fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Whether nothing has been written.
+    pub fn is_empty(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.out
+    }
+
+    pub(crate) fn byte(&mut self, byte: u8) {
+        self.out.push(byte);
+    }
+
+    pub(crate) fn fixed(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// LEB128.
+    pub(crate) fn int(&mut self, mut n: u64) {
+        while n >= 0x80 {
+            self.out.push((n as u8) | 0x80);
+            n >>= 7;
+        }
+        self.out.push(n as u8);
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.int(bytes.len() as u64);
+        self.out.extend_from_slice(bytes);
+    }
+
+    pub(crate) fn string(&mut self, text: &str) {
+        if let Some(number) = self.strings.get(text) {
+            let number = u64::from(*number) + 1;
+            return self.int(number);
+        }
+        let number = u32::try_from(self.strings.len()).expect("a record holds few strings");
+        self.strings.insert(text.into(), number);
+        self.int(0);
+        self.bytes(text.as_bytes());
+    }
+
+    pub(crate) fn loc(&mut self, loc: Loc) {
+        self.int(loc.record.0);
+        self.int(u64::from(loc.position));
+    }
+}
+
+impl Reader {
+    /// Starts at the first entry of a body.
+    pub fn new(body: Bytes) -> Self {
+        Self { body, at: 0, strings: Vec::new() }
+    }
+
+    /// Whether all has been read.
+    pub fn is_done(&self) -> bool {
+        self.at == self.body.len()
+    }
+
+    pub(crate) fn bad(&self, what: &'static str) -> BadEntry {
+        BadEntry { at: self.at, what }
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, BadEntry> {
+        let byte = *self.body.get(self.at).ok_or_else(|| self.bad("a byte"))?;
+        self.at += 1;
+        Ok(byte)
+    }
+
+    pub(crate) fn fixed<const N: usize>(&mut self) -> Result<[u8; N], BadEntry> {
+        let bytes = self.body.get(self.at..self.at + N).ok_or_else(|| self.bad("fixed bytes"))?;
+        self.at += N;
+        Ok(bytes.try_into().expect("N bytes"))
+    }
+
+    pub(crate) fn int(&mut self) -> Result<u64, BadEntry> {
+        let mut n = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            n |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(n);
+            }
+        }
+        Err(self.bad("an integer"))
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, BadEntry> {
+        u32::try_from(self.int()?).map_err(|_| self.bad("a 32-bit integer"))
+    }
+
+    /// A length that what is left can hold.
+    pub(crate) fn count(&mut self) -> Result<usize, BadEntry> {
+        let n = self.int()?;
+        let left = self.body.len() - self.at;
+        usize::try_from(n).ok().filter(|n| *n <= left).ok_or_else(|| self.bad("a count"))
+    }
+
+    /// Shares the record's memory.
+    pub(crate) fn bytes(&mut self) -> Result<Bytes, BadEntry> {
+        let length = self.count()?;
+        let bytes = self.body.slice(self.at..self.at + length);
+        self.at += length;
+        Ok(bytes)
+    }
+
+    pub(crate) fn string(&mut self) -> Result<Arc<str>, BadEntry> {
+        let number = self.int()?;
+        if number == 0 {
+            let bytes = self.bytes()?;
+            let text: Arc<str> = std::str::from_utf8(&bytes).map_err(|_| self.bad("UTF-8"))?.into();
+            self.strings.push(text.clone());
+            return Ok(text);
+        }
+        let index = usize::try_from(number - 1).map_err(|_| self.bad("a string's number"))?;
+        self.strings.get(index).cloned().ok_or_else(|| self.bad("a string's number"))
+    }
+
+    pub(crate) fn loc(&mut self) -> Result<Loc, BadEntry> {
+        Ok(Loc { record: RecordNumber(self.int()?), position: self.u32()? })
+    }
+}

@@ -1,0 +1,674 @@
+//! The entries of a record: everything that a lane remembers, in the order it happened.
+//!
+//! Each entry that replaces an earlier one of the same object names its place (`was`), so that a
+//! replay needs no index of ids.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::codec::{BadEntry, Reader, Writer};
+use crate::decision::{Candidate, Decision, Refused, Step};
+use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
+use crate::names::{Name, TypeName};
+use crate::object::{Chase, Entity, Generation, Hash16, Headers, Object, SettleMark, Token};
+use crate::time::Wall;
+
+/// One change of a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// An object as it stands from here on.
+    Object {
+        /// How it came to stand so.
+        how: How,
+        /// The entry of this lane that it replaces.
+        was: Option<Loc>,
+        /// Its place in the order of arrival, if that is not here.
+        place: Option<Loc>,
+        /// Where it is in its life.
+        standing: Standing,
+        /// The object.
+        object: Box<Object>,
+    },
+    /// An object that ended here, or moved on.
+    End(Box<End>),
+    /// A transfer's commit point at the sender: the ends before this entry, in the same record.
+    Moved {
+        /// The transfer.
+        transfer: TransferId,
+        /// The receiver's name, for people.
+        receiver: Name,
+        /// The entries that are the shadow copies.
+        shadows: Vec<Loc>,
+    },
+    /// The receiver has confirmed: the shadow may go after its retention.
+    Taken {
+        /// The transfer.
+        transfer: TransferId,
+        /// When.
+        at: Wall,
+    },
+    /// The receiver was told that it owns the transfer's held objects: they are ready.
+    Released {
+        /// The transfer.
+        transfer: TransferId,
+    },
+    /// The transfer came to nothing at the receiver: its held objects are gone.
+    Aborted {
+        /// The transfer.
+        transfer: TransferId,
+    },
+    /// The receiver may forget transfers of this sender up to `n`.
+    Forgotten {
+        /// The sender's lane.
+        sender: LaneId,
+        /// The sender's epoch.
+        epoch: Epoch,
+        /// The sender's incarnation.
+        incarnation: Incarnation,
+        /// All transfers up to and with this one are decided.
+        through: u64,
+    },
+    /// Sessions have started to work on these objects.
+    Begun(Vec<Loc>),
+    /// A lease that had begun was given up without ending the object: `Begun` is void.
+    Unbegun(Vec<Loc>),
+    /// A decision, for these objects.
+    Decision {
+        /// The decision.
+        decision: Decision,
+        /// The objects with their moves so far.
+        objects: Vec<(ObjectId, u32)>,
+    },
+    /// What a peer's lane was known to be at the last handshake.
+    Peer(PeerSeen),
+    /// No generation counter above this one has been used.
+    Generation(u64),
+    /// The lane was forgotten for ever: its copies were reclaimed.
+    Verdict(LaneId),
+    /// A piece of a checkpoint: `index` of `of`, all within consecutive records.
+    Checkpoint {
+        /// Which piece, from 0.
+        index: u32,
+        /// How many.
+        of: u32,
+        /// The bytes.
+        piece: Bytes,
+    },
+}
+
+/// Names a transfer. Never used for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransferId {
+    /// The sender's lane.
+    pub sender: LaneId,
+    /// The receiver's lane.
+    pub receiver: LaneId,
+    /// The sender's epoch.
+    pub epoch: Epoch,
+    /// The sender's incarnation.
+    pub incarnation: Incarnation,
+    /// Counts within the incarnation, from 1.
+    pub n: u64,
+}
+
+/// What a peer's lane was known to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSeen {
+    /// The lane.
+    pub lane: LaneId,
+    /// Its node's name.
+    pub name: Name,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its last committed number.
+    pub number: RecordNumber,
+}
+
+/// Where an object is in its life, as the log knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// In the flow: ready, or delayed until its `not_before`.
+    Flowing,
+    /// Out of the flow, with the reason.
+    Parked(Arc<str>),
+    /// Held for a transfer that is not decided.
+    Held(TransferId),
+}
+
+/// An object's end in this lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The object.
+    pub id: ObjectId,
+    /// The entry it stood in, or for a carried end, none.
+    pub was: Option<Loc>,
+    /// How it ended.
+    pub ending: Ending,
+    /// Its type at the end.
+    pub ty: TypeName,
+    /// Its version at the end.
+    pub version: u32,
+    /// The hash of what was pushed under its id.
+    pub hash: Hash16,
+    /// Birth, to tell a returning object from a second push.
+    pub birth: Birth,
+    /// The last settle of each version.
+    pub marks: Vec<SettleMark>,
+    /// The processor that ended it.
+    pub by: Option<Name>,
+    /// When.
+    pub at: Wall,
+    /// Its handoffs at the end.
+    pub moves: u32,
+    /// Bytes of its payload at the end.
+    pub size: u32,
+    /// When its first owner took it.
+    pub pushed_at: Wall,
+}
+
+/// How an object ended in a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Done for good.
+    Final,
+    /// Ended without success, with the reason.
+    Discarded(Arc<str>),
+    /// Handed to the transfer's receiver.
+    Moved(TransferId),
+}
+
+macro_rules! how {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal;)*) => {
+        /// How an object came to stand as an entry says.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum How { $($(#[$doc])* $variant,)* }
+        impl How {
+            fn code(self) -> u8 { match self { $(Self::$variant => $code,)* } }
+            fn from_code(code: u8) -> Option<Self> {
+                match code { $($code => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+how! {
+    /// Pushed by a client.
+    Pushed = 0;
+    /// Emitted by a settle.
+    Emitted = 1;
+    /// Advanced to a new entity, or handled and kept.
+    Advanced = 2;
+    /// Received from a peer and held.
+    Received = 3;
+    /// Written again so that an old part can go; nothing else changed.
+    Carried = 4;
+    /// Released, failed, or its lease ran out.
+    Returned = 5;
+    /// Parked.
+    Parked = 6;
+    /// Redriven.
+    Redriven = 7;
+    /// Brought back from a shadow or from a held copy.
+    Reclaimed = 8;
+}
+
+const HAS_PLACE: u64 = 1;
+const HAS_WAS: u64 = 1 << 1;
+const HAS_HEADERS: u64 = 1 << 2;
+const HAS_TIMES: u64 = 1 << 3;
+const HAS_COUNTS: u64 = 1 << 4;
+const HAS_PATH: u64 = 1 << 5;
+const HAS_HANDLED: u64 = 1 << 6;
+const HAS_CHASE: u64 = 1 << 7;
+const HAS_MARKS: u64 = 1 << 8;
+const HAS_BIRTH: u64 = 1 << 9;
+const IS_DUPLICATE: u64 = 1 << 10;
+
+impl Entry {
+    /// Writes the entry; `here` is the place it gets, `birth` the lane and epoch that write.
+    pub fn encode(&self, w: &mut Writer, here: Birth) {
+        match self {
+            Self::Object { how, was, place, standing, object } => {
+                w.byte(0);
+                encode_object(w, *how, *was, *place, standing, object, here);
+            }
+            Self::End(end) => {
+                w.byte(1);
+                encode_end(w, end);
+            }
+            Self::Moved { transfer, receiver, shadows } => {
+                w.byte(2);
+                transfer.encode(w);
+                w.string(receiver.as_str());
+                encode_locs(w, shadows);
+            }
+            Self::Taken { transfer, at } => {
+                w.byte(3);
+                transfer.encode(w);
+                w.int(at.0);
+            }
+            Self::Released { transfer } => {
+                w.byte(4);
+                transfer.encode(w);
+            }
+            Self::Aborted { transfer } => {
+                w.byte(5);
+                transfer.encode(w);
+            }
+            Self::Forgotten { sender, epoch, incarnation, through } => {
+                w.byte(6);
+                w.fixed(&sender.0);
+                w.int(epoch.0);
+                w.fixed(&incarnation.0.to_le_bytes());
+                w.int(*through);
+            }
+            Self::Begun(locs) => {
+                w.byte(7);
+                encode_locs(w, locs);
+            }
+            Self::Unbegun(locs) => {
+                w.byte(8);
+                encode_locs(w, locs);
+            }
+            Self::Decision { decision, objects } => {
+                w.byte(9);
+                encode_decision(w, decision, objects);
+            }
+            Self::Peer(peer) => {
+                w.byte(10);
+                w.fixed(&peer.lane.0);
+                w.string(peer.name.as_str());
+                w.int(peer.epoch.0);
+                w.int(peer.number.0);
+            }
+            Self::Generation(counter) => {
+                w.byte(11);
+                w.int(*counter);
+            }
+            Self::Verdict(lane) => {
+                w.byte(12);
+                w.fixed(&lane.0);
+            }
+            Self::Checkpoint { index, of, piece } => {
+                w.byte(13);
+                w.int(u64::from(*index));
+                w.int(u64::from(*of));
+                w.bytes(piece);
+            }
+        }
+    }
+
+    /// Reads the next entry; `here` is its place with the lane and epoch of its record.
+    pub fn decode(r: &mut Reader, here: Birth) -> Result<Self, BadEntry> {
+        Ok(match r.byte()? {
+            0 => decode_object(r, here)?,
+            1 => Self::End(Box::new(decode_end(r)?)),
+            2 => Self::Moved {
+                transfer: TransferId::decode(r)?,
+                receiver: name(r)?,
+                shadows: decode_locs(r)?,
+            },
+            3 => Self::Taken { transfer: TransferId::decode(r)?, at: Wall(r.int()?) },
+            4 => Self::Released { transfer: TransferId::decode(r)? },
+            5 => Self::Aborted { transfer: TransferId::decode(r)? },
+            6 => Self::Forgotten {
+                sender: LaneId(r.fixed()?),
+                epoch: Epoch(r.int()?),
+                incarnation: Incarnation(u64::from_le_bytes(r.fixed()?)),
+                through: r.int()?,
+            },
+            7 => Self::Begun(decode_locs(r)?),
+            8 => Self::Unbegun(decode_locs(r)?),
+            9 => decode_decision(r)?,
+            10 => Self::Peer(PeerSeen {
+                lane: LaneId(r.fixed()?),
+                name: name(r)?,
+                epoch: Epoch(r.int()?),
+                number: RecordNumber(r.int()?),
+            }),
+            11 => Self::Generation(r.int()?),
+            12 => Self::Verdict(LaneId(r.fixed()?)),
+            13 => Self::Checkpoint { index: r.u32()?, of: r.u32()?, piece: r.bytes()? },
+            _ => return Err(r.bad("an entry's kind")),
+        })
+    }
+}
+
+impl TransferId {
+    pub(crate) fn encode(&self, w: &mut Writer) {
+        w.fixed(&self.sender.0);
+        w.fixed(&self.receiver.0);
+        w.int(self.epoch.0);
+        w.fixed(&self.incarnation.0.to_le_bytes());
+        w.int(self.n);
+    }
+
+    pub(crate) fn decode(r: &mut Reader) -> Result<Self, BadEntry> {
+        Ok(Self {
+            sender: LaneId(r.fixed()?),
+            receiver: LaneId(r.fixed()?),
+            epoch: Epoch(r.int()?),
+            incarnation: Incarnation(u64::from_le_bytes(r.fixed()?)),
+            n: r.int()?,
+        })
+    }
+}
+
+fn encode_object(
+    w: &mut Writer,
+    how: How,
+    was: Option<Loc>,
+    place: Option<Loc>,
+    standing: &Standing,
+    object: &Object,
+    here: Birth,
+) {
+    let times = object.not_before.is_some() || object.expires_at.is_some();
+    let counts = object.version != 1 || object.deliveries + object.failed + object.moves != 0;
+    let flag = |on: bool, bit: u64| if on { bit } else { 0 };
+    let flags = flag(place.is_some(), HAS_PLACE)
+        | flag(was.is_some(), HAS_WAS)
+        | flag(!object.entity.headers.as_packed().is_empty(), HAS_HEADERS)
+        | flag(times, HAS_TIMES)
+        | flag(counts, HAS_COUNTS)
+        | flag(!object.path.is_empty(), HAS_PATH)
+        | flag(!object.handled.is_empty(), HAS_HANDLED)
+        | flag(object.chase.is_some(), HAS_CHASE)
+        | flag(!object.marks.is_empty(), HAS_MARKS)
+        | flag(object.birth != here, HAS_BIRTH)
+        | flag(object.possible_duplicate, IS_DUPLICATE);
+    w.byte(how.code());
+    w.int(flags);
+    if let Some(was) = was {
+        w.loc(was);
+    }
+    if let Some(place) = place {
+        w.loc(place);
+    }
+    match standing {
+        Standing::Flowing => w.byte(0),
+        Standing::Parked(reason) => {
+            w.byte(1);
+            w.string(reason);
+        }
+        Standing::Held(transfer) => {
+            w.byte(2);
+            transfer.encode(w);
+        }
+    }
+    w.fixed(&object.id.0);
+    w.string(object.entity.ty.as_str());
+    w.bytes(&object.entity.payload);
+    w.int(object.pushed_at.0);
+    w.string(object.origin.as_str());
+    w.fixed(&object.hash);
+    if flags & HAS_HEADERS != 0 {
+        w.bytes(object.entity.headers.as_packed());
+    }
+    if times {
+        w.int(object.not_before.map_or(0, |t| t.0 + 1));
+        w.int(object.expires_at.map_or(0, |t| t.0 + 1));
+    }
+    if counts {
+        for n in [object.version, object.deliveries, object.failed, object.moves] {
+            w.int(u64::from(n));
+        }
+    }
+    if flags & HAS_PATH != 0 {
+        encode_names(w, &object.path);
+    }
+    if flags & HAS_HANDLED != 0 {
+        encode_names(w, &object.handled);
+    }
+    if let Some(chase) = &object.chase {
+        encode_generation(w, &chase.generation);
+        w.int(chase.crossed.len() as u64);
+        chase.crossed.iter().for_each(|lane| w.fixed(&lane.0));
+    }
+    if flags & HAS_MARKS != 0 {
+        encode_marks(w, &object.marks);
+    }
+    if flags & HAS_BIRTH != 0 {
+        encode_birth(w, &object.birth);
+    }
+}
+
+fn decode_object(r: &mut Reader, here: Birth) -> Result<Entry, BadEntry> {
+    let how = How::from_code(r.byte()?).ok_or_else(|| r.bad("how"))?;
+    let flags = r.int()?;
+    let has = |bit: u64| flags & bit != 0;
+    let was = if has(HAS_WAS) { Some(r.loc()?) } else { None };
+    let place = if has(HAS_PLACE) { Some(r.loc()?) } else { None };
+    let standing = match r.byte()? {
+        0 => Standing::Flowing,
+        1 => Standing::Parked(r.string()?),
+        2 => Standing::Held(TransferId::decode(r)?),
+        _ => return Err(r.bad("a standing")),
+    };
+    let id = ObjectId(r.fixed()?);
+    let ty = type_name(r)?;
+    let payload = r.bytes()?;
+    let pushed_at = Wall(r.int()?);
+    let origin = name(r)?;
+    let hash = r.fixed()?;
+    let headers = if has(HAS_HEADERS) {
+        Headers::from_packed(r.bytes()?).ok_or_else(|| r.bad("headers"))?
+    } else {
+        Headers::default()
+    };
+    let time = |n: u64| n.checked_sub(1).map(Wall);
+    let (not_before, expires_at) =
+        if has(HAS_TIMES) { (time(r.int()?), time(r.int()?)) } else { (None, None) };
+    let [version, deliveries, failed, moves] =
+        if has(HAS_COUNTS) { [r.u32()?, r.u32()?, r.u32()?, r.u32()?] } else { [1, 0, 0, 0] };
+    let path = if has(HAS_PATH) { decode_names(r)? } else { Vec::new() };
+    let handled = if has(HAS_HANDLED) { decode_names(r)? } else { Vec::new() };
+    let chase = if has(HAS_CHASE) { Some(decode_chase(r)?) } else { None };
+    let marks = if has(HAS_MARKS) { decode_marks(r)? } else { Vec::new() };
+    let birth = if has(HAS_BIRTH) { decode_birth(r)? } else { here };
+    let object = Object {
+        id,
+        entity: Entity { ty, payload, headers },
+        version,
+        pushed_at,
+        origin,
+        birth,
+        hash,
+        not_before,
+        expires_at,
+        deliveries,
+        failed,
+        moves,
+        path,
+        handled,
+        chase,
+        marks,
+        possible_duplicate: has(IS_DUPLICATE),
+    };
+    Ok(Entry::Object { how, was, place, standing, object: Box::new(object) })
+}
+
+fn encode_end(w: &mut Writer, end: &End) {
+    w.fixed(&end.id.0);
+    w.byte(u8::from(end.was.is_some()) | u8::from(end.by.is_some()) << 1);
+    if let Some(was) = end.was {
+        w.loc(was);
+    }
+    match &end.ending {
+        Ending::Final => w.byte(0),
+        Ending::Discarded(reason) => {
+            w.byte(1);
+            w.string(reason);
+        }
+        Ending::Moved(transfer) => {
+            w.byte(2);
+            transfer.encode(w);
+        }
+    }
+    w.string(end.ty.as_str());
+    w.int(u64::from(end.version));
+    w.fixed(&end.hash);
+    encode_birth(w, &end.birth);
+    encode_marks(w, &end.marks);
+    if let Some(by) = &end.by {
+        w.string(by.as_str());
+    }
+    w.int(end.at.0);
+    w.int(u64::from(end.moves));
+    w.int(u64::from(end.size));
+    w.int(end.pushed_at.0);
+}
+
+fn decode_end(r: &mut Reader) -> Result<End, BadEntry> {
+    let id = ObjectId(r.fixed()?);
+    let flags = r.byte()?;
+    let was = if flags & 1 != 0 { Some(r.loc()?) } else { None };
+    let ending = match r.byte()? {
+        0 => Ending::Final,
+        1 => Ending::Discarded(r.string()?),
+        2 => Ending::Moved(TransferId::decode(r)?),
+        _ => return Err(r.bad("an ending")),
+    };
+    Ok(End {
+        id,
+        was,
+        ending,
+        ty: type_name(r)?,
+        version: r.u32()?,
+        hash: r.fixed()?,
+        birth: decode_birth(r)?,
+        marks: decode_marks(r)?,
+        by: if flags & 2 != 0 { Some(name(r)?) } else { None },
+        at: Wall(r.int()?),
+        moves: r.u32()?,
+        size: r.u32()?,
+        pushed_at: Wall(r.int()?),
+    })
+}
+
+fn encode_decision(w: &mut Writer, decision: &Decision, objects: &[(ObjectId, u32)]) {
+    w.int(decision.at.0);
+    w.byte(decision.step.code());
+    w.string(decision.chosen.as_deref().unwrap_or(""));
+    match &decision.generation {
+        Some(generation) => {
+            w.byte(1);
+            encode_generation(w, generation);
+        }
+        None => w.byte(0),
+    }
+    w.int(decision.candidates.len() as u64);
+    for candidate in &decision.candidates {
+        w.string(&candidate.who);
+        w.byte(candidate.refused.code());
+    }
+    w.int(objects.len() as u64);
+    for (id, moves) in objects {
+        w.fixed(&id.0);
+        w.int(u64::from(*moves));
+    }
+}
+
+fn decode_decision(r: &mut Reader) -> Result<Entry, BadEntry> {
+    let at = Wall(r.int()?);
+    let step = Step::from_code(r.byte()?).ok_or_else(|| r.bad("a step"))?;
+    let chosen = Some(r.string()?).filter(|text| !text.is_empty());
+    let generation = if r.byte()? == 1 { Some(decode_generation(r)?) } else { None };
+    let mut candidates = Vec::new();
+    for _ in 0..r.count()? {
+        let who = r.string()?;
+        let refused = Refused::from_code(r.byte()?).ok_or_else(|| r.bad("a refusal"))?;
+        candidates.push(Candidate { who, refused });
+    }
+    let mut objects = Vec::new();
+    for _ in 0..r.count()? {
+        objects.push((ObjectId(r.fixed()?), r.u32()?));
+    }
+    Ok(Entry::Decision { decision: Decision { at, step, chosen, generation, candidates }, objects })
+}
+
+fn encode_birth(w: &mut Writer, birth: &Birth) {
+    w.fixed(&birth.lane.0);
+    w.int(birth.epoch.0);
+    w.loc(birth.loc);
+}
+
+fn decode_birth(r: &mut Reader) -> Result<Birth, BadEntry> {
+    Ok(Birth { lane: LaneId(r.fixed()?), epoch: Epoch(r.int()?), loc: r.loc()? })
+}
+
+pub(crate) fn encode_generation(w: &mut Writer, generation: &Generation) {
+    w.int(generation.counter);
+    w.fixed(&generation.lane.0);
+    w.fixed(&generation.incarnation.0.to_le_bytes());
+}
+
+pub(crate) fn decode_generation(r: &mut Reader) -> Result<Generation, BadEntry> {
+    Ok(Generation {
+        counter: r.int()?,
+        lane: LaneId(r.fixed()?),
+        incarnation: Incarnation(u64::from_le_bytes(r.fixed()?)),
+    })
+}
+
+fn decode_chase(r: &mut Reader) -> Result<Chase, BadEntry> {
+    let generation = decode_generation(r)?;
+    let mut crossed = Vec::new();
+    for _ in 0..r.count()? {
+        crossed.push(LaneId(r.fixed()?));
+    }
+    Ok(Chase { generation, crossed })
+}
+
+fn encode_marks(w: &mut Writer, marks: &[SettleMark]) {
+    w.int(marks.len() as u64);
+    for mark in marks {
+        w.int(u64::from(mark.version));
+        w.fixed(&mark.token.to_bytes()[..40]);
+        w.fixed(&mark.content);
+        w.fixed(&mark.token.object.0);
+    }
+}
+
+fn decode_marks(r: &mut Reader) -> Result<Vec<SettleMark>, BadEntry> {
+    let mut marks = Vec::new();
+    for _ in 0..r.count()? {
+        let version = r.u32()?;
+        let head: [u8; 40] = r.fixed()?;
+        let content = r.fixed()?;
+        let object: [u8; 16] = r.fixed()?;
+        let token = Token::from_bytes(&[&head[..], &object[..]].concat())
+            .map_err(|_| r.bad("a lease token"))?;
+        marks.push(SettleMark { version, token, content });
+    }
+    Ok(marks)
+}
+
+fn encode_names(w: &mut Writer, names: &[Name]) {
+    w.int(names.len() as u64);
+    names.iter().for_each(|n| w.string(n.as_str()));
+}
+
+fn decode_names(r: &mut Reader) -> Result<Vec<Name>, BadEntry> {
+    (0..r.count()?).map(|_| name(r)).collect()
+}
+
+pub(crate) fn encode_locs(w: &mut Writer, locs: &[Loc]) {
+    w.int(locs.len() as u64);
+    locs.iter().for_each(|loc| w.loc(*loc));
+}
+
+pub(crate) fn decode_locs(r: &mut Reader) -> Result<Vec<Loc>, BadEntry> {
+    (0..r.count()?).map(|_| r.loc()).collect()
+}
+
+pub(crate) fn name(r: &mut Reader) -> Result<Name, BadEntry> {
+    let text = r.string()?;
+    Name::new("name", &text).map_err(|_| r.bad("a name"))
+}
+
+pub(crate) fn type_name(r: &mut Reader) -> Result<TypeName, BadEntry> {
+    let text = r.string()?;
+    TypeName::from_type_url(&text).map_err(|_| r.bad("a type's name"))
+}
