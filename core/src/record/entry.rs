@@ -230,8 +230,7 @@ impl Entry {
     pub fn encode(&self, w: &mut Writer, here: Birth) {
         match self {
             Self::Object { how, was, place, standing, object } => {
-                w.byte(0);
-                encode_object(w, *how, *was, *place, standing, object, here);
+                write_object(w, *how, *was, *place, standing, object, here);
             }
             Self::End(end) => {
                 w.byte(1);
@@ -355,7 +354,8 @@ impl TransferId {
     }
 }
 
-fn encode_object(
+/// Writes an object's entry from its parts: the hot path takes nothing apart.
+pub(crate) fn write_object(
     w: &mut Writer,
     how: How,
     was: Option<Loc>,
@@ -364,6 +364,7 @@ fn encode_object(
     object: &Object,
     here: Birth,
 ) {
+    w.byte(0);
     let times = object.not_before.is_some() || object.expires_at.is_some();
     let counts = object.version != 1 || object.deliveries + object.failed + object.moves != 0;
     let flag = |on: bool, bit: u64| if on { bit } else { 0 };

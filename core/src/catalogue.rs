@@ -1,0 +1,277 @@
+//! What is alive where in the log: per record, which positions stand on which shelf.
+//!
+//! This is the index of a backlog larger than memory: its size grows with records and types, not
+//! with objects. It is derived: a checkpoint holds it, a replay rebuilds it.
+
+use std::collections::BTreeMap;
+
+use crate::ids::{Loc, RecordNumber};
+use crate::time::Wall;
+
+/// A queue: one type and the set of processors that have handled its objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct QueueId(pub(crate) u32);
+
+/// A type, numbered by this core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TypeId(pub(crate) u32);
+
+/// Why an entry is still needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Shelf {
+    /// The object is in core's memory, whatever its state.
+    Memory,
+    /// Ready, on disk only.
+    Ready(QueueId),
+    /// Waiting for its time, on disk only.
+    Delayed(TypeId),
+    /// Parked, on disk only.
+    Parked(TypeId),
+    /// Held for an undecided transfer, on disk only.
+    Held,
+    /// The copy of an object that moved on.
+    Shadow,
+    /// The end of an object whose id is remembered.
+    Ended,
+}
+
+/// The positions of one shelf in one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Set {
+    pub(crate) shelf: Shelf,
+    /// The lowest place of its objects in the order of arrival.
+    pub(crate) order: Loc,
+    pub(crate) positions: Positions,
+}
+
+/// One record as the catalogue knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Page {
+    pub(crate) wall: Wall,
+    pub(crate) bytes: u32,
+    pub(crate) entries: u32,
+    pub(crate) sets: Vec<Set>,
+}
+
+/// A set of positions: one, or a bitmap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Positions {
+    One(u32),
+    Map(Vec<u64>),
+}
+
+/// All records with something alive in them, and the record being written.
+#[derive(Debug, Default)]
+pub(crate) struct Catalogue {
+    pages: BTreeMap<RecordNumber, Page>,
+    /// The number of live positions, for the share of live bytes.
+    live_bytes: u64,
+}
+
+impl Positions {
+    pub(crate) fn insert(&mut self, position: u32) -> bool {
+        if let Self::One(one) = *self {
+            if one == position {
+                return false;
+            }
+            let mut map = Self::Map(Vec::new());
+            map.insert(one);
+            *self = map;
+        }
+        let Self::Map(words) = self else { unreachable!("just made a map") };
+        let (word, bit) = (position as usize / 64, 1u64 << (position % 64));
+        if words.len() <= word {
+            words.resize(word + 1, 0);
+        }
+        let fresh = words[word] & bit == 0;
+        words[word] |= bit;
+        fresh
+    }
+
+    pub(crate) fn remove(&mut self, position: u32) -> bool {
+        match self {
+            Self::One(one) if *one == position => {
+                *self = Self::Map(Vec::new());
+                true
+            }
+            Self::One(_) => false,
+            Self::Map(words) => {
+                let Some(word) = words.get_mut(position as usize / 64) else { return false };
+                let bit = 1u64 << (position % 64);
+                let was = *word & bit != 0;
+                *word &= !bit;
+                was
+            }
+        }
+    }
+
+    pub(crate) fn contains(&self, position: u32) -> bool {
+        match self {
+            Self::One(one) => *one == position,
+            Self::Map(words) => {
+                words.get(position as usize / 64).is_some_and(|w| w & (1 << (position % 64)) != 0)
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Map(words) => words.iter().map(|w| w.count_ones() as usize).sum(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::One(_) => false,
+            Self::Map(words) => words.iter().all(|w| *w == 0),
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        let (one, words): (Option<u32>, &[u64]) = match self {
+            Self::One(one) => (Some(*one), &[]),
+            Self::Map(words) => (None, words),
+        };
+        one.into_iter().chain(words.iter().enumerate().flat_map(|(i, word)| {
+            (0..64u32).filter(move |b| word & (1 << b) != 0).map(move |b| i as u32 * 64 + b)
+        }))
+    }
+}
+
+impl Page {
+    pub(crate) fn live(&self) -> usize {
+        self.sets.iter().map(|s| s.positions.len()).sum()
+    }
+
+    /// The share of the record's bytes that live entries hold, roughly.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        u64::from(self.bytes) * self.live() as u64 / u64::from(self.entries.max(1))
+    }
+
+    pub(crate) fn set(&self, shelf: Shelf) -> Option<&Set> {
+        self.sets.iter().find(|s| s.shelf == shelf)
+    }
+}
+
+impl Catalogue {
+    /// Puts an entry on a shelf. Says whether it is the first of that shelf in its record.
+    pub(crate) fn put(&mut self, at: Loc, shelf: Shelf, place: Loc) -> bool {
+        let page = self.pages.entry(at.record).or_default();
+        if let Some(set) = page.sets.iter_mut().find(|s| s.shelf == shelf) {
+            let fresh = set.positions.insert(at.position);
+            assert!(fresh, "{at} is on {shelf:?} already");
+            set.order = set.order.min(place);
+            return false;
+        }
+        page.sets.push(Set { shelf, order: place, positions: Positions::One(at.position) });
+        true
+    }
+
+    /// Takes an entry off a shelf. Says whether the shelf is empty in that record now.
+    pub(crate) fn take(&mut self, at: Loc, shelf: Shelf) -> bool {
+        let page = self.pages.get_mut(&at.record).expect("live entries have a page");
+        let i = page.sets.iter().position(|s| s.shelf == shelf);
+        let i = i.unwrap_or_else(|| panic!("{at} is not on {shelf:?}"));
+        let was = page.sets[i].positions.remove(at.position);
+        assert!(was, "{at} is not on {shelf:?}");
+        if !page.sets[i].positions.is_empty() {
+            return false;
+        }
+        page.sets.swap_remove(i);
+        if page.sets.is_empty() && page.bytes > 0 {
+            self.pages.remove(&at.record);
+        }
+        true
+    }
+
+    /// Takes a whole shelf off a record.
+    pub(crate) fn take_set(&mut self, record: RecordNumber, shelf: Shelf) -> Option<Set> {
+        let page = self.pages.get_mut(&record)?;
+        let i = page.sets.iter().position(|s| s.shelf == shelf)?;
+        let set = page.sets.swap_remove(i);
+        if page.sets.is_empty() && page.bytes > 0 {
+            self.pages.remove(&record);
+        }
+        Some(set)
+    }
+
+    /// The shelf an entry stands on, if it is alive.
+    pub(crate) fn shelf_of(&self, at: Loc) -> Option<Shelf> {
+        let page = self.pages.get(&at.record)?;
+        page.sets.iter().find(|s| s.positions.contains(at.position)).map(|s| s.shelf)
+    }
+
+    /// A record is closed: its size is known. A record without anything alive is forgotten.
+    pub(crate) fn close(&mut self, record: RecordNumber, wall: Wall, bytes: u32, entries: u32) {
+        let Some(page) = self.pages.get_mut(&record) else { return };
+        (page.wall, page.bytes, page.entries) = (wall, bytes.max(1), entries);
+        if page.sets.is_empty() {
+            self.pages.remove(&record);
+        }
+    }
+
+    pub(crate) fn page(&self, record: RecordNumber) -> Option<&Page> {
+        self.pages.get(&record)
+    }
+
+    pub(crate) fn insert(&mut self, record: RecordNumber, page: Page) {
+        self.pages.insert(record, page);
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&RecordNumber, &Page)> {
+        self.pages.iter()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// The first record at or behind `from` with something alive.
+    pub(crate) fn first_from(&self, from: RecordNumber) -> Option<RecordNumber> {
+        self.pages.range(from..).next().map(|(n, _)| *n)
+    }
+
+    /// Live bytes of the records below `end`, and of all.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    /// Counts live bytes anew: done at each checkpoint, not at each change.
+    pub(crate) fn recount(&mut self) {
+        self.live_bytes = self.pages.values().map(Page::live_bytes).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loc(record: u64, position: u32) -> Loc {
+        Loc { record: RecordNumber(record), position }
+    }
+
+    #[test]
+    fn positions_behave_like_a_set() {
+        let mut positions = Positions::One(70);
+        for p in [3, 200, 70, 3] {
+            positions.insert(p);
+        }
+        assert_eq!(positions.iter().collect::<Vec<_>>(), [3, 70, 200]);
+        assert!(positions.remove(70) && !positions.remove(70));
+        assert_eq!(positions.len(), 2);
+        assert!(positions.remove(3) && positions.remove(200) && positions.is_empty());
+    }
+
+    #[test]
+    fn a_closed_record_is_forgotten_with_its_last_live_entry() {
+        let mut catalogue = Catalogue::default();
+        assert!(catalogue.put(loc(1, 0), Shelf::Memory, loc(1, 0)));
+        assert!(!catalogue.put(loc(1, 1), Shelf::Memory, loc(1, 1)));
+        catalogue.close(RecordNumber(1), Wall(5), 100, 2);
+        assert!(!catalogue.take(loc(1, 0), Shelf::Memory));
+        assert_eq!(catalogue.shelf_of(loc(1, 1)), Some(Shelf::Memory));
+        assert!(catalogue.take(loc(1, 1), Shelf::Memory));
+        assert_eq!(catalogue.len(), 0);
+    }
+}

@@ -1,0 +1,204 @@
+//! The lane as core writes it: the open record, those that wait for the store, and the tickets.
+//!
+//! A ticket is the number of the record an entry goes into. The record that is open now always has
+//! a number, so whatever is written can be waited for at once.
+
+use std::collections::VecDeque;
+
+use crate::effect::Record;
+use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, RecordNumber};
+use crate::limits::RECORD_TARGET_BYTES;
+use crate::object::{Hash16, Object};
+use crate::record::{Entry, HASH_BYTES, HEADER_BYTES, Header, How, Standing, Writer, seal, write_object};
+use crate::store::Claimed;
+use crate::time::Now;
+
+/// The log's writing end.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) id: LaneId,
+    pub(crate) epoch: Epoch,
+    pub(crate) incarnation: Incarnation,
+    open: Draft,
+    closed: VecDeque<Draft>,
+    /// Taken by the driver and not committed: number and bytes.
+    taken: VecDeque<(RecordNumber, u64)>,
+    committed: RecordNumber,
+    /// The hash of the last record that was sealed.
+    hash: Hash16,
+    /// The hash of the last record that was committed.
+    committed_hash: Hash16,
+    taken_hashes: VecDeque<Hash16>,
+    checkpoint: RecordNumber,
+    uncommitted: u64,
+}
+
+/// A record that is being written.
+#[derive(Debug, Default)]
+struct Draft {
+    number: RecordNumber,
+    writer: Writer,
+    entries: u32,
+    /// Somebody waits for it.
+    urgent: bool,
+}
+
+/// A record that has been closed and sealed: its number, bytes and entries, for the catalogue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sealed {
+    pub(crate) number: RecordNumber,
+    pub(crate) bytes: u32,
+    pub(crate) entries: u32,
+}
+
+impl Lane {
+    pub(crate) fn new(id: LaneId, claimed: Claimed, incarnation: Incarnation) -> Self {
+        Self {
+            id,
+            epoch: claimed.epoch,
+            incarnation,
+            open: Draft { number: claimed.last.next(), ..Draft::default() },
+            closed: VecDeque::new(),
+            taken: VecDeque::new(),
+            committed: claimed.last,
+            hash: claimed.last_hash,
+            committed_hash: claimed.last_hash,
+            taken_hashes: VecDeque::new(),
+            checkpoint: RecordNumber(0),
+            uncommitted: 0,
+        }
+    }
+
+    /// The number of the open record: the ticket of what is written now.
+    pub(crate) fn ticket(&self) -> RecordNumber {
+        self.open.number
+    }
+
+    /// The last committed record, with its hash.
+    pub(crate) fn committed(&self) -> (RecordNumber, Hash16) {
+        (self.committed, self.committed_hash)
+    }
+
+    pub(crate) fn is_committed(&self, number: RecordNumber) -> bool {
+        number <= self.committed
+    }
+
+    /// Bytes written and not committed.
+    pub(crate) fn uncommitted(&self) -> u64 {
+        self.uncommitted
+    }
+
+    pub(crate) fn set_checkpoint(&mut self, number: RecordNumber) {
+        self.checkpoint = number;
+    }
+
+    pub(crate) fn checkpoint(&self) -> RecordNumber {
+        self.checkpoint
+    }
+
+    /// Makes room for entries of about `bytes` that must stand in one record.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        if self.open.entries > 0 && self.open.writer.len() + bytes > RECORD_TARGET_BYTES {
+            let number = self.open.number.next();
+            let full = std::mem::replace(&mut self.open, Draft { number, ..Draft::default() });
+            self.closed.push_back(full);
+        }
+    }
+
+    /// Writes an entry and says where it stands.
+    pub(crate) fn write(&mut self, entry: &Entry) -> Loc {
+        self.write_with(|w, here| entry.encode(w, here))
+    }
+
+    /// Writes an object's entry without taking it apart.
+    pub(crate) fn write_object(
+        &mut self,
+        how: How,
+        was: Option<Loc>,
+        place: Option<Loc>,
+        standing: &Standing,
+        object: &mut Object,
+    ) -> Loc {
+        let fresh = matches!(how, How::Pushed | How::Emitted);
+        self.write_with(|w, here| {
+            if fresh {
+                object.birth = here;
+            }
+            write_object(w, how, was, place, standing, object, here);
+        })
+    }
+
+    fn write_with(&mut self, encode: impl FnOnce(&mut Writer, Birth)) -> Loc {
+        let loc = Loc { record: self.open.number, position: self.open.entries };
+        let before = self.open.writer.len();
+        encode(&mut self.open.writer, Birth { lane: self.id, epoch: self.epoch, loc });
+        self.open.entries += 1;
+        self.uncommitted += (self.open.writer.len() - before) as u64;
+        loc
+    }
+
+    /// Somebody waits for the open record.
+    pub(crate) fn urge(&mut self) -> RecordNumber {
+        self.open.urgent = true;
+        self.open.number
+    }
+
+    /// Whether something has been written that nobody waits for.
+    pub(crate) fn has_riders(&self) -> bool {
+        self.open.entries > 0
+    }
+
+    /// The next record for the store, if somebody waits for it.
+    pub(crate) fn take(&mut self, now: Now) -> Option<(Record, Sealed)> {
+        let draft = match self.closed.pop_front() {
+            Some(draft) => draft,
+            None if self.open.urgent && self.open.entries > 0 => {
+                let number = self.open.number.next();
+                std::mem::replace(&mut self.open, Draft { number, ..Draft::default() })
+            }
+            None => return None,
+        };
+        let header = Header {
+            lane: self.id,
+            epoch: self.epoch,
+            number: draft.number,
+            wall: now.wall,
+            previous: self.hash,
+            checkpoint: self.checkpoint,
+            entries: draft.entries,
+        };
+        let bytes = seal(&header, draft.writer.as_slice());
+        self.hash = crate::record::hash_of(&bytes);
+        self.taken_hashes.push_back(self.hash);
+        self.taken.push_back((draft.number, draft.writer.len() as u64));
+        let sealed = Sealed {
+            number: draft.number,
+            bytes: u32::try_from(bytes.len()).expect("records are bounded"),
+            entries: draft.entries,
+        };
+        Some((Record { number: draft.number, bytes }, sealed))
+    }
+
+    /// The store has made a record durable.
+    pub(crate) fn commit(&mut self, number: RecordNumber) {
+        let (taken, bytes) = self.taken.pop_front().expect("only taken records are committed");
+        assert_eq!(taken, number, "records are committed in order");
+        self.committed = number;
+        self.committed_hash = self.taken_hashes.pop_front().expect("one hash a record");
+        self.uncommitted -= bytes;
+    }
+}
+
+/// Bytes of an object's entry besides payload and headers, at most: for [`Lane::reserve`].
+pub(crate) fn entry_bytes(object: &Object) -> usize {
+    256 + object.entity.payload.len()
+        + object.entity.headers.as_packed().len()
+        + object.marks.len() * 80
+        + object.handled.len() * 65
+        + object.path.len() * 65
+        + object.chase.as_ref().map_or(0, |c| 32 + c.crossed.len() * 16)
+        + object.entity.ty.as_str().len()
+}
+
+/// Bytes of a record besides its body.
+pub(crate) const FRAME_BYTES: usize = HEADER_BYTES + HASH_BYTES;

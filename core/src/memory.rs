@@ -1,0 +1,127 @@
+//! The objects in core's memory: those being written, waiting near the front of a queue, delayed
+//! for a moment, or in somebody's hands. Everything else is on a shelf of the catalogue.
+
+use std::collections::BTreeMap;
+
+use crate::catalogue::QueueId;
+use crate::ids::{Loc, ObjectId, RecordNumber};
+use crate::message::DemandKey;
+use crate::object::Object;
+use crate::record::TransferId;
+use crate::time::Mono;
+
+/// An object's index in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Slot(pub(crate) u32);
+
+/// One object in memory.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) object: Object,
+    /// Its latest entry in the log.
+    pub(crate) at: Loc,
+    /// Its place in the order of arrival.
+    pub(crate) place: Loc,
+    pub(crate) queue: QueueId,
+    pub(crate) phase: Phase,
+    /// When it became ready here, or last came back.
+    pub(crate) since: Mono,
+    /// Memory knows something of it that its entry does not: a delivery count.
+    pub(crate) dirty: bool,
+    /// Whether its waiting has been recorded since it became ready.
+    pub(crate) wait_noted: bool,
+    /// The demand it is in transit for, with the era of that count.
+    pub(crate) transit: Option<(DemandKey, u64)>,
+}
+
+/// What an object in memory is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Its entry is being committed.
+    Writing,
+    /// Waiting for a subscriber or a peer.
+    Ready,
+    /// Waiting for this moment.
+    Delayed(Mono),
+    /// With a subscriber under this lease.
+    Leased(u64),
+    /// Offered under this transfer of ours.
+    Offered(u64),
+    /// Its move is being committed.
+    Moving(u64),
+    /// Held for a peer's decision.
+    Held(TransferId),
+}
+
+/// What happens to an object when the record of its last entry is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// It waits for a subscriber, or for its time.
+    Flow,
+    /// It leaves memory: ended, parked or moved.
+    Leave,
+    /// It is held; the transfer's answer may go.
+    Hold,
+}
+
+/// All objects in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    slots: Vec<Option<Live>>,
+    free: Vec<Slot>,
+    by_id: BTreeMap<ObjectId, Slot>,
+    /// What to do when a record is committed, in the order written.
+    pending: BTreeMap<RecordNumber, Vec<(Slot, Then)>>,
+    /// Payload bytes of objects that wait, and of those in somebody's hands.
+    pub(crate) waiting_bytes: u64,
+    pub(crate) leased_bytes: u64,
+}
+
+impl Memory {
+    pub(crate) fn insert(&mut self, live: Live) -> Slot {
+        let id = live.object.id;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            Slot(u32::try_from(self.slots.len() - 1).expect("memory is bounded"))
+        });
+        self.slots[slot.0 as usize] = Some(live);
+        let before = self.by_id.insert(id, slot);
+        assert!(before.is_none(), "an id is in memory once");
+        slot
+    }
+
+    pub(crate) fn remove(&mut self, slot: Slot) -> Live {
+        let live = self.slots[slot.0 as usize].take().expect("slots are used while live");
+        self.by_id.remove(&live.object.id);
+        self.free.push(slot);
+        live
+    }
+
+    pub(crate) fn get(&self, slot: Slot) -> &Live {
+        self.slots[slot.0 as usize].as_ref().expect("slots are used while live")
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: Slot) -> &mut Live {
+        self.slots[slot.0 as usize].as_mut().expect("slots are used while live")
+    }
+
+    pub(crate) fn by_id(&self, id: ObjectId) -> Option<Slot> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Live)> {
+        self.by_id.values().map(|slot| (*slot, self.get(*slot)))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(crate) fn when_committed(&mut self, record: RecordNumber, slot: Slot, then: Then) {
+        self.pending.entry(record).or_default().push((slot, then));
+    }
+
+    pub(crate) fn take_pending(&mut self, record: RecordNumber) -> Vec<(Slot, Then)> {
+        self.pending.remove(&record).unwrap_or_default()
+    }
+}

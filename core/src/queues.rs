@@ -1,0 +1,167 @@
+//! Types and their queues. A queue holds the ready objects of one type that the same processors
+//! have handled, in the order of arrival: its front in memory, the rest in the catalogue.
+
+use std::collections::BTreeMap;
+
+use crate::catalogue::{QueueId, TypeId};
+use crate::effect::Books;
+use crate::ids::{Loc, RecordNumber};
+use crate::limits::WINDOW_OBJECTS_MAX;
+use crate::memory::Slot;
+use crate::names::{Name, Pattern, TypeName};
+use crate::subscriptions::GroupId;
+
+/// One type that this lane has seen.
+#[derive(Debug)]
+pub(crate) struct Type {
+    pub(crate) name: TypeName,
+    /// Its queues by the processors that have handled their objects.
+    pub(crate) queues: BTreeMap<Vec<Name>, QueueId>,
+    pub(crate) books: Books,
+    pub(crate) leased: u64,
+    pub(crate) delayed: u64,
+    pub(crate) parked: u64,
+    pub(crate) offered: u64,
+    pub(crate) held: u64,
+    pub(crate) writing: u64,
+    /// Whether the alarm that nobody wants it is raised.
+    pub(crate) no_demand: bool,
+}
+
+/// The ready objects of one type and one set of handled names.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) ty: TypeId,
+    /// Processors that have handled its objects, sorted.
+    pub(crate) handled: Vec<Name>,
+    /// The front, in memory.
+    pub(crate) window: BTreeMap<Loc, Slot>,
+    /// The rest: records by the place of their first object.
+    pub(crate) paged: BTreeMap<Loc, RecordNumber>,
+    /// How many objects are in the rest.
+    pub(crate) paged_count: u64,
+    /// Local groups that may take its objects.
+    pub(crate) groups: Vec<GroupId>,
+    /// A page is being read for it.
+    pub(crate) loading: bool,
+}
+
+/// All types and queues.
+#[derive(Debug, Default)]
+pub(crate) struct Queues {
+    types: Vec<Type>,
+    by_name: BTreeMap<TypeName, TypeId>,
+    queues: Vec<Queue>,
+}
+
+impl Queue {
+    pub(crate) fn len(&self) -> u64 {
+        self.window.len() as u64 + self.paged_count
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.window.is_empty() && self.paged_count == 0
+    }
+
+    /// Whether an object of this place may wait in memory without passing others.
+    pub(crate) fn has_room_for(&self, place: Loc) -> bool {
+        self.window.len() < WINDOW_OBJECTS_MAX
+            && self.paged.first_key_value().is_none_or(|(first, _)| place < *first)
+    }
+}
+
+impl Queues {
+    pub(crate) fn type_id(&self, name: &TypeName) -> Option<TypeId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The type's number; a new type gets one.
+    pub(crate) fn intern(&mut self, name: &TypeName) -> TypeId {
+        if let Some(id) = self.by_name.get(name) {
+            return *id;
+        }
+        let id = TypeId(u32::try_from(self.types.len()).expect("types are bounded"));
+        self.types.push(Type {
+            name: name.clone(),
+            queues: BTreeMap::new(),
+            books: Books::default(),
+            leased: 0,
+            delayed: 0,
+            parked: 0,
+            offered: 0,
+            held: 0,
+            writing: 0,
+            no_demand: false,
+        });
+        self.by_name.insert(name.clone(), id);
+        id
+    }
+
+    pub(crate) fn types_len(&self) -> usize {
+        self.types.len()
+    }
+
+    pub(crate) fn ty(&self, id: TypeId) -> &Type {
+        &self.types[id.0 as usize]
+    }
+
+    pub(crate) fn ty_mut(&mut self, id: TypeId) -> &mut Type {
+        &mut self.types[id.0 as usize]
+    }
+
+    pub(crate) fn types(&self) -> impl Iterator<Item = (TypeId, &Type)> {
+        self.by_name.values().map(|id| (*id, self.ty(*id)))
+    }
+
+    /// Types that a pattern matches.
+    pub(crate) fn matching<'a>(
+        &'a self,
+        pattern: &'a Pattern,
+    ) -> Box<dyn Iterator<Item = TypeId> + 'a> {
+        if pattern.is_exact() {
+            return Box::new(self.by_name.get(pattern.as_str()).copied().into_iter());
+        }
+        let prefix = pattern.as_str().trim_end_matches('*');
+        Box::new(
+            self.by_name
+                .range::<str, _>(prefix..)
+                .take_while(move |(name, _)| name.as_str().starts_with(prefix))
+                .map(|(_, id)| *id),
+        )
+    }
+
+    /// The queue of a type and a set of handled names, if it exists.
+    pub(crate) fn find(&self, ty: TypeId, handled: &[Name]) -> Option<QueueId> {
+        self.ty(ty).queues.get(handled).copied()
+    }
+
+    /// Makes the queue of a type and a set of handled names, which must not exist.
+    pub(crate) fn create(&mut self, ty: TypeId, handled: &[Name], groups: Vec<GroupId>) -> QueueId {
+        let id = QueueId(u32::try_from(self.queues.len()).expect("queues are bounded"));
+        self.queues.push(Queue {
+            ty,
+            handled: handled.to_vec(),
+            window: BTreeMap::new(),
+            paged: BTreeMap::new(),
+            paged_count: 0,
+            groups,
+            loading: false,
+        });
+        let before = self.ty_mut(ty).queues.insert(handled.to_vec(), id);
+        assert!(before.is_none(), "a queue is made once");
+        id
+    }
+
+    pub(crate) fn get(&self, id: QueueId) -> &Queue {
+        &self.queues[id.0 as usize]
+    }
+
+    pub(crate) fn get_mut(&mut self, id: QueueId) -> &mut Queue {
+        &mut self.queues[id.0 as usize]
+    }
+
+    /// Ready objects of a type, over all its queues.
+    pub(crate) fn ready(&self, ty: TypeId) -> u64 {
+        self.ty(ty).queues.values().map(|q| self.get(*q).len()).sum()
+    }
+}

@@ -1,0 +1,170 @@
+//! Which ids this lane knows, and where it last wrote of them.
+//!
+//! The ids of the newest part of the log are kept in memory. A finished part's ids go to the id
+//! index on disk; a filter stays behind, so that a new id is known to be new without asking.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use fastbloom::BloomFilter;
+
+use crate::effect::PartIds;
+use crate::ids::{Loc, ObjectId, RecordNumber};
+use crate::time::Wall;
+
+/// False positives of a part's filter: one in ten thousand unknown ids asks the index for nothing.
+const FALSE_POSITIVES: f64 = 0.000_1;
+
+/// A fixed seed: filters are the same on every machine.
+const FILTER_SEED: u128 = 0x6470_635f_6964_5f66_696c_7465_725f_7631;
+
+/// A finished part of the log, as the id index keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartInfo {
+    /// The part's number.
+    pub part: u64,
+    /// The first record behind it.
+    pub end: RecordNumber,
+    /// The lowest id in it.
+    pub min: ObjectId,
+    /// The highest.
+    pub max: ObjectId,
+    /// The words of its filter.
+    pub filter: Vec<u64>,
+    /// How many ids it holds.
+    pub count: u64,
+}
+
+#[derive(Debug)]
+struct Part {
+    number: u64,
+    end: RecordNumber,
+    min: ObjectId,
+    max: ObjectId,
+    filter: BloomFilter,
+}
+
+/// The ids of a lane.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered {
+    recent: BTreeMap<ObjectId, Loc>,
+    parts: VecDeque<Part>,
+    /// Records with remembered ends: the latest end in each, and how many.
+    ended: BTreeMap<RecordNumber, (Wall, u64)>,
+    /// The same by time, oldest first.
+    ended_order: BTreeSet<(Wall, RecordNumber)>,
+    ended_count: u64,
+}
+
+/// What is known of an id without asking the disk.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Its latest mention.
+    At(Loc),
+    /// Certainly never seen, or forgotten.
+    Absent,
+    /// Perhaps in these parts, newest first.
+    Perhaps(Vec<u64>),
+}
+
+impl Remembered {
+    pub(crate) fn note(&mut self, id: ObjectId, at: Loc) {
+        self.recent.insert(id, at);
+    }
+
+    pub(crate) fn find(&self, id: ObjectId) -> Found {
+        if let Some(at) = self.recent.get(&id) {
+            return Found::At(*at);
+        }
+        let parts: Vec<u64> = self
+            .parts
+            .iter()
+            .rev()
+            .filter(|p| id >= p.min && id <= p.max && p.filter.contains(&id.0))
+            .map(|p| p.number)
+            .collect();
+        if parts.is_empty() { Found::Absent } else { Found::Perhaps(parts) }
+    }
+
+    pub(crate) fn recent_len(&self) -> usize {
+        self.recent.len()
+    }
+
+    /// Ends a part: its ids leave memory, a filter stays.
+    pub(crate) fn finish_part(&mut self, part: u64, end: RecordNumber) -> Option<PartIds> {
+        let ids: Vec<(ObjectId, Loc)> = std::mem::take(&mut self.recent).into_iter().collect();
+        let (min, max) = (ids.first()?.0, ids.last()?.0);
+        let mut filter = BloomFilter::with_false_pos(FALSE_POSITIVES)
+            .seed(&FILTER_SEED)
+            .expected_items(ids.len());
+        ids.iter().for_each(|(id, _)| {
+            filter.insert(&id.0);
+        });
+        let words = filter.as_slice().to_vec();
+        self.parts.push_back(Part { number: part, end, min, max, filter });
+        Some(PartIds { part, end, ids, filter: words })
+    }
+
+    /// Takes a part back from the index at a restart.
+    pub(crate) fn restore_part(&mut self, info: PartInfo) {
+        let filter = BloomFilter::from_vec(info.filter)
+            .seed(&FILTER_SEED)
+            .expected_items(usize::try_from(info.count.max(1)).expect("parts are bounded"));
+        let (number, end, min, max) = (info.part, info.end, info.min, info.max);
+        self.parts.push_back(Part { number, end, min, max, filter });
+    }
+
+    /// The parts that the index has given back, by number, with the record behind each.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (u64, RecordNumber)> + '_ {
+        self.parts.iter().map(|p| (p.number, p.end))
+    }
+
+    /// Forgets the parts below `part`: the log is cut there.
+    pub(crate) fn drop_below(&mut self, part: u64) {
+        while self.parts.front().is_some_and(|p| p.number < part) {
+            self.parts.pop_front();
+        }
+    }
+
+    /// Counts the end of an object in a record.
+    pub(crate) fn note_end(&mut self, at: Wall, record: RecordNumber) {
+        self.restore_ends(at, record, 1);
+    }
+
+    /// The oldest record whose ends are past their time, or too many. It is forgotten here; the
+    /// caller takes its shelf.
+    pub(crate) fn next_forgotten(&mut self, before: Wall, count_max: u64) -> Option<RecordNumber> {
+        let &(at, record) = self.ended_order.first()?;
+        if at >= before && self.ended_count <= count_max {
+            return None;
+        }
+        self.drop_ends(record);
+        Some(record)
+    }
+
+    /// When the oldest ends are forgotten, for the wake.
+    pub(crate) fn oldest_end(&self) -> Option<Wall> {
+        self.ended_order.first().map(|(at, _)| *at)
+    }
+
+    /// The ends of a record are written elsewhere now, or forgotten.
+    pub(crate) fn drop_ends(&mut self, record: RecordNumber) {
+        if let Some((at, count)) = self.ended.remove(&record) {
+            self.ended_order.remove(&(at, record));
+            self.ended_count -= count;
+        }
+    }
+
+    /// Every record with remembered ends.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (RecordNumber, Wall, u64)> + '_ {
+        self.ended.iter().map(|(record, (at, count))| (*record, *at, *count))
+    }
+
+    pub(crate) fn restore_ends(&mut self, at: Wall, record: RecordNumber, count: u64) {
+        let kept = self.ended.entry(record).or_insert((at, 0));
+        self.ended_order.remove(&(kept.0, record));
+        kept.0 = kept.0.max(at);
+        kept.1 += count;
+        self.ended_order.insert((kept.0, record));
+        self.ended_count += count;
+    }
+}

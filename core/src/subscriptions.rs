@@ -1,0 +1,244 @@
+//! Sessions, their subscriptions, and the groups that stand in for them when an object is placed.
+//!
+//! A group is all subscriptions of one pattern and processor name here. Objects are given to
+//! groups, and within a group to its subscriptions with free credit in turn, so that the cost of a
+//! delivery grows with neither types nor subscriptions.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::catalogue::QueueId;
+use crate::ids::{SessionId, SubscriptionId};
+use crate::message::DemandKey;
+use crate::names::{Name, Pattern, TypeName};
+use crate::object::Generation;
+use crate::time::{Mono, Span, Wall};
+
+/// A group's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct GroupId(pub(crate) u32);
+
+/// A subscription's number in the node.
+pub(crate) type SubKey = (SessionId, SubscriptionId);
+
+/// One subscription.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) group: GroupId,
+    pub(crate) credit: u32,
+    pub(crate) in_flight: u32,
+    pub(crate) lease: Span,
+    pub(crate) delivered: u64,
+    pub(crate) settled: u64,
+    pub(crate) last_seen: Wall,
+    /// Whether it stands in its group's ring.
+    ringed: bool,
+}
+
+/// All subscriptions of one pattern and processor name.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) key: DemandKey,
+    pub(crate) subs: BTreeSet<SubKey>,
+    /// Those with free credit, in turn.
+    ring: VecDeque<SubKey>,
+    /// Queues with something ready that it may take.
+    pub(crate) ready: BTreeSet<QueueId>,
+    /// The queue it took from last.
+    pub(crate) cursor: QueueId,
+    /// Free credit of all its subscriptions together.
+    pub(crate) free: u64,
+    /// Credit of all its subscriptions together.
+    pub(crate) credit: u64,
+    /// The generation of its demand.
+    pub(crate) generation: Generation,
+    /// Its advert waits until then, because it flaps.
+    pub(crate) hidden_until: Option<Mono>,
+    /// When its demand was last refreshed.
+    pub(crate) refreshed: Option<Mono>,
+}
+
+/// One open client stream.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    pub(crate) subs: BTreeSet<SubscriptionId>,
+    pub(crate) leases: BTreeSet<u64>,
+}
+
+/// Everything about who wants what here.
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions {
+    pub(crate) sessions: BTreeMap<SessionId, Session>,
+    pub(crate) subs: BTreeMap<SubKey, Subscription>,
+    groups: Vec<Option<Group>>,
+    by_key: BTreeMap<DemandKey, GroupId>,
+    by_pattern: BTreeMap<Pattern, BTreeSet<GroupId>>,
+}
+
+impl Subscriptions {
+    pub(crate) fn group(&self, id: GroupId) -> &Group {
+        self.groups[id.0 as usize].as_ref().expect("groups are used while they stand")
+    }
+
+    pub(crate) fn group_mut(&mut self, id: GroupId) -> &mut Group {
+        self.groups[id.0 as usize].as_mut().expect("groups are used while they stand")
+    }
+
+    pub(crate) fn find(&self, key: &DemandKey) -> Option<GroupId> {
+        self.by_key.get(key).copied()
+    }
+
+    pub(crate) fn groups(&self) -> impl Iterator<Item = (GroupId, &Group)> {
+        self.by_key.values().map(|id| (*id, self.group(*id)))
+    }
+
+    /// Groups whose pattern matches a type: found by the patterns a type can match.
+    pub(crate) fn matching(&self, ty: &TypeName) -> Vec<GroupId> {
+        patterns_of(ty)
+            .iter()
+            .filter_map(|p| self.by_pattern.get(p.as_str()))
+            .flat_map(|groups| groups.iter().copied())
+            .collect()
+    }
+
+    pub(crate) fn create_group(&mut self, key: DemandKey) -> GroupId {
+        let free = self.groups.iter().position(Option::is_none);
+        let index = free.unwrap_or_else(|| {
+            self.groups.push(None);
+            self.groups.len() - 1
+        });
+        let id = GroupId(u32::try_from(index).expect("subscriptions are bounded"));
+        self.by_key.insert(key.clone(), id);
+        self.by_pattern.entry(key.pattern.clone()).or_default().insert(id);
+        self.groups[index] = Some(Group {
+            key,
+            subs: BTreeSet::new(),
+            ring: VecDeque::new(),
+            ready: BTreeSet::new(),
+            cursor: QueueId(0),
+            free: 0,
+            credit: 0,
+            generation: Generation::default(),
+            hidden_until: None,
+            refreshed: None,
+        });
+        id
+    }
+
+    pub(crate) fn remove_group(&mut self, id: GroupId) -> Group {
+        let group = self.groups[id.0 as usize].take().expect("groups are used while they stand");
+        assert!(group.subs.is_empty(), "only an empty group goes");
+        self.by_key.remove(&group.key);
+        let same = self.by_pattern.get_mut(&group.key.pattern).expect("indexed");
+        same.remove(&id);
+        if same.is_empty() {
+            self.by_pattern.remove(&group.key.pattern);
+        }
+        group
+    }
+
+    /// Adds a subscription to its group.
+    pub(crate) fn add(&mut self, key: SubKey, group: GroupId, credit: u32, lease: Span, now: Wall) {
+        let sub = Subscription {
+            group,
+            credit,
+            in_flight: 0,
+            lease,
+            delivered: 0,
+            settled: 0,
+            last_seen: now,
+            ringed: false,
+        };
+        self.subs.insert(key, sub);
+        let g = self.group_mut(group);
+        g.subs.insert(key);
+        g.credit += u64::from(credit);
+        g.free += u64::from(credit);
+        self.ring(key);
+    }
+
+    /// Sets a subscription's credit.
+    pub(crate) fn set_credit(&mut self, key: SubKey, credit: u32) {
+        let sub = self.subs.get_mut(&key).expect("the caller found it");
+        let (old, in_flight, group) = (sub.credit, sub.in_flight, sub.group);
+        sub.credit = credit;
+        let g = self.group_mut(group);
+        g.credit = g.credit - u64::from(old) + u64::from(credit);
+        g.free = g.free - u64::from(old.saturating_sub(in_flight))
+            + u64::from(credit.saturating_sub(in_flight));
+        self.ring(key);
+    }
+
+    /// Removes a subscription. Says whether its group is empty now.
+    pub(crate) fn remove(&mut self, key: SubKey) -> Option<(GroupId, bool)> {
+        let sub = self.subs.remove(&key)?;
+        let g = self.group_mut(sub.group);
+        g.subs.remove(&key);
+        g.ring.retain(|k| *k != key);
+        g.credit -= u64::from(sub.credit);
+        g.free -= u64::from(sub.credit.saturating_sub(sub.in_flight));
+        let empty = g.subs.is_empty();
+        Some((sub.group, empty))
+    }
+
+    /// The next subscription of a group with free credit; one unit of it is used.
+    pub(crate) fn next_free(&mut self, group: GroupId) -> Option<SubKey> {
+        loop {
+            let key = self.group_mut(group).ring.pop_front()?;
+            let sub = self.subs.get_mut(&key).expect("the ring holds standing subscriptions");
+            sub.ringed = false;
+            if sub.in_flight >= sub.credit {
+                continue;
+            }
+            sub.in_flight += 1;
+            sub.delivered += 1;
+            self.group_mut(group).free -= 1;
+            self.ring(key);
+            return Some(key);
+        }
+    }
+
+    /// A delivery of a subscription has ended, by a settle or otherwise.
+    pub(crate) fn free_one(&mut self, key: SubKey, settled: bool, now: Wall) -> Option<GroupId> {
+        let sub = self.subs.get_mut(&key)?;
+        assert!(sub.in_flight > 0, "a delivery ends once");
+        sub.in_flight -= 1;
+        if settled {
+            sub.settled += 1;
+            sub.last_seen = now;
+        }
+        let (gained, group) = (sub.in_flight < sub.credit, sub.group);
+        if gained {
+            self.group_mut(group).free += 1;
+            self.ring(key);
+        }
+        Some(group)
+    }
+
+    /// Whether a group can take an object now.
+    pub(crate) fn can_take(&self, group: GroupId) -> bool {
+        !self.group(group).ring.is_empty()
+    }
+
+    fn ring(&mut self, key: SubKey) {
+        let sub = self.subs.get_mut(&key).expect("the caller found it");
+        if sub.in_flight < sub.credit && !sub.ringed {
+            sub.ringed = true;
+            let group = sub.group;
+            self.group_mut(group).ring.push_back(key);
+        }
+    }
+}
+
+/// The exact pattern and every prefix that a type can match, `*` included.
+pub(crate) fn patterns_of(ty: &TypeName) -> Vec<String> {
+    let text = ty.as_str();
+    let mut patterns = vec![text.to_owned()];
+    patterns.extend(text.match_indices('.').rev().map(|(i, _)| format!("{}.*", &text[..i])));
+    patterns.push("*".to_owned());
+    patterns
+}
+
+/// Whether a processor may take objects that these have handled.
+pub(crate) fn may_take(processor: &Name, handled: &[Name]) -> bool {
+    handled.binary_search(processor).is_err()
+}
