@@ -66,3 +66,9 @@ fn an_absent_credit_is_not_a_credit_of_zero() {
     assert_eq!(back.credit, Some(0));
     assert_eq!(v1::Subscribe::decode(&[][..]).expect("all fields absent").credit, None);
 }
+
+#[test]
+fn messages_that_queues_hold_many_of_are_not_inflated_by_rare_kinds() {
+    assert!(size_of::<v1::LinkMessage>() <= 256, "{}", size_of::<v1::LinkMessage>());
+    assert!(size_of::<v1::SessionItem>() <= 256, "{}", size_of::<v1::SessionItem>());
+}

@@ -4,26 +4,16 @@ use std::time::{Duration as Span, SystemTime, UNIX_EPOCH};
 
 use crate::google::protobuf::{Duration, Timestamp};
 
-const NANOS: i64 = 1_000_000_000;
-const NANOS_PER_MILLI: i64 = 1_000_000;
-
-/// A time on the wire that has no counterpart here: negative, or with a fraction out of range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A time on the wire that has no counterpart here: negative, with a fraction of a second or more,
+/// or too far away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{seconds} s and {nanos} ns do not make a time")]
 pub struct BadTime {
     /// The seconds as given.
     pub seconds: i64,
     /// The nanoseconds as given.
     pub nanos: i32,
 }
-
-impl std::fmt::Display for BadTime {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { seconds, nanos } = self;
-        write!(f, "{seconds} s and {nanos} ns is negative or not a time")
-    }
-}
-
-impl std::error::Error for BadTime {}
 
 impl From<Span> for Duration {
     /// Saturates: no span of the wire is longer than 2^63 seconds.
@@ -54,7 +44,7 @@ impl Timestamp {
     pub fn unix_millis(&self) -> Result<u64, BadTime> {
         let bad = BadTime { seconds: self.seconds, nanos: self.nanos };
         let (seconds, nanos) = parts(self.seconds, self.nanos)?;
-        let millis = u64::from(nanos) / NANOS_PER_MILLI.unsigned_abs();
+        let millis = u64::from(nanos / 1_000_000);
         seconds.checked_mul(1_000).and_then(|s| s.checked_add(millis)).ok_or(bad)
     }
 }
@@ -73,7 +63,7 @@ fn parts(seconds: i64, nanos: i32) -> Result<(u64, u32), BadTime> {
     let bad = BadTime { seconds, nanos };
     let whole = u64::try_from(seconds).map_err(|_| bad)?;
     let fraction = u32::try_from(nanos).map_err(|_| bad)?;
-    if i64::from(fraction) < NANOS { Ok((whole, fraction)) } else { Err(bad) }
+    if fraction < 1_000_000_000 { Ok((whole, fraction)) } else { Err(bad) }
 }
 
 #[cfg(test)]
