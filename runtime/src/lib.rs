@@ -1,1 +1,4 @@
-//! Placeholder.
+//! dpc: a node of the mesh, its command line, and the edges that drive `dpc-core`.
+#![forbid(unsafe_code)]
+
+pub mod config;

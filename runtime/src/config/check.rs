@@ -1,0 +1,84 @@
+//! What no single key can say: values that contradict each other, listeners that other machines
+//! can reach, and stores that this version does not have.
+
+use std::fmt::Display;
+
+use super::error::ConfigError;
+use super::layers::Loaded;
+use super::sections::StoreKind;
+
+/// Adds an error for everything that does not hold together.
+pub(super) fn check(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
+    check_relations(loaded, errors);
+    check_listeners(loaded, errors);
+    check_store(loaded, errors);
+}
+
+fn check_relations(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
+    let limits = &loaded.config.limits;
+    let mut at_most = |key, value, other, other_value| {
+        relate(loaded, errors, "at most", (key, value), (other, other_value), |a, b| a <= b);
+    };
+    let leases = (limits.lease_min, limits.lease_default, limits.lease_max);
+    at_most("limits.lease_min", leases.0, "limits.lease_default", leases.1);
+    at_most("limits.lease_default", leases.1, "limits.lease_max", leases.2);
+    at_most("limits.backoff_first", limits.backoff_first, "limits.backoff_max", limits.backoff_max);
+    let credit = ("limits.credit_default", limits.credit_default);
+    let credit_max = ("limits.credit_max", limits.credit_max);
+    relate(loaded, errors, "at most", credit, credit_max, |a, b| a <= b);
+    let payload = ("limits.payload", limits.payload);
+    let transaction = ("limits.transaction_bytes", limits.transaction_bytes);
+    relate(loaded, errors, "at most", payload, transaction, |a, b| a <= b);
+    // An owner has to stop delivering before others may take its lane.
+    let fence = ("limits.self_fence_after", limits.self_fence_after);
+    let dead = ("limits.dead_after", limits.dead_after);
+    relate(loaded, errors, "less than", fence, dead, |a, b| a < b);
+    let beat = ("limits.heartbeat", limits.heartbeat);
+    relate(loaded, errors, "less than", beat, fence, |a, b| a < b);
+}
+
+fn relate<T: Display>(
+    loaded: &Loaded,
+    errors: &mut Vec<ConfigError>,
+    relation: &'static str,
+    (key, value): (&'static str, T),
+    (other, other_value): (&'static str, T),
+    holds: impl Fn(&T, &T) -> bool,
+) {
+    if !holds(&value, &other_value) {
+        errors.push(ConfigError::Contradiction {
+            key,
+            given: value.to_string(),
+            origin: loaded.origin(key),
+            relation,
+            other,
+            other_value: other_value.to_string(),
+            other_origin: loaded.origin(other),
+        });
+    }
+}
+
+fn check_listeners(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
+    let listen = &loaded.config.listen;
+    let listeners = [
+        ("listen.clients", &listen.clients),
+        ("listen.nodes", &listen.nodes),
+        ("listen.admin", &listen.admin),
+    ];
+    for (key, address) in listeners {
+        if !listen.insecure && !address.is_loopback() {
+            let origin = loaded.origin(key);
+            errors.push(ConfigError::NotLoopback { key, given: address.to_string(), origin });
+        }
+    }
+}
+
+fn check_store(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
+    let given = match loaded.config.store.kind {
+        StoreKind::Embedded => return,
+        StoreKind::Cassandra => "cassandra",
+        StoreKind::Postgres => "postgres",
+    };
+    let origin = loaded.origin("store.kind");
+    errors.push(ConfigError::StoreNotBuilt { given: given.to_owned(), origin });
+}
