@@ -263,8 +263,8 @@ mod tests {
 
     #[test]
     fn the_table_and_the_structs_name_the_same_keys() {
-        let mut config = Config::default();
-        config.node_name = Some("a".parse().expect("a name"));
+        let node_name = Some("a".parse().expect("a name"));
+        let mut config = Config { node_name, ..Config::default() };
         config.retention.parked = Some(Period::hours(1));
         let mut found = Vec::new();
         flatten("", &table_of(&config), &mut found);
