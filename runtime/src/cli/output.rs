@@ -21,7 +21,6 @@ pub(crate) enum Format {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Colour {
     Bold,
-    Dim,
     Green,
     Red,
     Yellow,
@@ -31,7 +30,6 @@ impl Colour {
     fn code(self) -> &'static str {
         match self {
             Self::Bold => "1",
-            Self::Dim => "2",
             Self::Green => "32",
             Self::Red => "31",
             Self::Yellow => "33",
@@ -62,11 +60,6 @@ impl Output {
             err_colours: colours && err_terminal,
             err_terminal,
         }
-    }
-
-    /// The form of results.
-    pub(crate) fn format(&self) -> Format {
-        self.format
     }
 
     /// True if results are JSON lines.

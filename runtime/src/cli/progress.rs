@@ -69,10 +69,7 @@ mod tests {
         let elapsed = Duration::from_secs(2);
         assert_eq!(line("pushed", 200, None, elapsed), "200 pushed, 100/s");
         assert_eq!(line("pushed", 200, Some(900), elapsed), "200 of 900 pushed, 100/s, 7.0s left");
-        assert_eq!(
-            line("pushed", 0, Some(9), elapsed),
-            "0 of 9 pushed, 0/s, unknown time left"
-        );
+        assert_eq!(line("pushed", 0, Some(9), elapsed), "0 of 9 pushed, 0/s, unknown time left");
         assert_eq!(line("pushed", 0, Some(0), Duration::ZERO), "0 pushed, 0/s");
     }
 

@@ -4,12 +4,13 @@
 pub(crate) struct Table {
     headings: Vec<&'static str>,
     rows: Vec<Vec<String>>,
+    shows_headings: bool,
 }
 
 impl Table {
     /// A table without rows.
     pub(crate) fn new(headings: &[&'static str]) -> Self {
-        Self { headings: headings.to_vec(), rows: Vec::new() }
+        Self { headings: headings.to_vec(), rows: Vec::new(), shows_headings: true }
     }
 
     /// Adds a row, one cell per heading.
@@ -19,9 +20,9 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// True without rows.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+    /// The same rows, to be printed below an earlier page.
+    pub(crate) fn without_headings(self) -> Self {
+        Self { shows_headings: false, ..self }
     }
 
     /// The table as lines; `heading` may colour the headings.
@@ -36,7 +37,10 @@ impl Table {
             padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         };
         let headings: Vec<_> = self.headings.iter().map(|h| h.to_uppercase()).collect();
-        let mut text = heading(&line(&headings)) + "\n";
+        let mut text = String::new();
+        if self.shows_headings {
+            text = heading(&line(&headings)) + "\n";
+        }
         for row in &self.rows {
             text.push_str(&line(row));
             text.push('\n');
@@ -69,10 +73,11 @@ mod tests {
         let mut table = Table::new(&["type", "ready", "state"]);
         table.row(["a".into(), "7".into(), "up".into()]);
         table.row(["longer\x1b[2J".into(), "1234".into(), String::new()]);
-        assert!(!table.is_empty());
         assert_eq!(
             table.render(str::to_owned),
             "TYPE        READY  STATE\na               7  up\nlonger\u{fffd}[2J   1234\n"
         );
+        let lines = table.without_headings().render(str::to_owned);
+        assert!(lines.starts_with("a  "), "{lines}");
     }
 }

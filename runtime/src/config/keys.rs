@@ -81,6 +81,8 @@ pub(super) fn nearest(name: &str) -> &'static str {
         let tail = strsim::osa_distance(own_last, last(candidate));
         (whole.min(tail + 1), whole)
     };
+    // What has a dot is meant to be a key, so a bare section would not help.
+    let sections = sections.filter(|_| !name.contains('.'));
     known.chain(sections).chain(inside).min_by_key(|c| distance(c)).expect("there are keys")
 }
 

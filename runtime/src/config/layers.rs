@@ -142,7 +142,10 @@ impl Layers {
     }
 
     fn add_table(&mut self, file: &FileText<'_>, section: &str, table: &DeTable<'_>) {
-        for (key, value) in table {
+        // Errors come in the order of the file, not of the names.
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in entries {
             let name = key.get_ref();
             let name =
                 if section.is_empty() { name.to_string() } else { format!("{section}.{name}") };

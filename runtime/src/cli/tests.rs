@@ -1,0 +1,175 @@
+//! The shape of the command line: every verb parses as documented and says how it is used.
+
+use clap::{CommandFactory, Parser};
+
+use super::*;
+
+const ID: &str = "0192f0c1-7a5e-7cc3-98a4-3f1c2d3e4f50";
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    let words = line.split_whitespace().map(|word| word.replace("ID", ID));
+    Cli::try_parse_from(words)
+}
+
+#[test]
+fn the_definition_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn the_documented_commands_parse() {
+    let lines = [
+        "dpc serve",
+        "dpc serve --config F --node-name n --data-dir d --listen-clients 127.0.0.1:0 \
+         --listen-nodes 127.0.0.1:0 --listen-admin 127.0.0.1:0 --peer a:1 --peer b:2 --restored \
+         --insecure --set limits.max_hops=2 --set log.level=debug",
+        "dpc demo --nodes 5 --keep",
+        "dpc demo --repo .",
+        "dpc push t --data x --id ID --header k=v --header a=b=c --delay 10s --expires-in 1h",
+        "dpc push t --file - --not-before 2026-11-24T10:00:00Z --expires-at 2026-11-25T10:00:00Z",
+        "dpc push --lines",
+        "dpc push t --lines --header k=v",
+        "dpc push t",
+        "dpc subscribe t u.* * --processor p --credit 4 --count 2 --idle-exit 5s --settle none",
+        "dpc subscribe t --settle finalize",
+        "dpc sub t --exec cat",
+        "dpc sub ls",
+        "dpc sub ls --node a:1,b:2",
+        "dpc settle AAEC finalise",
+        "dpc settle AAEC finalize",
+        "dpc settle AAEC release --delay 1s --failed",
+        "dpc settle AAEC reject --reason no",
+        "dpc settle AAEC advance",
+        "dpc settle AAEC extend",
+        "dpc object get ID --local",
+        "dpc object why ID",
+        "dpc object trace ID --local -o json",
+        "dpc object discard ID",
+        "dpc object ls --type t --state held --since 1h --limit 5",
+        "dpc object ls --since 2026-11-24T10:00:00Z",
+        "dpc parked ls --type t",
+        "dpc parked redrive ID ID",
+        "dpc parked redrive --type t",
+        "dpc parked redrive --all --yes",
+        "dpc parked discard --all",
+        "dpc type ls -o json",
+        "dpc node ls --node a:1",
+        "dpc node show",
+        "dpc node drain --wait",
+        "dpc node resume",
+        "dpc node forget b --reclaim --yes",
+        "dpc config show --origin --set limits.max_hops=2 --output json",
+        "dpc config validate F",
+        "dpc completion bash",
+        "dpc completion zsh",
+        "dpc completion fish",
+    ];
+    for line in lines {
+        if let Err(error) = parse(line) {
+            panic!("{line}: {error}");
+        }
+    }
+}
+
+#[test]
+fn wrong_usage_is_refused() {
+    let lines = [
+        "dpc",
+        "dpc fly",
+        "dpc push",
+        "dpc push t --data x --file f",
+        "dpc push t --lines --id ID",
+        "dpc push t --delay 1s --not-before 2026-11-24T10:00:00Z",
+        "dpc push t --delay soon",
+        "dpc push t --not-before 2026-11-24",
+        "dpc push t --header novalue",
+        "dpc push t --id 7",
+        "dpc subscribe",
+        "dpc sub",
+        "dpc subscribe t --count 0",
+        "dpc subscribe t --exec cat --settle none",
+        "dpc settle AAEC extinguish",
+        "dpc settle == finalise",
+        "dpc object get",
+        "dpc object ls --state lost",
+        "dpc object ls --limit 0",
+        "dpc parked redrive",
+        "dpc parked redrive ID --all",
+        "dpc parked discard --type t --all",
+        "dpc node ls --node nowhere",
+        "dpc serve --node a:1",
+        "dpc completion powershell",
+        "dpc object get ID -o yaml",
+        "dpc bench",
+        "dpc sim run",
+        "dpc store check",
+    ];
+    for line in lines {
+        let error = parse(line).map(|_| ()).expect_err(line);
+        assert_eq!(error.exit_code(), 2, "{line}");
+    }
+}
+
+#[test]
+fn sub_is_subscribe_and_also_the_noun_of_ls() {
+    let Ok(Cli { command: Command::Sub(args), .. }) = parse("dpc sub t u --credit 4") else {
+        panic!("sub subscribes");
+    };
+    assert!(args.command.is_none());
+    let subscribe = args.subscribe;
+    assert_eq!(subscribe.types, ["t", "u"]);
+    assert_eq!((subscribe.processor.as_str(), subscribe.credit), ("default", Some(4)));
+    let Ok(Cli { command: Command::Sub(args), .. }) = parse("dpc sub ls") else {
+        panic!("sub ls lists");
+    };
+    assert!(matches!(args.command, Some(SubCommand::Ls(_))));
+}
+
+#[test]
+fn every_verb_has_an_example_that_parses() {
+    fn visit(command: &clap::Command, path: &str, examples: &mut Vec<String>) {
+        let help = command.get_after_help().unwrap_or_else(|| panic!("{path} has no example"));
+        let help = help.to_string();
+        let lines = help.lines().filter_map(|line| line.strip_prefix("  "));
+        let own: Vec<_> = lines.map(str::to_owned).collect();
+        assert!(own.iter().all(|line| line.starts_with("dpc ")), "{path}: {help}");
+        assert!(own[0].starts_with(path), "{path}: {help}");
+        examples.extend(own);
+        for sub in command.get_subcommands() {
+            visit(sub, &format!("{path} {}", sub.get_name()), examples);
+        }
+    }
+    let mut examples = Vec::new();
+    visit(&Cli::command(), "dpc", &mut examples);
+    assert!(examples.len() > 25, "{}", examples.len());
+    for example in examples {
+        // The shell would take away the quotes and the redirection.
+        let line = example.split(" > ").next().expect("a first part");
+        let line = line.replace(['\'', '"'], "").replace("$TOKEN", "AAEC");
+        if let Err(error) = parse(&line) {
+            panic!("{line}: {error}");
+        }
+    }
+}
+
+#[test]
+fn json_is_asked_for_even_where_the_rest_is_wrong() {
+    let asks = |line: &str| {
+        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        asks_for_json(&words)
+    };
+    for line in ["dpc -o json fly", "dpc fly --output json", "dpc -ojson", "dpc --output=json"] {
+        assert!(asks(line), "{line}");
+    }
+    for line in ["dpc fly", "dpc -o text json", "dpc json -o"] {
+        assert!(!asks(line), "{line}");
+    }
+}
+
+#[test]
+fn the_version_names_the_commit() {
+    let error = parse("dpc --version").map(|_| ()).expect_err("prints the version");
+    assert_eq!(error.exit_code(), 0);
+    assert_eq!(error.to_string(), format!("dpc {VERSION}\n"));
+    assert!(VERSION.starts_with("0.") && VERSION.ends_with(')'), "{VERSION}");
+}
