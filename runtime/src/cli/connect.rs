@@ -205,7 +205,7 @@ pub(crate) fn of_refused(refused: &v1::Refused) -> Failure {
     let retry = error.retry_after.and_then(|delay| Duration::try_from(delay).ok());
     Failure {
         field: error.field.clone(),
-        limit: error.limit.clone(),
+        limit: error.limit.map(|limit| limit.to_string()),
         given: error.given.clone(),
         retry_after: retry.map(|delay| delay.as_secs_f64()),
         ..Failure::new(

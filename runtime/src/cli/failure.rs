@@ -2,7 +2,7 @@
 
 use std::io;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::exit::Exit;
 use crate::config::{ConfigError, ConfigErrors};
@@ -22,8 +22,8 @@ pub(crate) struct Failure {
     /// The field, flag or key that is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) field: Option<String>,
-    /// The limit that was passed.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The limit that was passed; a number in JSON where it is one.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_number")]
     pub(crate) limit: Option<String>,
     /// What was given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,6 +54,7 @@ impl Failure {
     }
 
     /// Definitely not done, as it is wrong in itself.
+    #[cfg_attr(not(test), expect(dead_code, reason = "`push --lines` needs the client crate"))]
     pub(crate) fn refused(reason: &str, message: impl Into<String>) -> Self {
         Self::new(Exit::NotDone, "INVALID_ARGUMENT", reason, message)
     }
@@ -133,6 +134,14 @@ impl From<io::Error> for Failure {
     }
 }
 
+fn as_number<S: Serializer>(limit: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = limit.as_deref().unwrap_or_default();
+    match text.parse::<u64>() {
+        Ok(number) => serializer.serialize_u64(number),
+        Err(_) => serializer.serialize_str(text),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,7 +153,7 @@ mod tests {
         failure.retry_after = Some(1.5);
         assert_eq!(
             serde_json::to_string(&failure).expect("serialises"),
-            r#"{"code":"INVALID_ARGUMENT","reason":"USAGE","message":"no","field":"f","limit":"3","given":"4","retry_after":1.5}"#
+            r#"{"code":"INVALID_ARGUMENT","reason":"USAGE","message":"no","field":"f","limit":3,"given":"4","retry_after":1.5}"#
         );
         let bare = Failure::unreachable("gone");
         assert_eq!(

@@ -5,6 +5,7 @@ mod confirm;
 mod connect;
 mod exit;
 mod failure;
+#[expect(dead_code, reason = "`push --lines` needs the client crate")]
 mod lines;
 mod output;
 mod payload;

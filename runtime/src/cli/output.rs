@@ -21,7 +21,6 @@ pub(crate) enum Format {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Colour {
     Bold,
-    Green,
     Red,
     Yellow,
 }
@@ -30,7 +29,6 @@ impl Colour {
     fn code(self) -> &'static str {
         match self {
             Self::Bold => "1",
-            Self::Green => "32",
             Self::Red => "31",
             Self::Yellow => "33",
         }
@@ -201,10 +199,10 @@ mod tests {
     #[test]
     fn no_colours_and_no_progress_when_piped() {
         let (mut output, out, err) = captured::output(Format::Text);
-        let painted = output.paint(Colour::Green, "up");
+        let painted = output.paint(Colour::Red, "up");
         output.text(&painted).expect("written");
         output.progress("half");
         assert_eq!((out.text().as_str(), err.text().as_str()), ("up\n", ""));
-        assert_eq!(paint(true, Colour::Green, "up"), "\x1b[32mup\x1b[0m");
+        assert_eq!(paint(true, Colour::Red, "up"), "\x1b[31mup\x1b[0m");
     }
 }

@@ -41,7 +41,7 @@ pub(crate) struct ShownObject {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) expires_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) parked_at: Option<String>,
+    pub(crate) ended_at: Option<String>,
     pub(crate) deliveries: u32,
     pub(crate) failed_deliveries: u32,
     pub(crate) headers: BTreeMap<String, String>,
@@ -59,7 +59,7 @@ impl From<v1::ObjectInfo> for ShownObject {
             pushed_at: info.pushed_at.and_then(time),
             not_before: info.not_before.and_then(time),
             expires_at: info.expires_at.and_then(time),
-            parked_at: info.parked_at.and_then(time),
+            ended_at: info.ended_at.and_then(time),
             id: info.id,
             object_type: info.r#type,
             version: info.version,

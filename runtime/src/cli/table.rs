@@ -4,13 +4,12 @@
 pub(crate) struct Table {
     headings: Vec<&'static str>,
     rows: Vec<Vec<String>>,
-    shows_headings: bool,
 }
 
 impl Table {
     /// A table without rows.
     pub(crate) fn new(headings: &[&'static str]) -> Self {
-        Self { headings: headings.to_vec(), rows: Vec::new(), shows_headings: true }
+        Self { headings: headings.to_vec(), rows: Vec::new() }
     }
 
     /// Adds a row, one cell per heading.
@@ -18,11 +17,6 @@ impl Table {
         let cells: Vec<_> = cells.into_iter().map(|cell| one_line(&cell)).collect();
         assert_eq!(cells.len(), self.headings.len(), "a row has one cell per heading");
         self.rows.push(cells);
-    }
-
-    /// The same rows, to be printed below an earlier page.
-    pub(crate) fn without_headings(self) -> Self {
-        Self { shows_headings: false, ..self }
     }
 
     /// The table as lines; `heading` may colour the headings.
@@ -37,10 +31,7 @@ impl Table {
             padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         };
         let headings: Vec<_> = self.headings.iter().map(|h| h.to_uppercase()).collect();
-        let mut text = String::new();
-        if self.shows_headings {
-            text = heading(&line(&headings)) + "\n";
-        }
+        let mut text = heading(&line(&headings)) + "\n";
         for row in &self.rows {
             text.push_str(&line(row));
             text.push('\n');
@@ -77,7 +68,5 @@ mod tests {
             table.render(str::to_owned),
             "TYPE        READY  STATE\na               7  up\nlonger\u{fffd}[2J   1234\n"
         );
-        let lines = table.without_headings().render(str::to_owned);
-        assert!(lines.starts_with("a  "), "{lines}");
     }
 }

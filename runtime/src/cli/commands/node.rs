@@ -52,7 +52,7 @@ pub(crate) struct DrainArgs {
 /// Gives up a node.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ForgetArgs {
-    /// The lost node's name, or the id of its lane where the name is ambiguous.
+    /// The lost node's name.
     #[arg(value_name = "NAME")]
     name: String,
     /// Bring back the objects it may have had, as possible duplicates; asks first.
@@ -80,6 +80,7 @@ struct ShownNode {
     addr: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
+    in_doubt: u64,
 }
 
 impl From<v1::NodeInfo> for ShownNode {
@@ -95,6 +96,7 @@ impl From<v1::NodeInfo> for ShownNode {
             received_per_s: info.received_per_s,
             addr: info.addr,
             problem: info.problem,
+            in_doubt: info.in_doubt,
         }
     }
 }
@@ -153,7 +155,7 @@ struct ShownDrain {
 
 #[derive(Serialize)]
 struct ShownForget {
-    lanes: Vec<String>,
+    node: String,
     reclaimed: u64,
 }
 
@@ -300,7 +302,7 @@ async fn drain(args: DrainArgs, output: &mut Output) -> Result<Exit, Failure> {
     if args.wait && !output.is_json() {
         output.note("draining; Ctrl-C stops the waiting, not the drain");
     }
-    let request = v1::DrainNodeRequest { wait: args.wait, within: None };
+    let request = v1::DrainNodeRequest { wait: args.wait };
     let answer = node.answer(Effect::Changes, node.operator().drain_node(request)).await?;
     let shown =
         ShownDrain { drained: answer.drained, leased: answer.leased, staying: answer.staying };
@@ -340,15 +342,13 @@ async fn forget(args: ForgetArgs, output: &mut Output) -> Result<Exit, Failure> 
     let node = args.node.connect().await?;
     let request = v1::ForgetNodeRequest { name: args.name.clone(), reclaim: args.reclaim };
     let answer = node.answer(Effect::Changes, node.operator().forget_node(request)).await?;
-    let shown = ShownForget { lanes: answer.lanes, reclaimed: answer.reclaimed };
+    let shown = ShownForget { node: args.name, reclaimed: answer.reclaimed };
     if output.is_json() {
         output.json(&shown)?;
     } else {
         output.text(&format!(
-            "forgot {}: lanes {} are refused from now on, {} objects came back",
-            args.name,
-            shown.lanes.join(", "),
-            shown.reclaimed
+            "forgot {}: it is refused from now on, {} objects came back",
+            shown.node, shown.reclaimed
         ))?;
     }
     Ok(Exit::Done)
@@ -388,7 +388,7 @@ mod tests {
         let first = out.text().lines().next().expect("a line").to_owned();
         assert_eq!(
             first,
-            r#"{"node":"a","lane":"0a1b2c3d-0000-0000-0000-000000000000","self":true,"link":"up","distance":0,"demand":["t"],"sent_per_s":0.0,"received_per_s":0.0}"#
+            r#"{"node":"a","lane":"0a1b2c3d-0000-0000-0000-000000000000","self":true,"link":"up","distance":0,"demand":["t"],"sent_per_s":0.0,"received_per_s":0.0,"in_doubt":0}"#
         );
     }
 

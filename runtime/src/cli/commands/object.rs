@@ -5,7 +5,7 @@ use dpc_proto::{google::protobuf, v1};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::cli::connect::{Effect, Node, NodeArgs, malformed, of_refused};
+use crate::cli::connect::{Effect, NodeArgs, malformed, of_refused};
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output::{Colour, Output};
@@ -14,8 +14,8 @@ use crate::cli::show::{ShownCandidate, ShownObject, state_name, time, waits_for_
 use crate::cli::table::Table;
 use crate::cli::times::Since;
 
-/// The most entries of a page that a node gives.
-pub(crate) const PAGE_ENTRIES_MAX: u32 = 1_000;
+/// The most entries of a list that a node gives.
+pub(crate) const LIST_ENTRIES_MAX: u32 = 1_000;
 
 /// What to do with objects.
 #[derive(Debug, clap::Subcommand)]
@@ -74,8 +74,8 @@ pub(crate) struct LsArgs {
     /// Only objects pushed since: a duration ago, or an RFC 3339 time.
     #[arg(long, value_name = "D|TIME")]
     since: Option<Since>,
-    /// The most objects to list.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    /// The most objects to list, at most 1000.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     limit: u32,
     #[command(flatten)]
     node: NodeArgs,
@@ -198,8 +198,8 @@ fn print_object(object: &ShownObject, output: &mut Output) -> Result<(), Failure
         ("pushed at", object.pushed_at.clone()),
         ("not before", object.not_before.clone()),
         ("expires at", object.expires_at.clone()),
-        ("parked at", object.parked_at.clone()),
-        ("parked", object.parked_reason.clone()),
+        ("ended at", object.ended_at.clone()),
+        ("reason", object.parked_reason.clone()),
         ("settled by", object.settled_by.clone()),
         ("possible duplicate", duplicate),
     ];
@@ -209,7 +209,7 @@ fn print_object(object: &ShownObject, output: &mut Output) -> Result<(), Failure
     for (key, value) in &object.headers {
         lines.push(("header", format!("{key}={value}")));
     }
-    lines.push(("payload", format!("{} B, blake3 {}", object.payload_size, object.payload_hash)));
+    lines.push(("payload", format!("{} B, hash {}", object.payload_size, object.payload_hash)));
     match &object.payload {
         Some(Payload::Text(text)) => lines.push(("data", text.clone())),
         Some(Payload::Bytes(_)) => lines.push(("data", "not text; see it with -o json".to_owned())),
@@ -347,43 +347,29 @@ async fn ls(args: LsArgs, output: &mut Output) -> Result<Exit, Failure> {
     let node = args.node.connect().await?;
     let since = args.since.map(|since| since.moment(Timestamp::now()));
     let state: v1::ObjectState = args.state.map_or(v1::ObjectState::Unspecified, Into::into);
-    let mut request = v1::ListObjectsRequest {
+    let request = v1::ListObjectsRequest {
         r#type: args.object_type.unwrap_or_default(),
         state: state.into(),
         since: since.map(wire_time),
-        ..v1::ListObjectsRequest::default()
+        limit: Some(args.limit),
     };
-    let mut left = args.limit;
-    let mut page = 0;
-    loop {
-        request.limit = Some(left.min(PAGE_ENTRIES_MAX));
-        let (objects, next) = list_page(&node, request.clone()).await?;
-        left = left.saturating_sub(u32::try_from(objects.len()).unwrap_or(u32::MAX));
-        print_objects(objects, page == 0, output)?;
-        if next.is_empty() {
-            return Ok(Exit::Done);
-        }
-        if left == 0 {
-            output.note(&format!("there are more than {}; see them with --limit", args.limit));
-            return Ok(Exit::Done);
-        }
-        request.page_token = next;
-        page += 1;
+    let answer = node.answer(Effect::Reads, node.operator().list_objects(request)).await?;
+    let count = answer.objects.len();
+    print_objects(answer.objects, output)?;
+    note_more(answer.more, count, "--type, --state or --since, or raise --limit", output);
+    Ok(Exit::Done)
+}
+
+/// Says on stderr that a list is not whole.
+pub(crate) fn note_more(more: bool, count: usize, how: &str, output: &mut Output) {
+    if more {
+        output.note(&format!("there are more than these {count}; narrow the list with {how}"));
     }
 }
 
-async fn list_page(
-    node: &Node,
-    request: v1::ListObjectsRequest,
-) -> Result<(Vec<v1::ObjectInfo>, String), Failure> {
-    let answer = node.answer(Effect::Reads, node.operator().list_objects(request)).await?;
-    Ok((answer.objects, answer.next_page_token))
-}
-
-/// Prints a page of objects; in text the first one with headings.
+/// Prints objects.
 pub(crate) fn print_objects(
     objects: Vec<v1::ObjectInfo>,
-    first: bool,
     output: &mut Output,
 ) -> Result<(), Failure> {
     let shown: Vec<_> = objects.into_iter().map(ShownObject::from).collect();
@@ -404,7 +390,7 @@ pub(crate) fn print_objects(
             object.parked_reason.unwrap_or_default(),
         ]);
     }
-    if first { output.table(&table) } else { output.table(&table.without_headings()) }
+    output.table(&table)
 }
 
 fn wire_time(at: Timestamp) -> protobuf::Timestamp {
@@ -471,15 +457,14 @@ mod tests {
             ..v1::ObjectInfo::default()
         };
         let (mut output, out, _) = captured::output(Format::Text);
-        print_objects(vec![info.clone()], true, &mut output).expect("written");
-        print_objects(vec![info.clone()], false, &mut output).expect("written");
+        print_objects(vec![info.clone(), info.clone()], &mut output).expect("written");
         let text = out.text();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "ID  TYPE  STATE  OWNER  SIZE  FAILED  PUSHED AT");
-        assert_eq!(lines.len(), 3, "headings once");
+        assert_eq!(lines.len(), 3, "{text}");
         assert!(lines[1].starts_with("i   t     ready"));
         let (mut output, out, _) = captured::output(Format::Json);
-        print_objects(vec![info], true, &mut output).expect("written");
+        print_objects(vec![info], &mut output).expect("written");
         assert!(out.text().starts_with(r#"{"id":"i","type":"t","version":0,"state":"ready""#));
     }
 

@@ -5,7 +5,7 @@ use dpc_proto::v1;
 use dpc_proto::v1::parked_selection::By;
 use serde::Serialize;
 
-use super::object::{PAGE_ENTRIES_MAX, print_objects};
+use super::object::{LIST_ENTRIES_MAX, note_more, print_objects};
 use crate::cli::confirm::confirm;
 use crate::cli::connect::{Effect, Node, NodeArgs, of_refused};
 use crate::cli::exit::Exit;
@@ -47,7 +47,7 @@ pub(crate) struct SelectArgs {
     /// The objects' ids.
     #[arg(value_name = "ID")]
     ids: Vec<ObjectId>,
-    /// All of this type, or of a prefix such as `acme.orders.*`.
+    /// All of this type.
     #[arg(long = "type", value_name = "TYPE")]
     object_type: Option<String>,
     /// All there are; asks first.
@@ -115,22 +115,13 @@ pub(crate) async fn run(command: ParkedCommand, output: &mut Output) -> Result<E
 
 async fn ls(args: LsArgs, output: &mut Output) -> Result<Exit, Failure> {
     let node = args.node.connect().await?;
-    let mut request = v1::ListParkedRequest {
-        r#type: args.object_type.unwrap_or_default(),
-        limit: Some(PAGE_ENTRIES_MAX),
-        ..v1::ListParkedRequest::default()
-    };
-    let mut first = true;
-    loop {
-        let answer =
-            node.answer(Effect::Reads, node.operator().list_parked(request.clone())).await?;
-        print_objects(answer.objects, first, output)?;
-        if answer.next_page_token.is_empty() {
-            return Ok(Exit::Done);
-        }
-        request.page_token = answer.next_page_token;
-        first = false;
-    }
+    let object_type = args.object_type.unwrap_or_default();
+    let request = v1::ListParkedRequest { r#type: object_type, limit: Some(LIST_ENTRIES_MAX) };
+    let answer = node.answer(Effect::Reads, node.operator().list_parked(request)).await?;
+    let count = answer.objects.len();
+    print_objects(answer.objects, output)?;
+    note_more(answer.more, count, "--type", output);
+    Ok(Exit::Done)
 }
 
 async fn select(verb: Verb, args: SelectArgs, output: &mut Output) -> Result<Exit, Failure> {

@@ -3,7 +3,7 @@
 use dpc_proto::v1;
 use serde::Serialize;
 
-use super::object::PAGE_ENTRIES_MAX;
+use super::object::{LIST_ENTRIES_MAX, note_more};
 use crate::cli::connect::{Effect, NodeArgs};
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
@@ -14,6 +14,9 @@ use crate::cli::table::Table;
 /// Lists subscriptions.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LsArgs {
+    /// Only this type, or those of a prefix such as `acme.orders.*`.
+    #[arg(long = "type", value_name = "TYPE")]
+    object_type: Option<String>,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -50,25 +53,17 @@ impl From<v1::SubscriptionInfo> for ShownSubscription {
 
 pub(crate) async fn ls(args: LsArgs, output: &mut Output) -> Result<Exit, Failure> {
     let node = args.node.connect().await?;
-    let limit = Some(PAGE_ENTRIES_MAX);
-    let mut request =
-        v1::ListSubscriptionsRequest { limit, ..v1::ListSubscriptionsRequest::default() };
-    let mut first = true;
-    loop {
-        let answer =
-            node.answer(Effect::Reads, node.operator().list_subscriptions(request.clone())).await?;
-        print_subscriptions(answer.subscriptions, first, output)?;
-        if answer.next_page_token.is_empty() {
-            return Ok(Exit::Done);
-        }
-        request.page_token = answer.next_page_token;
-        first = false;
-    }
+    let pattern = args.object_type.unwrap_or_default();
+    let request = v1::ListSubscriptionsRequest { r#type: pattern, limit: Some(LIST_ENTRIES_MAX) };
+    let answer = node.answer(Effect::Reads, node.operator().list_subscriptions(request)).await?;
+    let count = answer.subscriptions.len();
+    print_subscriptions(answer.subscriptions, output)?;
+    note_more(answer.more, count, "--type", output);
+    Ok(Exit::Done)
 }
 
 fn print_subscriptions(
     subscriptions: Vec<v1::SubscriptionInfo>,
-    first: bool,
     output: &mut Output,
 ) -> Result<(), Failure> {
     let shown: Vec<_> = subscriptions.into_iter().map(ShownSubscription::from).collect();
@@ -97,7 +92,7 @@ fn print_subscriptions(
             shown.last_seen.unwrap_or_else(|| "-".to_owned()),
         ]);
     }
-    if first { output.table(&table) } else { output.table(&table.without_headings()) }
+    output.table(&table)
 }
 
 #[cfg(test)]
@@ -119,7 +114,7 @@ mod tests {
             ..v1::SubscriptionInfo::default()
         };
         let (mut output, out, _) = captured::output(Format::Json);
-        print_subscriptions(vec![info], true, &mut output).expect("written");
+        print_subscriptions(vec![info], &mut output).expect("written");
         assert_eq!(
             out.text(),
             "{\"type\":\"acme.*\",\"processor\":\"p\",\"credit\":16,\"in_flight\":2,\

@@ -3,7 +3,7 @@
 use dpc_proto::v1;
 use serde::Serialize;
 
-use super::object::PAGE_ENTRIES_MAX;
+use super::object::{LIST_ENTRIES_MAX, note_more};
 use crate::cli::connect::{Effect, NodeArgs};
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
@@ -23,6 +23,9 @@ pub(crate) enum TypeCommand {
 /// Lists types.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LsArgs {
+    /// Only this type, or those of a prefix such as `acme.orders.*`.
+    #[arg(long = "type", value_name = "TYPE")]
+    object_type: Option<String>,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -37,10 +40,44 @@ struct ShownType {
     parked: u64,
     oldest_age: Option<serde_json::Number>,
     subscribers: u32,
-    demand_elsewhere: u32,
+    demand_elsewhere: bool,
     no_demand: bool,
+    offered: u64,
+    held: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    books: Option<ShownBooks>,
     #[serde(skip)]
     oldest_text: String,
+}
+
+/// What came and went since the lane exists.
+#[derive(Serialize)]
+struct ShownBooks {
+    pushed: u64,
+    emitted: u64,
+    moved_in: u64,
+    advanced_in: u64,
+    reclaimed: u64,
+    finalised: u64,
+    discarded: u64,
+    moved_out: u64,
+    advanced_out: u64,
+}
+
+impl From<v1::Books> for ShownBooks {
+    fn from(books: v1::Books) -> Self {
+        Self {
+            pushed: books.pushed,
+            emitted: books.emitted,
+            moved_in: books.moved_in,
+            advanced_in: books.advanced_in,
+            reclaimed: books.reclaimed,
+            finalised: books.finalised,
+            discarded: books.discarded,
+            moved_out: books.moved_out,
+            advanced_out: books.advanced_out,
+        }
+    }
 }
 
 impl From<v1::TypeInfo> for ShownType {
@@ -56,6 +93,9 @@ impl From<v1::TypeInfo> for ShownType {
             subscribers: info.subscribers,
             demand_elsewhere: info.demand_elsewhere,
             no_demand: info.no_demand,
+            offered: info.offered,
+            held: info.held,
+            books: info.books.map(Into::into),
             oldest_text: oldest.map_or_else(|| "-".to_owned(), rough),
         }
     }
@@ -64,22 +104,16 @@ impl From<v1::TypeInfo> for ShownType {
 pub(crate) async fn run(command: TypeCommand, output: &mut Output) -> Result<Exit, Failure> {
     let TypeCommand::Ls(args) = command;
     let node = args.node.connect().await?;
-    let limit = Some(PAGE_ENTRIES_MAX);
-    let mut request = v1::ListTypesRequest { limit, ..v1::ListTypesRequest::default() };
-    let mut first = true;
-    loop {
-        let answer =
-            node.answer(Effect::Reads, node.operator().list_types(request.clone())).await?;
-        print_types(answer.types, first, output)?;
-        if answer.next_page_token.is_empty() {
-            return Ok(Exit::Done);
-        }
-        request.page_token = answer.next_page_token;
-        first = false;
-    }
+    let object_type = args.object_type.unwrap_or_default();
+    let request = v1::ListTypesRequest { r#type: object_type, limit: Some(LIST_ENTRIES_MAX) };
+    let answer = node.answer(Effect::Reads, node.operator().list_types(request)).await?;
+    let count = answer.types.len();
+    print_types(answer.types, output)?;
+    note_more(answer.more, count, "--type", output);
+    Ok(Exit::Done)
 }
 
-fn print_types(types: Vec<v1::TypeInfo>, first: bool, output: &mut Output) -> Result<(), Failure> {
+fn print_types(types: Vec<v1::TypeInfo>, output: &mut Output) -> Result<(), Failure> {
     let shown: Vec<_> = types.into_iter().map(ShownType::from).collect();
     if output.is_json() {
         return shown.iter().try_for_each(|shown| output.json(shown));
@@ -104,11 +138,11 @@ fn print_types(types: Vec<v1::TypeInfo>, first: bool, output: &mut Output) -> Re
             shown.parked.to_string(),
             shown.oldest_text,
             shown.subscribers.to_string(),
-            shown.demand_elsewhere.to_string(),
+            if shown.demand_elsewhere { "yes".to_owned() } else { "no".to_owned() },
             if shown.no_demand { "no demand".to_owned() } else { String::new() },
         ]);
     }
-    if first { output.table(&table) } else { output.table(&table.without_headings()) }
+    output.table(&table)
 }
 
 #[cfg(test)]
@@ -128,18 +162,18 @@ mod tests {
             ..v1::TypeInfo::default()
         };
         let (mut output, out, _) = captured::output(Format::Json);
-        print_types(vec![info.clone()], true, &mut output).expect("written");
+        print_types(vec![info.clone()], &mut output).expect("written");
         assert_eq!(
             out.text(),
             "{\"type\":\"acme.Order\",\"ready\":7,\"leased\":0,\"delayed\":0,\"parked\":0,\
-             \"oldest_age\":61.5,\"subscribers\":0,\"demand_elsewhere\":0,\"no_demand\":true}\n"
+             \"oldest_age\":61.5,\"subscribers\":0,\"demand_elsewhere\":false,\"no_demand\":true,\"offered\":0,\"held\":0}\n"
         );
         let (mut output, out, _) = captured::output(Format::Text);
-        print_types(vec![info], true, &mut output).expect("written");
+        print_types(vec![info], &mut output).expect("written");
         assert_eq!(
             out.text(),
             "TYPE        READY  LEASED  DELAYED  PARKED  OLDEST  SUBSCRIBERS  ELSEWHERE  ALARM\n\
-             acme.Order      7       0        0       0  1m1s              0          0  no demand\n"
+             acme.Order      7       0        0       0  1m1s              0  no         no demand\n"
         );
     }
 }

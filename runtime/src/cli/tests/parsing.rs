@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, Parser};
 
-use super::*;
+use crate::cli::*;
 
 const ID: &str = "0192f0c1-7a5e-7cc3-98a4-3f1c2d3e4f50";
 
