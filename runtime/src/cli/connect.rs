@@ -10,7 +10,7 @@ use tonic::{Code, Response, Status};
 use tonic_types::StatusExt;
 
 use super::exit::Exit;
-use super::failure::Failure;
+use super::failure::{Details, Failure};
 use crate::config::Address;
 
 /// Time for one node to accept a connection before the next one is tried.
@@ -141,18 +141,14 @@ fn of_status(status: &Status, effect: Effect, address: &Address) -> Failure {
     let violations = details.bad_request().map(|bad| bad.field_violations.as_slice());
     let field = violations.and_then(|v| v.first()).map(|v| v.field.clone());
     let retry = details.retry_info().and_then(|retry| retry.retry_delay);
-    Failure {
+    let details = Details {
         field: field.filter(|field| !field.is_empty()),
         limit: metadata("limit"),
         given: metadata("given"),
         retry_after: retry.map(|delay| delay.as_secs_f64()),
-        ..Failure::new(
-            if unknown { Exit::Unknown } else { Exit::NotDone },
-            code_name(status.code()),
-            &info.reason,
-            status.message(),
-        )
-    }
+    };
+    let exit = if unknown { Exit::Unknown } else { Exit::NotDone };
+    Failure::new(exit, code_name(status.code()), &info.reason, status.message()).with(details)
 }
 
 fn says_unknown(outcome: &str) -> bool {
@@ -203,18 +199,15 @@ pub(crate) fn of_refused(refused: &v1::Refused) -> Failure {
     };
     let unknown = error.outcome() == v1::Outcome::Unknown;
     let retry = error.retry_after.and_then(|delay| Duration::try_from(delay).ok());
-    Failure {
+    let details = Details {
         field: error.field.clone(),
         limit: error.limit.map(|limit| limit.to_string()),
         given: error.given.clone(),
         retry_after: retry.map(|delay| delay.as_secs_f64()),
-        ..Failure::new(
-            if unknown { Exit::Unknown } else { Exit::NotDone },
-            code_name(Code::from_i32(error.code)),
-            &error.reason,
-            &error.message,
-        )
-    }
+    };
+    let exit = if unknown { Exit::Unknown } else { Exit::NotDone };
+    let code = code_name(Code::from_i32(error.code));
+    Failure::new(exit, code, &error.reason, &error.message).with(details)
 }
 
 /// An answer that lacks what it must have.
@@ -307,8 +300,8 @@ mod tests {
         };
         let refused = v1::Refused { error: Some(error), ..v1::Refused::default() };
         let failure = of_refused(&refused);
-        assert_eq!((failure.exit, failure.code.as_str()), (Exit::NotDone, "FAILED_PRECONDITION"));
-        assert_eq!(failure.field.as_deref(), Some("tokens[0]"));
+        assert_eq!((failure.exit, failure.code), (Exit::NotDone, "FAILED_PRECONDITION"));
+        assert_eq!(failure.details.field.as_deref(), Some("tokens[0]"));
         assert_eq!(of_refused(&v1::Refused::default()).reason, "MALFORMED_ANSWER");
     }
 

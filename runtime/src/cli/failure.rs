@@ -14,11 +14,19 @@ pub(crate) struct Failure {
     #[serde(skip)]
     pub(crate) exit: Exit,
     /// The canonical code, such as `INVALID_ARGUMENT`.
-    pub(crate) code: String,
+    pub(crate) code: &'static str,
     /// The reason in UPPER_SNAKE.
     pub(crate) reason: String,
     /// What was wrong and what to do next.
     pub(crate) message: String,
+    /// The facts behind it, boxed so that a result stays small.
+    #[serde(flatten)]
+    pub(crate) details: Box<Details>,
+}
+
+/// The facts behind a failure, as far as there are any.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Details {
     /// The field, flag or key that is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) field: Option<String>,
@@ -35,17 +43,14 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// A failure without details.
-    pub(crate) fn new(exit: Exit, code: &str, reason: &str, message: impl Into<String>) -> Self {
-        Self {
-            exit,
-            code: code.to_owned(),
-            reason: reason.to_owned(),
-            message: message.into(),
-            field: None,
-            limit: None,
-            given: None,
-            retry_after: None,
-        }
+    pub(crate) fn new(
+        exit: Exit,
+        code: &'static str,
+        reason: &str,
+        message: impl Into<String>,
+    ) -> Self {
+        let (reason, message) = (reason.to_owned(), message.into());
+        Self { exit, code, reason, message, details: Box::default() }
     }
 
     /// The command line is wrong.
@@ -82,19 +87,19 @@ impl Failure {
 
     /// With the field, flag or key that is wrong.
     pub(crate) fn field(mut self, field: impl Into<String>) -> Self {
-        self.field = Some(field.into());
+        self.details.field = Some(field.into());
         self
     }
 
     /// With what was given.
     pub(crate) fn given(mut self, given: impl Into<String>) -> Self {
-        self.given = Some(given.into());
+        self.details.given = Some(given.into());
         self
     }
 
     /// With the limit that was passed.
     pub(crate) fn limit(mut self, limit: impl ToString) -> Self {
-        self.limit = Some(limit.to_string());
+        self.details.limit = Some(limit.to_string());
         self
     }
 
@@ -109,17 +114,24 @@ impl Failure {
     }
 
     fn of_config_error(error: &ConfigError, exit: Exit) -> Self {
-        Self {
+        let details = Details {
             field: error.key().map(str::to_owned),
             limit: error.limit().map(str::to_owned),
             given: error.given().map(str::to_owned),
-            ..Self::new(exit, "INVALID_ARGUMENT", error.reason(), error.to_string())
-        }
+            retry_after: None,
+        };
+        Self::new(exit, "INVALID_ARGUMENT", error.reason(), error.to_string()).with(details)
+    }
+
+    /// With these facts.
+    pub(crate) fn with(self, details: Details) -> Self {
+        Self { details: Box::new(details), ..self }
     }
 
     /// One line of text: the reason is there for whoever looks it up.
     pub(crate) fn to_text(&self) -> String {
-        let retry = self.retry_after.map(|s| format!("; try again in {s} s")).unwrap_or_default();
+        let retry =
+            self.details.retry_after.map(|s| format!("; try again in {s} s")).unwrap_or_default();
         format!("{}{retry} [{}]", self.message, self.reason)
     }
 }
@@ -150,7 +162,7 @@ mod tests {
     #[test]
     fn the_json_line_has_the_promised_keys_in_order() {
         let mut failure = Failure::usage("no").field("f").limit(3).given("4");
-        failure.retry_after = Some(1.5);
+        failure.details.retry_after = Some(1.5);
         assert_eq!(
             serde_json::to_string(&failure).expect("serialises"),
             r#"{"code":"INVALID_ARGUMENT","reason":"USAGE","message":"no","field":"f","limit":3,"given":"4","retry_after":1.5}"#
@@ -169,8 +181,8 @@ mod tests {
         let errors = sources.load().expect_err("out of range");
         let failures = Failure::of_config(errors, Exit::Usage);
         assert_eq!(failures.len(), 1);
-        assert_eq!(failures[0].field.as_deref(), Some("limits.max_hops"));
-        assert_eq!(failures[0].limit.as_deref(), Some("1 to 64"));
+        assert_eq!(failures[0].details.field.as_deref(), Some("limits.max_hops"));
+        assert_eq!(failures[0].details.limit.as_deref(), Some("1 to 64"));
         assert_eq!(failures[0].reason, "CONFIG_OUT_OF_RANGE");
     }
 }
