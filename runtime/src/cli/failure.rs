@@ -59,7 +59,6 @@ impl Failure {
     }
 
     /// Definitely not done, as it is wrong in itself.
-    #[cfg_attr(not(test), expect(dead_code, reason = "`push --lines` needs the client crate"))]
     pub(crate) fn refused(reason: &str, message: impl Into<String>) -> Self {
         Self::new(Exit::NotDone, "INVALID_ARGUMENT", reason, message)
     }

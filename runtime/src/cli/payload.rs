@@ -26,7 +26,6 @@ impl Payload {
 }
 
 /// The bytes that `data_base64` stands for.
-#[cfg_attr(not(test), expect(dead_code, reason = "`push --lines` needs the client crate"))]
 pub(crate) fn decode(text: &str) -> Result<Vec<u8>, String> {
     STANDARD.decode(text).map_err(|error| format!("not base64: {error}"))
 }
