@@ -19,6 +19,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Above the largest answer with the largest configurable payload.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
+/// The domain of reasons that a node of ours gives.
+const DOMAIN: &str = "dpc.v1";
+
 /// Which nodes to ask.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct NodeArgs {
@@ -133,7 +136,7 @@ fn interrupted(effect: Effect, stopped: std::io::Result<()>) -> Failure {
 /// What a status says: a refusal by the node with its details, or a connection that broke.
 fn of_status(status: &Status, effect: Effect, address: &Address) -> Failure {
     let details = status.get_error_details();
-    let Some(info) = details.error_info() else {
+    let Some(info) = details.error_info().filter(|info| info.domain == DOMAIN) else {
         return of_transport(status, effect, address);
     };
     let metadata = |key: &str| info.metadata.get(key).cloned();
