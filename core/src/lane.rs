@@ -9,7 +9,7 @@ use crate::effect::Record;
 use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, RecordNumber};
 use crate::limits::RECORD_TARGET_BYTES;
 use crate::object::{Hash16, Object};
-use crate::record::{Entry, HASH_BYTES, HEADER_BYTES, Header, How, Standing, Writer, seal, write_object};
+use crate::record::{Entry, Header, How, Standing, Writer, seal, write_object};
 use crate::store::Claimed;
 use crate::time::Now;
 
@@ -199,6 +199,3 @@ pub(crate) fn entry_bytes(object: &Object) -> usize {
         + object.chase.as_ref().map_or(0, |c| 32 + c.crossed.len() * 16)
         + object.entity.ty.as_str().len()
 }
-
-/// Bytes of a record besides its body.
-pub(crate) const FRAME_BYTES: usize = HEADER_BYTES + HASH_BYTES;

@@ -1,21 +1,48 @@
 //! The pure state machine of a dpc node.
 #![forbid(unsafe_code)]
 
+mod catalogue;
+mod checkpoint;
+mod core;
 pub mod decision;
+mod demand;
 pub mod effect;
+mod flow;
 pub mod ids;
 pub mod input;
+mod inspect;
+mod lane;
+mod lease;
 pub mod limits;
+mod loads;
+mod memory;
+mod mesh;
 pub mod message;
 pub mod names;
 pub mod object;
+mod operator;
+mod parts;
+mod push;
+mod queues;
 pub mod record;
 pub mod refusal;
+mod remember;
+mod resolve;
+mod restore;
+mod route;
+mod scan;
+mod session;
+mod settle;
 pub mod store;
+mod subscriptions;
+mod take;
 pub mod time;
+mod transfer;
 pub mod view;
 
+pub use crate::core::{Core, Settings, Wake};
 pub use effect::{Answer, Effect, Effects, Record};
 pub use input::Input;
 pub use limits::Limits;
+pub use remember::PartInfo;
 pub use time::{Mono, Now, Span, Wall};

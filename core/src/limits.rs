@@ -125,7 +125,7 @@ pub const PATH_MAX: usize = 8;
 pub const MARKS_MAX: usize = 16;
 /// Longest reason of a rejection or a discard.
 pub const REASON_BYTES_MAX: usize = 1_024;
-/// Most objects of one unary `Take`, and of one unary push.
+/// Most objects of one unary `Take`.
 pub const TAKE_MAX: u32 = 100;
 /// Longest wait of a unary `Take`.
 pub const TAKE_WAIT_MAX: Span = Span::secs(60);

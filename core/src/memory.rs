@@ -121,6 +121,13 @@ impl Memory {
         self.pending.entry(record).or_default().push((slot, then));
     }
 
+    /// Nothing happens to an object at a commit: it is gone before.
+    pub(crate) fn cancel(&mut self, record: RecordNumber, slot: Slot) {
+        if let Some(pending) = self.pending.get_mut(&record) {
+            pending.retain(|(s, _)| *s != slot);
+        }
+    }
+
     pub(crate) fn take_pending(&mut self, record: RecordNumber) -> Vec<(Slot, Then)> {
         self.pending.remove(&record).unwrap_or_default()
     }

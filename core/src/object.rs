@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, ObjectId};
+use crate::ids::{Birth, Epoch, Incarnation, LaneId, ObjectId};
 use crate::limits::{Limits, MARKS_MAX};
 use crate::names::{Name, TypeName};
 use crate::refusal::Refusal;

@@ -2,6 +2,7 @@
 //! have handled, in the order of arrival: its front in memory, the rest in the catalogue.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use crate::catalogue::{QueueId, TypeId};
 use crate::effect::Books;
@@ -124,7 +125,7 @@ impl Queues {
         let prefix = pattern.as_str().trim_end_matches('*');
         Box::new(
             self.by_name
-                .range::<str, _>(prefix..)
+                .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
                 .take_while(move |(name, _)| name.as_str().starts_with(prefix))
                 .map(|(_, id)| *id),
         )
@@ -150,6 +151,14 @@ impl Queues {
         let before = self.ty_mut(ty).queues.insert(handled.to_vec(), id);
         assert!(before.is_none(), "a queue is made once");
         id
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.queues.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Queue> {
+        self.queues.iter()
     }
 
     pub(crate) fn get(&self, id: QueueId) -> &Queue {

@@ -37,7 +37,6 @@ pub struct PartInfo {
 #[derive(Debug)]
 struct Part {
     number: u64,
-    end: RecordNumber,
     min: ObjectId,
     max: ObjectId,
     filter: BloomFilter,
@@ -91,31 +90,51 @@ impl Remembered {
 
     /// Ends a part: its ids leave memory, a filter stays.
     pub(crate) fn finish_part(&mut self, part: u64, end: RecordNumber) -> Option<PartIds> {
-        let ids: Vec<(ObjectId, Loc)> = std::mem::take(&mut self.recent).into_iter().collect();
+        let ids = std::mem::take(&mut self.recent).into_iter().collect();
+        self.add_part(part, end, ids)
+    }
+
+    /// Takes a part whose ids were read from its records.
+    pub(crate) fn rebuild_part(
+        &mut self,
+        part: u64,
+        end: RecordNumber,
+        ids: Vec<(ObjectId, Loc)>,
+    ) -> Option<PartIds> {
+        // Of several mentions of an id the last one counts.
+        let latest: BTreeMap<ObjectId, Loc> = ids.into_iter().collect();
+        self.add_part(part, end, latest.into_iter().collect())
+    }
+
+    fn add_part(
+        &mut self,
+        part: u64,
+        end: RecordNumber,
+        ids: Vec<(ObjectId, Loc)>,
+    ) -> Option<PartIds> {
         let (min, max) = (ids.first()?.0, ids.last()?.0);
         let mut filter = BloomFilter::with_false_pos(FALSE_POSITIVES)
             .seed(&FILTER_SEED)
             .expected_items(ids.len());
-        ids.iter().for_each(|(id, _)| {
+        for (id, _) in &ids {
             filter.insert(&id.0);
-        });
+        }
         let words = filter.as_slice().to_vec();
-        self.parts.push_back(Part { number: part, end, min, max, filter });
+        self.insert_part(Part { number: part, min, max, filter });
         Some(PartIds { part, end, ids, filter: words })
+    }
+
+    fn insert_part(&mut self, part: Part) {
+        self.parts.retain(|p| p.number != part.number);
+        let at = self.parts.partition_point(|p| p.number < part.number);
+        self.parts.insert(at, part);
     }
 
     /// Takes a part back from the index at a restart.
     pub(crate) fn restore_part(&mut self, info: PartInfo) {
-        let filter = BloomFilter::from_vec(info.filter)
-            .seed(&FILTER_SEED)
-            .expected_items(usize::try_from(info.count.max(1)).expect("parts are bounded"));
-        let (number, end, min, max) = (info.part, info.end, info.min, info.max);
-        self.parts.push_back(Part { number, end, min, max, filter });
-    }
-
-    /// The parts that the index has given back, by number, with the record behind each.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = (u64, RecordNumber)> + '_ {
-        self.parts.iter().map(|p| (p.number, p.end))
+        let count = usize::try_from(info.count.max(1)).expect("parts are bounded");
+        let filter = BloomFilter::from_vec(info.filter).seed(&FILTER_SEED).expected_items(count);
+        self.insert_part(Part { number: info.part, min: info.min, max: info.max, filter });
     }
 
     /// Forgets the parts below `part`: the log is cut there.
@@ -139,11 +158,6 @@ impl Remembered {
         }
         self.drop_ends(record);
         Some(record)
-    }
-
-    /// When the oldest ends are forgotten, for the wake.
-    pub(crate) fn oldest_end(&self) -> Option<Wall> {
-        self.ended_order.first().map(|(at, _)| *at)
     }
 
     /// The ends of a record are written elsewhere now, or forgotten.

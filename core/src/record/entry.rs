@@ -71,8 +71,6 @@ pub enum Entry {
     },
     /// Sessions have started to work on these objects.
     Begun(Vec<Loc>),
-    /// A lease that had begun was given up without ending the object: `Begun` is void.
-    Unbegun(Vec<Loc>),
     /// A decision, for these objects.
     Decision {
         /// The decision.
@@ -86,6 +84,15 @@ pub enum Entry {
     Generation(u64),
     /// The lane was forgotten for ever: its copies were reclaimed.
     Verdict(LaneId),
+    /// A second object of an id came with a transfer and was kept out.
+    Duplicate {
+        /// The transfer.
+        transfer: TransferId,
+        /// The id.
+        id: ObjectId,
+        /// Its type.
+        ty: TypeName,
+    },
     /// A piece of a checkpoint: `index` of `of`, all within consecutive records.
     Checkpoint {
         /// Which piece, from 0.
@@ -134,6 +141,8 @@ pub enum Standing {
     Parked(Arc<str>),
     /// Held for a transfer that is not decided.
     Held(TransferId),
+    /// The copy of an object that moved on with this transfer.
+    Shadow(TransferId),
 }
 
 /// An object's end in this lane.
@@ -266,10 +275,6 @@ impl Entry {
                 w.byte(7);
                 encode_locs(w, locs);
             }
-            Self::Unbegun(locs) => {
-                w.byte(8);
-                encode_locs(w, locs);
-            }
             Self::Decision { decision, objects } => {
                 w.byte(9);
                 encode_decision(w, decision, objects);
@@ -288,6 +293,12 @@ impl Entry {
             Self::Verdict(lane) => {
                 w.byte(12);
                 w.fixed(&lane.0);
+            }
+            Self::Duplicate { transfer, id, ty } => {
+                w.byte(14);
+                transfer.encode(w);
+                w.fixed(&id.0);
+                w.string(ty.as_str());
             }
             Self::Checkpoint { index, of, piece } => {
                 w.byte(13);
@@ -318,7 +329,6 @@ impl Entry {
                 through: r.int()?,
             },
             7 => Self::Begun(decode_locs(r)?),
-            8 => Self::Unbegun(decode_locs(r)?),
             9 => decode_decision(r)?,
             10 => Self::Peer(PeerSeen {
                 lane: LaneId(r.fixed()?),
@@ -329,6 +339,11 @@ impl Entry {
             11 => Self::Generation(r.int()?),
             12 => Self::Verdict(LaneId(r.fixed()?)),
             13 => Self::Checkpoint { index: r.u32()?, of: r.u32()?, piece: r.bytes()? },
+            14 => Self::Duplicate {
+                transfer: TransferId::decode(r)?,
+                id: ObjectId(r.fixed()?),
+                ty: type_name(r)?,
+            },
             _ => return Err(r.bad("an entry's kind")),
         })
     }
@@ -397,6 +412,10 @@ pub(crate) fn write_object(
             w.byte(2);
             transfer.encode(w);
         }
+        Standing::Shadow(transfer) => {
+            w.byte(3);
+            transfer.encode(w);
+        }
     }
     w.fixed(&object.id.0);
     w.string(object.entity.ty.as_str());
@@ -445,6 +464,7 @@ fn decode_object(r: &mut Reader, here: Birth) -> Result<Entry, BadEntry> {
         0 => Standing::Flowing,
         1 => Standing::Parked(r.string()?),
         2 => Standing::Held(TransferId::decode(r)?),
+        3 => Standing::Shadow(TransferId::decode(r)?),
         _ => return Err(r.bad("a standing")),
     };
     let id = ObjectId(r.fixed()?);
@@ -599,13 +619,13 @@ fn decode_birth(r: &mut Reader) -> Result<Birth, BadEntry> {
     Ok(Birth { lane: LaneId(r.fixed()?), epoch: Epoch(r.int()?), loc: r.loc()? })
 }
 
-pub(crate) fn encode_generation(w: &mut Writer, generation: &Generation) {
+fn encode_generation(w: &mut Writer, generation: &Generation) {
     w.int(generation.counter);
     w.fixed(&generation.lane.0);
     w.fixed(&generation.incarnation.0.to_le_bytes());
 }
 
-pub(crate) fn decode_generation(r: &mut Reader) -> Result<Generation, BadEntry> {
+fn decode_generation(r: &mut Reader) -> Result<Generation, BadEntry> {
     Ok(Generation {
         counter: r.int()?,
         lane: LaneId(r.fixed()?),

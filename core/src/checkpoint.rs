@@ -1,0 +1,404 @@
+//! Checkpoints: everything that the log below them says, except payloads and the ids of finished
+//! parts. A restart reads the last checkpoint and what was written after it.
+
+use bytes::Bytes;
+
+use crate::catalogue::{Page, Positions, Set, Shelf, TypeId};
+use crate::core::Core;
+use crate::effect::Books;
+use crate::ids::{Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
+use crate::memory::Phase;
+use crate::names::Name;
+use crate::parts::Part;
+use crate::record::{
+    BadEntry, PeerSeen, Reader, TransferId, Writer, decode_locs, encode_locs, name, type_name,
+};
+use crate::time::Wall;
+use crate::transfer::{Held, InState, Incoming, Moved};
+
+impl Core {
+    /// Writes the state as it is after everything written so far.
+    pub(crate) fn encode_checkpoint(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.int(self.generation_reserved());
+        self.encode_parts(&mut w);
+        self.encode_types(&mut w);
+        self.encode_pages(&mut w);
+        self.encode_times(&mut w);
+        self.encode_transfers(&mut w);
+        w.as_slice().to_vec()
+    }
+
+    /// Takes a checkpoint as the state. The core is new, or is replaced by what the log says.
+    pub(crate) fn decode_checkpoint(&mut self, bytes: Bytes) -> Result<(), BadEntry> {
+        let mut r = Reader::new(bytes);
+        let counter = r.int()?;
+        self.restore_generation(counter);
+        self.decode_parts(&mut r)?;
+        self.decode_types(&mut r)?;
+        self.decode_pages(&mut r)?;
+        self.decode_times(&mut r)?;
+        self.decode_transfers(&mut r)?;
+        if r.is_done() { Ok(()) } else { Err(r.bad("the end of the checkpoint")) }
+    }
+
+    fn encode_parts(&self, w: &mut Writer) {
+        let parts: Vec<&Part> = self.parts.iter().collect();
+        w.int(parts.len() as u64);
+        for part in parts {
+            w.int(part.number);
+            w.int(part.first.0);
+            w.int(part.bytes);
+        }
+    }
+
+    fn decode_parts(&mut self, r: &mut Reader) -> Result<(), BadEntry> {
+        let mut parts = Vec::new();
+        for _ in 0..r.count()? {
+            parts.push(Part { number: r.int()?, first: RecordNumber(r.int()?), bytes: r.int()? });
+        }
+        if parts.is_empty() {
+            return Err(r.bad("a part"));
+        }
+        self.parts.restore(parts);
+        Ok(())
+    }
+
+    /// Types and queues by number, so that pages can name them by number.
+    fn encode_types(&self, w: &mut Writer) {
+        w.int(self.queues.types_len() as u64);
+        for i in 0..self.queues.types_len() {
+            let ty = self.queues.ty(TypeId(u32::try_from(i).expect("types are bounded")));
+            w.string(ty.name.as_str());
+            let b = &ty.books;
+            for n in [
+                b.pushed,
+                b.emitted,
+                b.moved_in,
+                b.advanced_in,
+                b.reclaimed,
+                b.finalised,
+                b.discarded,
+                b.moved_out,
+                b.advanced_out,
+            ] {
+                w.int(n);
+            }
+        }
+        w.int(self.queues.len() as u64);
+        for queue in self.queues.iter() {
+            w.int(u64::from(queue.ty.0));
+            w.int(queue.handled.len() as u64);
+            queue.handled.iter().for_each(|n| w.string(n.as_str()));
+        }
+    }
+
+    fn decode_types(&mut self, r: &mut Reader) -> Result<(), BadEntry> {
+        for i in 0..r.count()? {
+            let ty = self.queues.intern(&type_name(r)?);
+            if ty.0 as usize != i {
+                return Err(r.bad("a type once"));
+            }
+            let mut n = [0; 9];
+            for slot in &mut n {
+                *slot = r.int()?;
+            }
+            let [pushed, emitted, moved_in, advanced_in, reclaimed, ..] = n;
+            let [.., finalised, discarded, moved_out, advanced_out] = n;
+            self.queues.ty_mut(ty).books = Books {
+                pushed,
+                emitted,
+                moved_in,
+                advanced_in,
+                reclaimed,
+                finalised,
+                discarded,
+                moved_out,
+                advanced_out,
+            };
+        }
+        for i in 0..r.count()? {
+            let ty = self.type_number(r)?;
+            let mut handled: Vec<Name> = Vec::new();
+            for _ in 0..r.count()? {
+                handled.push(name(r)?);
+            }
+            if self.queue_for(ty, &handled).0 as usize != i {
+                return Err(r.bad("a queue once"));
+            }
+        }
+        Ok(())
+    }
+
+    fn type_number(&self, r: &mut Reader) -> Result<TypeId, BadEntry> {
+        let ty = r.u32()?;
+        if (ty as usize) < self.queues.types_len() {
+            Ok(TypeId(ty))
+        } else {
+            Err(r.bad("a type's number"))
+        }
+    }
+
+    /// Pages with their shelves. Objects in memory stand as the log has them.
+    fn encode_pages(&self, w: &mut Writer) {
+        w.int(self.catalogue.len() as u64);
+        let in_memory = self.shelves_of_memory();
+        for (record, page) in self.catalogue.iter() {
+            w.int(record.0);
+            w.int(page.wall.0);
+            w.int(u64::from(page.bytes));
+            w.int(u64::from(page.entries));
+            let mut sets: Vec<Set> = Vec::new();
+            for set in page.sets.iter().filter(|s| s.shelf != Shelf::Memory) {
+                sets.push(set.clone());
+            }
+            if let Some(of_page) = in_memory.get(record) {
+                of_page.iter().for_each(|(at, shelf, place)| add(&mut sets, *at, *shelf, *place));
+            }
+            sets.sort_by_key(|s| s.shelf);
+            w.int(sets.len() as u64);
+            sets.iter().for_each(|set| encode_set(w, set));
+        }
+    }
+
+    /// Where the objects in memory would stand if the process ended now.
+    fn shelves_of_memory(
+        &self,
+    ) -> std::collections::BTreeMap<RecordNumber, Vec<(Loc, Shelf, Loc)>> {
+        let mut shelves = std::collections::BTreeMap::<_, Vec<_>>::new();
+        for (_, live) in self.memory.iter() {
+            if self.catalogue.shelf_of(live.at) != Some(Shelf::Memory) {
+                continue; // It has ended, or is parked: its shelf is its own.
+            }
+            let later = live.object.not_before.is_some_and(|t| t > self.now.wall);
+            let shelf = match live.phase {
+                Phase::Held(_) => Shelf::Held,
+                _ if later => Shelf::Delayed(self.queues.get(live.queue).ty),
+                _ => Shelf::Ready(live.queue),
+            };
+            shelves.entry(live.at.record).or_default().push((live.at, shelf, live.place));
+        }
+        shelves
+    }
+
+    fn decode_pages(&mut self, r: &mut Reader) -> Result<(), BadEntry> {
+        for _ in 0..r.count()? {
+            let record = RecordNumber(r.int()?);
+            let mut page =
+                Page { wall: Wall(r.int()?), bytes: r.u32()?, entries: r.u32()?, sets: Vec::new() };
+            for _ in 0..r.count()? {
+                let set = self.decode_set(r)?;
+                let count = set.positions.len() as u64;
+                match set.shelf {
+                    Shelf::Ready(queue) => {
+                        let q = self.queues.get_mut(queue);
+                        q.paged.insert(set.order, record);
+                        q.paged_count += count;
+                    }
+                    Shelf::Delayed(ty) => self.queues.ty_mut(ty).delayed += count,
+                    Shelf::Parked(ty) => self.queues.ty_mut(ty).parked += count,
+                    Shelf::Held | Shelf::Shadow | Shelf::Ended | Shelf::Memory => {}
+                }
+                page.sets.push(set);
+            }
+            self.catalogue.insert(record, page);
+        }
+        Ok(())
+    }
+
+    fn decode_set(&self, r: &mut Reader) -> Result<Set, BadEntry> {
+        let shelf = match r.byte()? {
+            1 => {
+                let queue = r.u32()?;
+                if queue as usize >= self.queues.len() {
+                    return Err(r.bad("a queue's number"));
+                }
+                Shelf::Ready(crate::catalogue::QueueId(queue))
+            }
+            2 => Shelf::Delayed(self.type_number(r)?),
+            3 => Shelf::Parked(self.type_number(r)?),
+            4 => Shelf::Held,
+            5 => Shelf::Shadow,
+            6 => Shelf::Ended,
+            _ => return Err(r.bad("a shelf")),
+        };
+        let order = r.loc()?;
+        let words = r.count()?;
+        let positions = if words == 0 {
+            Positions::One(r.u32()?)
+        } else {
+            let mut map = Vec::with_capacity(words);
+            for _ in 0..words {
+                map.push(u64::from_le_bytes(r.fixed()?));
+            }
+            Positions::Map(map)
+        };
+        Ok(Set { shelf, order, positions })
+    }
+
+    fn encode_times(&self, w: &mut Writer) {
+        let pages: Vec<_> = self.due_pages.iter().collect();
+        let in_memory: Vec<(Wall, RecordNumber)> = self
+            .memory
+            .iter()
+            .flat_map(|(_, live)| {
+                let times = live.object.not_before.into_iter().chain(live.object.expires_at);
+                times.map(|t| (t, live.at.record))
+            })
+            .collect();
+        w.int((pages.len() + in_memory.len()) as u64);
+        for (at, record) in pages.into_iter().chain(&in_memory) {
+            w.int(at.0);
+            w.int(record.0);
+        }
+        let ends: Vec<_> = self.remembered.ends().collect();
+        w.int(ends.len() as u64);
+        for (record, at, count) in ends {
+            w.int(record.0);
+            w.int(at.0);
+            w.int(count);
+        }
+        let begun =
+            self.leases.iter().filter(|(_, l)| l.begun).map(|(_, l)| self.memory.get(l.slot).at);
+        let blamed: Vec<Loc> = self.blamed.iter().copied().chain(begun).collect();
+        encode_locs(w, &blamed);
+    }
+
+    fn decode_times(&mut self, r: &mut Reader) -> Result<(), BadEntry> {
+        for _ in 0..r.count()? {
+            self.due_pages.insert((Wall(r.int()?), RecordNumber(r.int()?)));
+        }
+        for _ in 0..r.count()? {
+            let (record, at, count) = (RecordNumber(r.int()?), Wall(r.int()?), r.int()?);
+            self.remembered.restore_ends(at, record, count);
+        }
+        self.blamed = decode_locs(r)?.into_iter().collect();
+        Ok(())
+    }
+
+    fn encode_transfers(&self, w: &mut Writer) {
+        let t = &self.transfers;
+        w.int(t.moved.len() as u64);
+        for (id, moved) in &t.moved {
+            id.encode(w);
+            w.string(moved.receiver.as_str());
+            encode_locs(w, &moved.shadows.iter().copied().collect::<Vec<_>>());
+            w.int(moved.taken.map_or(0, |at| at.0 + 1));
+        }
+        w.int(t.incoming.len() as u64);
+        for (id, incoming) in &t.incoming {
+            id.encode(w);
+            let taken = matches!(incoming.state, InState::Taken | InState::Releasing(_));
+            w.byte(u8::from(taken));
+            let items: &[Held] = if taken { &[] } else { &incoming.items };
+            w.int(items.len() as u64);
+            for held in items {
+                w.fixed(&held.id.0);
+                w.loc(held.at);
+                w.loc(held.place);
+                w.int(u64::from(held.queue.0));
+            }
+        }
+        w.int(t.forgotten.len() as u64);
+        for ((lane, epoch, incarnation), through) in &t.forgotten {
+            w.fixed(&lane.0);
+            w.int(epoch.0);
+            w.fixed(&incarnation.0.to_le_bytes());
+            w.int(*through);
+        }
+        w.int(t.verdicts.len() as u64);
+        t.verdicts.iter().for_each(|lane| w.fixed(&lane.0));
+        w.int(self.mesh.peers.len() as u64);
+        for peer in self.mesh.peers.values() {
+            w.fixed(&peer.lane.0);
+            w.string(peer.name.as_str());
+            w.int(peer.epoch.0);
+            w.int(peer.number.0);
+        }
+    }
+
+    fn decode_transfers(&mut self, r: &mut Reader) -> Result<(), BadEntry> {
+        for _ in 0..r.count()? {
+            let id = TransferId::decode(r)?;
+            let receiver = name(r)?;
+            let shadows = decode_locs(r)?.into_iter().collect();
+            let taken = r.int()?.checked_sub(1).map(Wall);
+            self.transfers.insert_moved(id, Moved { receiver, shadows, taken });
+        }
+        for _ in 0..r.count()? {
+            let id = TransferId::decode(r)?;
+            let state = if r.byte()? == 1 { InState::Taken } else { InState::Held };
+            let mut items = Vec::new();
+            for _ in 0..r.count()? {
+                let object = ObjectId(r.fixed()?);
+                let (at, place) = (r.loc()?, r.loc()?);
+                let queue = crate::catalogue::QueueId(r.u32()?);
+                let ty = self.queues.get(queue).ty;
+                self.queues.ty_mut(ty).held += 1;
+                items.push(Held { id: object, at, place, queue });
+            }
+            self.transfers.incoming.insert(id, Incoming { state, items, key: None });
+        }
+        for _ in 0..r.count()? {
+            let (lane, epoch) = (LaneId(r.fixed()?), Epoch(r.int()?));
+            let incarnation = Incarnation(u64::from_le_bytes(r.fixed()?));
+            self.transfers.forgotten.insert((lane, epoch, incarnation), r.int()?);
+        }
+        for _ in 0..r.count()? {
+            self.transfers.verdicts.insert(LaneId(r.fixed()?));
+        }
+        for _ in 0..r.count()? {
+            let lane = LaneId(r.fixed()?);
+            let peer = PeerSeen {
+                lane,
+                name: name(r)?,
+                epoch: Epoch(r.int()?),
+                number: RecordNumber(r.int()?),
+            };
+            self.mesh.peers.insert(lane, peer);
+        }
+        Ok(())
+    }
+}
+
+fn add(sets: &mut Vec<Set>, at: Loc, shelf: Shelf, place: Loc) {
+    match sets.iter_mut().find(|s| s.shelf == shelf) {
+        Some(set) => {
+            set.positions.insert(at.position);
+            set.order = set.order.min(place);
+        }
+        None => sets.push(Set { shelf, order: place, positions: Positions::One(at.position) }),
+    }
+}
+
+fn encode_set(w: &mut Writer, set: &Set) {
+    match set.shelf {
+        Shelf::Ready(queue) => {
+            w.byte(1);
+            w.int(u64::from(queue.0));
+        }
+        Shelf::Delayed(ty) => {
+            w.byte(2);
+            w.int(u64::from(ty.0));
+        }
+        Shelf::Parked(ty) => {
+            w.byte(3);
+            w.int(u64::from(ty.0));
+        }
+        Shelf::Held => w.byte(4),
+        Shelf::Shadow => w.byte(5),
+        Shelf::Ended => w.byte(6),
+        Shelf::Memory => unreachable!("memory is told by its shelves"),
+    }
+    w.loc(set.order);
+    match &set.positions {
+        Positions::One(position) => {
+            w.int(0);
+            w.int(u64::from(*position));
+        }
+        Positions::Map(words) => {
+            w.int(words.len() as u64);
+            words.iter().for_each(|word| w.fixed(&word.to_le_bytes()));
+        }
+    }
+}

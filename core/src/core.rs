@@ -1,0 +1,549 @@
+//! The node's state machine: dispatch of inputs, and what all its parts share.
+
+use std::collections::BTreeSet;
+
+use rand_core::Rng;
+use rand_pcg::Pcg64Mcg;
+
+use crate::catalogue::{Catalogue, QueueId};
+use crate::decision::Decision;
+use crate::effect::{Answer, Effect, Effects, Note, Record};
+use crate::ids::{Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
+use crate::input::{Input, ReplyTo};
+use crate::lane::Lane;
+use crate::lease::Leases;
+use crate::limits::{CLOCK_JUMP, CLOCK_STEADY, GENERATION_JUMP_MAX, Limits, PAGES_MAX};
+use crate::loads::Loads;
+use crate::memory::{Memory, Slot, Then};
+use crate::mesh::Mesh;
+use crate::names::Name;
+use crate::parts::Parts;
+use crate::queues::Queues;
+use crate::record::{Entry, PeerSeen};
+use crate::refusal::Refusal;
+use crate::remember::Remembered;
+use crate::resolve::Resolving;
+use crate::scan::Scans;
+use crate::store::Claimed;
+use crate::subscriptions::{GroupId, Subscriptions};
+use crate::take::Takes;
+use crate::time::{Mono, Now, Span, Wall};
+use crate::transfer::Transfers;
+
+/// How long entries that nobody waits for may stay in memory before they make a record.
+const RIDE_ALONG: Span = Span::secs(1);
+
+/// Generation counters are reserved durably in blocks of this size.
+const GENERATION_BLOCK: u64 = 1_024;
+
+/// Who a core is. Fixed for its life.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node's name.
+    pub name: Name,
+    /// Its lane.
+    pub lane: LaneId,
+    /// This start of the process; never zero.
+    pub incarnation: Incarnation,
+    /// Everything random comes from here, in a salted stream per purpose.
+    pub seed: u64,
+    /// Bounds and defaults.
+    pub limits: Limits,
+}
+
+/// When the driver has to call again, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// When, on the monotonic clock.
+    pub at: Mono,
+    /// For what, as a word for logs and traces.
+    pub why: &'static str,
+}
+
+/// A deadline on the monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// Entries that nobody waits for become a record.
+    Riders,
+    /// Adverts that gathered are sent.
+    Adverts,
+    /// A lease runs out.
+    Lease(u64),
+    /// An object's delay is over.
+    Delay(ObjectId),
+    /// An offer of ours has had no answer.
+    Offer(u64),
+    /// A receiver in doubt asks again.
+    Doubt,
+    /// A queue is looked at again: spill, damping, refresh.
+    Queue(QueueId),
+    /// A unary receive has waited long enough.
+    Take(u64),
+    /// A unary receive's demand ends.
+    Linger(u64),
+    /// A passed settle has waited long enough.
+    Pass(u64),
+    /// A group's advert may be shown.
+    Show(GroupId),
+    /// A drain has had its time.
+    Drain,
+    /// Housekeeping on wall time: due, expired and forgotten things.
+    Wall,
+}
+
+/// One node's state: one lane and everything known about its objects, subscribers and peers.
+#[derive(Debug)]
+pub struct Core {
+    pub(crate) name: Name,
+    pub(crate) limits: Limits,
+    pub(crate) now: Now,
+    pub(crate) started: bool,
+    pub(crate) lane: Lane,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) parts: Parts,
+    pub(crate) remembered: Remembered,
+    pub(crate) memory: Memory,
+    pub(crate) queues: Queues,
+    pub(crate) subs: Subscriptions,
+    pub(crate) leases: Leases,
+    pub(crate) takes: Takes,
+    pub(crate) mesh: Mesh,
+    pub(crate) transfers: Transfers,
+    pub(crate) loads: Loads,
+    pub(crate) resolving: Resolving,
+    pub(crate) scans: Scans,
+    timers: BTreeSet<(Mono, Timer)>,
+    /// Deadlines that many events ask for and the first one sets.
+    once: BTreeSet<Timer>,
+    /// Effects of [`Core::take_record`], which go out with the next call.
+    pub(crate) later: Effects,
+    /// Records to look into when their time comes: delayed or expiring objects on disk.
+    pub(crate) due_pages: BTreeSet<(Wall, RecordNumber)>,
+    /// Objects in memory that expire.
+    pub(crate) expiring: BTreeSet<(Wall, ObjectId)>,
+    /// Begun leases of the process before: their objects count one failure when they are read.
+    pub(crate) blamed: BTreeSet<Loc>,
+    /// Groups that may have something to take.
+    pub(crate) hungry: BTreeSet<GroupId>,
+    /// Queues whose objects may have somewhere to go.
+    pub(crate) stirred: BTreeSet<QueueId>,
+    /// Decisions of the open record, with the objects they were taken for.
+    pub(crate) decisions: Vec<(Decision, Vec<(ObjectId, u32)>)>,
+    pub(crate) pieces: crate::restore::Pieces,
+    pub(crate) disk_low: bool,
+    /// When housekeeping on wall time is due.
+    wall_at: Option<Mono>,
+    pub(crate) draining: Option<Mono>,
+    pub(crate) drain_waiters: Vec<ReplyTo>,
+    clock_trusted_at: Option<Mono>,
+    generation: u64,
+    generation_reserved: u64,
+    /// The random streams, one a purpose.
+    pub(crate) pick: Pcg64Mcg,
+    pub(crate) jitter: Pcg64Mcg,
+    ids: Pcg64Mcg,
+}
+
+impl Core {
+    /// A core before its lane has been replayed. Call [`Core::restore_part`] for each part of the
+    /// id index, [`Core::restore`] for each record from the last checkpoint on, then
+    /// [`Core::start`].
+    pub fn new(settings: Settings, claimed: Claimed) -> Self {
+        assert!(settings.incarnation.0 != 0, "an incarnation is never zero");
+        let stream = |salt: u64| Pcg64Mcg::new(u128::from(settings.seed ^ salt) << 1 | 1);
+        Self {
+            name: settings.name,
+            limits: settings.limits,
+            now: Now::default(),
+            started: false,
+            lane: Lane::new(settings.lane, claimed, settings.incarnation),
+            catalogue: Catalogue::default(),
+            parts: Parts::new(claimed.first),
+            remembered: Remembered::default(),
+            memory: Memory::default(),
+            queues: Queues::default(),
+            subs: Subscriptions::default(),
+            leases: Leases::default(),
+            takes: Takes::default(),
+            mesh: Mesh::default(),
+            transfers: Transfers::default(),
+            loads: Loads::default(),
+            resolving: Resolving::default(),
+            scans: Scans::default(),
+            timers: BTreeSet::new(),
+            once: BTreeSet::new(),
+            later: Effects::new(),
+            due_pages: BTreeSet::new(),
+            expiring: BTreeSet::new(),
+            blamed: BTreeSet::new(),
+            hungry: BTreeSet::new(),
+            stirred: BTreeSet::new(),
+            decisions: Vec::new(),
+            pieces: crate::restore::Pieces::default(),
+            disk_low: false,
+            wall_at: None,
+            draining: None,
+            drain_waiters: Vec::new(),
+            clock_trusted_at: None,
+            generation: 0,
+            generation_reserved: 0,
+            pick: stream(0x7069_636b),
+            jitter: stream(0x6a69_7474),
+            ids: stream(0x6964_7300),
+        }
+    }
+
+    /// Ends the recovery: from here on inputs are handled. What the log left in doubt is taken up.
+    pub fn start(&mut self, now: Now, fx: &mut Effects) {
+        assert!(!self.started, "a core starts once");
+        self.started = true;
+        self.now = now;
+        self.catalogue.recount();
+        self.reserve_generations();
+        self.scan_blamed();
+        self.look_at_wall(now.wall);
+        self.settle_down(fx);
+    }
+
+    /// Handles one input; its consequences are appended to `fx`, in order.
+    ///
+    /// `now.mono` never goes back between calls.
+    pub fn handle(&mut self, now: Now, input: Input, fx: &mut Effects) {
+        assert!(self.started, "a core is started before it is used");
+        assert!(now.mono >= self.now.mono, "the monotonic clock goes forward");
+        self.watch_clock(now, fx);
+        self.now = now;
+        self.dispatch(input, fx);
+        self.fire_timers(fx);
+        self.settle_down(fx);
+    }
+
+    pub(crate) fn dispatch(&mut self, input: Input, fx: &mut Effects) {
+        match input {
+            Input::Wake => {}
+            Input::Push(to, push) => self.handle_push(to, push, fx),
+            Input::OpenSession(session) => self.handle_open_session(session),
+            Input::CloseSession(session) => self.handle_close_session(session, fx),
+            Input::Subscribe(to, subscribe) => self.handle_subscribe(to, subscribe, fx),
+            Input::Unsubscribe(to, session, sub) => self.handle_unsubscribe(to, session, sub, fx),
+            Input::Begin(to, lessee, leases) => self.handle_begin(to, lessee, &leases, fx),
+            Input::Extend(to, lessee, leases) => self.handle_extend(to, lessee, &leases, fx),
+            Input::Settle(to, lessee, settle) => self.handle_settle(to, lessee, settle, fx),
+            Input::Transaction(to, lessee, t) => self.handle_transaction(to, lessee, t, fx),
+            Input::Take(to, take) => self.handle_take(to, take, fx),
+            Input::Operator(to, order) => self.handle_operator(to, order, fx),
+            Input::Committed(number) => self.handle_committed(number, fx),
+            Input::Loaded(number, bytes) => self.handle_loaded(number, &bytes, fx),
+            Input::LookedUp { part, id, loc } => self.handle_looked_up(part, id, loc, fx),
+            Input::HistoryStands(number) => self.handle_history_stands(number, fx),
+            Input::Disk { low } => self.disk_low = low,
+            Input::LinkUp { link, dialled } => self.handle_link_up(link, dialled, fx),
+            Input::LinkDown(link) => self.handle_link_down(link, fx),
+            Input::Peer(link, message) => self.handle_peer(link, message, fx),
+        }
+    }
+
+    /// When to call again with [`Input::Wake`] at the latest. Early and late calls are harmless.
+    pub fn next_wake(&self) -> Option<Wake> {
+        let (at, timer) = self.timers.first()?;
+        let why = match timer {
+            Timer::Riders => "riders",
+            Timer::Adverts => "adverts",
+            Timer::Lease(_) => "lease",
+            Timer::Delay(_) => "delay",
+            Timer::Offer(_) => "offer",
+            Timer::Doubt => "doubt",
+            Timer::Queue(_) => "queue",
+            Timer::Take(_) => "take",
+            Timer::Linger(_) => "linger",
+            Timer::Pass(_) => "pass",
+            Timer::Show(_) => "show",
+            Timer::Drain => "drain",
+            Timer::Wall => "wall",
+        };
+        Some(Wake { at: *at, why })
+    }
+
+    /// Closes the open record, if somebody waits for it, and hands it to the driver, who appends
+    /// it and says [`Input::Committed`]. Records are taken, and must be committed, in order.
+    pub fn take_record(&mut self, now: Now) -> Option<Record> {
+        self.write_decisions();
+        if self.parts.is_full(&self.remembered) {
+            self.finish_part();
+        }
+        let (record, sealed) = self.lane.take(now)?;
+        self.catalogue.close(sealed.number, now.wall, sealed.bytes, sealed.entries);
+        self.parts.grow(u64::from(sealed.bytes));
+        Some(record)
+    }
+
+    /// The lane's id.
+    pub fn lane_id(&self) -> LaneId {
+        self.lane.id
+    }
+
+    /// The lane's epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.lane.epoch
+    }
+
+    /// This start of the process.
+    pub fn incarnation(&self) -> Incarnation {
+        self.lane.incarnation
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// What follows from an input beyond its direct answer: deliveries, offers, adverts, pages to
+    /// read, parts to give up.
+    fn settle_down(&mut self, fx: &mut Effects) {
+        fx.append(&mut self.later);
+        self.feed_groups(fx);
+        self.feed_takes(fx);
+        self.feed_peers(fx);
+        self.tend_log(fx);
+        self.check_drained(fx);
+        if self.lane.has_riders() || !self.decisions.is_empty() {
+            self.arm_once(RIDE_ALONG, Timer::Riders);
+        }
+    }
+
+    fn fire_timers(&mut self, fx: &mut Effects) {
+        while let Some((at, timer)) = self.timers.first().copied() {
+            if at > self.now.mono {
+                break;
+            }
+            self.timers.pop_first();
+            self.once.remove(&timer);
+            match timer {
+                Timer::Riders => {
+                    self.write_decisions();
+                    if self.lane.has_riders() {
+                        self.lane.urge();
+                    }
+                }
+                Timer::Adverts => self.send_adverts(fx),
+                Timer::Lease(n) => self.on_lease_expired(n, fx),
+                Timer::Delay(id) => self.on_delay_over(id),
+                Timer::Offer(n) => self.on_offer_timeout(n, fx),
+                Timer::Doubt => self.on_doubt(fx),
+                Timer::Queue(queue) => {
+                    self.stirred.insert(queue);
+                }
+                Timer::Take(n) => self.on_take_over(n, fx),
+                Timer::Linger(n) => self.on_linger_over(n),
+                Timer::Pass(ask) => self.on_pass_over(ask, fx),
+                Timer::Show(group) => self.on_show(group),
+                Timer::Drain => self.on_drain_over(fx),
+                Timer::Wall => {
+                    self.wall_at = None;
+                    self.on_wall(fx);
+                }
+            }
+        }
+    }
+
+    /// Sets a deadline.
+    pub(crate) fn arm(&mut self, at: Mono, timer: Timer) {
+        self.timers.insert((at, timer));
+    }
+
+    /// Housekeeping on wall time looks around at this time or earlier.
+    pub(crate) fn look_at_wall(&mut self, wall: Wall) {
+        let at = self.mono_of(wall).max(self.now.mono + Span::millis(1));
+        if let Some(before) = self.wall_at {
+            if before <= at {
+                return;
+            }
+            self.disarm(before, Timer::Wall);
+        }
+        self.wall_at = Some(at);
+        self.arm(at, Timer::Wall);
+    }
+
+    /// Sets a deadline that many events may ask for: the first one counts.
+    pub(crate) fn arm_once(&mut self, span: Span, timer: Timer) {
+        if self.once.insert(timer) {
+            self.timers.insert((self.now.mono + span, timer));
+        }
+    }
+
+    /// Takes a deadline back.
+    pub(crate) fn disarm(&mut self, at: Mono, timer: Timer) {
+        self.timers.remove(&(at, timer));
+    }
+
+    /// The edge has made a record durable.
+    fn handle_committed(&mut self, number: RecordNumber, fx: &mut Effects) {
+        self.lane.commit(number);
+        for (slot, then) in self.memory.take_pending(number) {
+            match then {
+                Then::Flow => self.flow(slot),
+                Then::Leave => self.leave(slot),
+                Then::Hold => {}
+            }
+        }
+        self.load_committed(number, fx);
+        self.on_transfers_committed(number);
+        self.on_truncation_committed(number, fx);
+    }
+
+    /// Queues an answer for the moment the open record is durable.
+    pub(crate) fn reply_durable(&mut self, to: ReplyTo, answer: Answer, fx: &mut Effects) {
+        let after = Some(self.lane.urge());
+        fx.push(Effect::Reply { to, answer, after });
+    }
+
+    /// Answers at once.
+    pub(crate) fn reply(&self, to: ReplyTo, answer: Answer, fx: &mut Effects) {
+        fx.push(Effect::Reply { to, answer, after: None });
+    }
+
+    /// Refuses. State is unchanged.
+    pub(crate) fn refuse(&self, to: ReplyTo, refusal: Refusal, fx: &mut Effects) {
+        self.reply(to, Answer::Refused(refusal), fx);
+    }
+
+    /// Refusals that every request for more work meets.
+    pub(crate) fn check_open_for_work(&self) -> Result<(), Refusal> {
+        if self.draining.is_some() {
+            return Err(Refusal::new(
+                crate::refusal::Code::Unavailable,
+                "DRAINING",
+                "the node is draining; push at another node",
+            ));
+        }
+        if self.disk_low {
+            return Err(Refusal::exhausted(
+                "disk_reserve",
+                0,
+                "the disk is below its reserve; free space or settle objects",
+            ));
+        }
+        let limit = self.limits.uncommitted_bytes;
+        if self.lane.uncommitted() > limit {
+            return Err(Refusal::exhausted(
+                "uncommitted_bytes",
+                limit,
+                "the store is behind; retry in a moment",
+            ));
+        }
+        Ok(())
+    }
+
+    /// A new version 7 UUID.
+    pub(crate) fn new_id(&mut self) -> ObjectId {
+        let ms = self.now.wall.0.to_be_bytes();
+        let mut bytes = [0; 16];
+        bytes[..6].copy_from_slice(&ms[2..]);
+        bytes[6..14].copy_from_slice(&self.ids.next_u64().to_be_bytes());
+        bytes[14..].copy_from_slice(&self.ids.next_u64().to_be_bytes()[..2]);
+        bytes[6] = bytes[6] & 0x0f | 0x70;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        ObjectId(bytes)
+    }
+
+    /// Adds objects to a decision of the open record; equal decisions are stored once.
+    pub(crate) fn decide(&mut self, decision: Decision, object: (ObjectId, u32)) {
+        let same = self.decisions.iter_mut().rev().take(8).find(|(d, _)| *d == decision);
+        match same {
+            Some((_, objects)) => objects.push(object),
+            None => self.decisions.push((decision, vec![object])),
+        }
+    }
+
+    fn write_decisions(&mut self) {
+        for (decision, objects) in std::mem::take(&mut self.decisions) {
+            for chunk in objects.chunks(1_024) {
+                self.lane.reserve(chunk.len() * 18);
+                let objects = chunk.to_vec();
+                self.lane.write(&Entry::Decision { decision: decision.clone(), objects });
+            }
+        }
+    }
+
+    /// A generation counter above every one seen.
+    pub(crate) fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.reserve_generations();
+        self.generation
+    }
+
+    /// Takes note of a counter. One that jumps too far is damage.
+    pub(crate) fn see_generation(&mut self, counter: u64) -> bool {
+        if counter > self.generation.saturating_add(GENERATION_JUMP_MAX) {
+            return false;
+        }
+        self.generation = self.generation.max(counter);
+        true
+    }
+
+    /// The highest counter seen.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Up to where counters are reserved in the log.
+    pub(crate) fn generation_reserved(&self) -> u64 {
+        self.generation_reserved
+    }
+
+    pub(crate) fn restore_generation(&mut self, counter: u64) {
+        self.generation = self.generation.max(counter);
+        self.generation_reserved = self.generation;
+    }
+
+    /// A counter is used only below what the log has reserved, so that it never falls back.
+    fn reserve_generations(&mut self) {
+        if self.generation + GENERATION_BLOCK > self.generation_reserved {
+            self.generation_reserved = self.generation + 2 * GENERATION_BLOCK;
+            self.lane.write(&Entry::Generation(self.generation_reserved));
+            self.lane.urge();
+        }
+    }
+
+    pub(crate) fn write_peer(&mut self, peer: PeerSeen) {
+        self.lane.write(&Entry::Peer(peer));
+    }
+
+    /// A wall clock that jumps far ahead stops expiry until it is confirmed (R8).
+    fn watch_clock(&mut self, now: Now, fx: &mut Effects) {
+        let expected = self.now.wall + (now.mono - self.now.mono);
+        if now.wall - expected > CLOCK_JUMP {
+            let ms = i64::try_from(now.wall.0 - expected.0).unwrap_or(i64::MAX);
+            self.clock_trusted_at = Some(now.mono + CLOCK_STEADY);
+            fx.push(Effect::Note(Note::ClockJumped(ms)));
+        }
+        if self.clock_trusted_at.is_some_and(|at| now.mono >= at) {
+            self.trust_clock(fx);
+        }
+    }
+
+    pub(crate) fn trust_clock(&mut self, fx: &mut Effects) {
+        if self.clock_trusted_at.take().is_some() {
+            fx.push(Effect::Note(Note::ClockSteady));
+        }
+    }
+
+    pub(crate) fn clock_is_trusted(&self) -> bool {
+        self.clock_trusted_at.is_none()
+    }
+
+    /// The moment on the monotonic clock that is `wall` if no clock jumps.
+    pub(crate) fn mono_of(&self, wall: Wall) -> Mono {
+        self.now.mono + (wall - self.now.wall)
+    }
+
+    /// Whether the log's oldest parts should be written anew.
+    pub(crate) fn pages_are_many(&self) -> bool {
+        self.catalogue.len() > PAGES_MAX
+    }
+
+    /// The object in a slot, for rules that only read.
+    pub(crate) fn object(&self, slot: Slot) -> &crate::object::Object {
+        &self.memory.get(slot).object
+    }
+}

@@ -1,0 +1,272 @@
+//! Demand: what this node tells its peers it can use (R7).
+
+use crate::core::{Core, Timer};
+use crate::effect::{Effect, Effects, Note};
+use crate::ids::{LaneId, LinkId};
+use crate::limits::ADVERT_COALESCE;
+use crate::memory::Slot;
+use crate::mesh::Link;
+use crate::message::{Advert, Demand, DemandKey, Message, Refresh, Window};
+use crate::object::Generation;
+use crate::subscriptions::{GroupId, may_take};
+
+impl Core {
+    /// Somebody here wants something that nobody here wanted before: new demand, with a generation
+    /// of its own. Demand that comes back a moment after it vanished is told later.
+    pub(crate) fn demand_appears(&mut self, group: GroupId) {
+        let generation = self.own_generation();
+        let key = self.subs.group(group).key.clone();
+        let damped = self.limits.redistribution_delay;
+        let until =
+            self.mesh.vanished.remove(&key).map(|at| at + damped).filter(|at| *at > self.now.mono);
+        let g = self.subs.group_mut(group);
+        (g.generation, g.hidden_until) = (generation, until);
+        if let Some(until) = until {
+            self.arm(until, Timer::Show(group));
+        }
+        self.mark_demand(key);
+    }
+
+    fn own_generation(&mut self) -> Generation {
+        let counter = self.next_generation();
+        Generation { counter, lane: self.lane.id, incarnation: self.lane.incarnation }
+    }
+
+    pub(crate) fn demand_vanishes(&mut self, key: DemandKey) {
+        let now = self.now.mono;
+        let damped = self.limits.redistribution_delay;
+        self.mesh.vanished.retain(|_, at| *at + damped > now);
+        self.mesh.vanished.insert(key.clone(), now);
+        self.mark_demand(key);
+    }
+
+    /// The adverts of a demand are looked at in a moment.
+    pub(crate) fn mark_demand(&mut self, key: DemandKey) {
+        if self.mesh.has_links() {
+            self.mesh.dirty.insert(key);
+            self.arm_once(ADVERT_COALESCE, Timer::Adverts);
+        }
+    }
+
+    /// A group has credit again: peers may be let in when half of what they were told is used.
+    pub(crate) fn window_may_grow(&mut self, group: GroupId) {
+        let g = self.subs.group(group);
+        let half = (g.credit / 2).max(1);
+        let low = |l: &Link| {
+            let told = l.told.get(&g.key).map_or(0, |d| d.window);
+            let used = l.received.get(&g.key).copied().unwrap_or(0);
+            told.saturating_sub(used) < half
+        };
+        if self.mesh.links().any(|(_, l)| low(l)) {
+            let key = g.key.clone();
+            self.mark_demand(key);
+        }
+    }
+
+    /// Tells every peer what has changed for it.
+    pub(crate) fn send_adverts(&mut self, fx: &mut Effects) {
+        let dirty = std::mem::take(&mut self.mesh.dirty);
+        let links: Vec<LinkId> = self.mesh.links().map(|(id, _)| id).collect();
+        for link in links {
+            let (mut adverts, mut windows) = (Vec::new(), Vec::new());
+            for key in &dirty {
+                let best = self.best_for(link, key);
+                self.compare(link, key, best, &mut adverts, &mut windows);
+            }
+            if !adverts.is_empty() {
+                let message = Message::Adverts(adverts);
+                // A generation is told only when the log has reserved it.
+                let after = Some(self.lane.ticket()).filter(|_| self.lane.has_riders());
+                if after.is_some() {
+                    self.lane.urge();
+                }
+                fx.push(Effect::Send { link, message, after });
+            }
+            if !windows.is_empty() {
+                fx.push(Effect::Send { link, message: Message::Windows(windows), after: None });
+            }
+        }
+    }
+
+    /// What a peer is to be told, compared with what it was told.
+    fn compare(
+        &mut self,
+        link: LinkId,
+        key: &DemandKey,
+        best: Option<(Demand, u64)>,
+        adverts: &mut Vec<Advert>,
+        windows: &mut Vec<Window>,
+    ) {
+        let l = self.mesh.link_mut(link).expect("just listed");
+        let received = l.received.get(key).copied().unwrap_or(0);
+        let Some((mut demand, free)) = best else {
+            if l.told.remove(key).is_some() {
+                adverts.push(Advert { key: key.clone(), demand: None });
+            }
+            return;
+        };
+        let told = l.told.get(key);
+        let before = told.map_or(0, |t| t.window);
+        demand.window = before.max(received + free);
+        let same = told.is_some_and(|t| {
+            (t.generation, t.distance) == (demand.generation, demand.distance)
+                && t.path == demand.path
+        });
+        if !same {
+            l.told.insert(key.clone(), demand.clone());
+            return adverts.push(Advert { key: key.clone(), demand: Some(demand) });
+        }
+        let grown = demand.window - before;
+        if grown > 0 && (grown * 2 >= free || before <= received) {
+            let total = demand.window;
+            l.told.insert(key.clone(), demand);
+            windows.push(Window { key: key.clone(), total });
+        }
+    }
+
+    /// The best demand that is reached without a link: an open window before a closed one, then
+    /// the least distance, then the freshest generation. With the window that is free.
+    fn best_for(&self, link: LinkId, key: &DemandKey) -> Option<(Demand, u64)> {
+        let towards = self.mesh.link(link)?.lane;
+        let own = self.own_demand(key);
+        let beyond = self
+            .mesh
+            .wanted(key.pattern.as_str())
+            .filter(|(k, via)| k == key && *via != link)
+            .filter_map(|(_, via)| self.demand_via(*via, key, towards));
+        own.into_iter().chain(beyond).max_by(|(a, a_free), (b, b_free)| {
+            let rank =
+                |d: &Demand, free: u64| (free > 0, std::cmp::Reverse(d.distance), d.generation);
+            rank(a, *a_free).cmp(&rank(b, *b_free))
+        })
+    }
+
+    fn own_demand(&self, key: &DemandKey) -> Option<(Demand, u64)> {
+        if self.draining.is_some() {
+            return None;
+        }
+        let id = self.subs.find(key)?;
+        let group = self.subs.group(id);
+        if group.hidden_until.is_some() {
+            return None;
+        }
+        let waiting: u64 = group.ready.iter().take(64).map(|q| self.queues.get(*q).len()).sum();
+        let free = (group.free + self.takes.wanted(id)).saturating_sub(waiting);
+        let demand = Demand {
+            distance: 0,
+            path: vec![(self.name.clone(), self.lane.id)],
+            generation: group.generation,
+            window: 0,
+        };
+        Some((demand, free))
+    }
+
+    fn demand_via(&self, via: LinkId, key: &DemandKey, towards: LaneId) -> Option<(Demand, u64)> {
+        let remote = self.mesh.link(via)?.demands.get(key)?;
+        let known = &remote.demand;
+        if known.path.iter().any(|(_, lane)| *lane == towards)
+            || known.distance + 1 >= self.limits.max_hops
+        {
+            return None;
+        }
+        let mut path = vec![(self.name.clone(), self.lane.id)];
+        path.extend(known.path.iter().cloned());
+        let open = known.window.saturating_sub(remote.offered).min(u64::from(self.limits.transit));
+        let in_transit = self.mesh.transit.get(key).map_or(0, |(_, count)| *count);
+        let demand =
+            Demand { distance: known.distance + 1, path, generation: known.generation, window: 0 };
+        Some((demand, open.saturating_sub(in_transit)))
+    }
+
+    /// An object that came for a demand beyond this node counts as in transit until it leaves.
+    pub(crate) fn begin_transit(&mut self, slot: Slot, key: &DemandKey) {
+        if self.subs.find(key).is_some() {
+            return;
+        }
+        let era = self.mesh.transit_era;
+        let (_, count) = self.mesh.transit.entry(key.clone()).or_insert_with(|| {
+            self.mesh.transit_era = era + 1;
+            (era + 1, 0)
+        });
+        *count += 1;
+        let era = self.mesh.transit[key].0;
+        self.memory.get_mut(slot).transit = Some((key.clone(), era));
+    }
+
+    pub(crate) fn end_transit(&mut self, slot: Slot) {
+        let Some((key, era)) = self.memory.get_mut(slot).transit.take() else { return };
+        if let Some((current, count)) = self.mesh.transit.get_mut(&key)
+            && *current == era
+        {
+            *count -= 1;
+            self.mark_demand(key);
+        }
+    }
+
+    /// A peer's object is kept from a demand by the rule that ends forwarding: the origin may
+    /// grant a newer generation, if it could take that very object.
+    pub(crate) fn on_refresh(&mut self, link: LinkId, refresh: Refresh, fx: &mut Effects) {
+        if refresh.generation.lane != self.lane.id {
+            return self.pass_refresh(link, refresh, fx);
+        }
+        let Some(id) = self.subs.find(&refresh.key) else { return };
+        let group = self.subs.group(id);
+        let newer_told = group.generation > refresh.generation;
+        let able = may_take(&refresh.key.processor, &refresh.handled)
+            && self.own_demand(&refresh.key).is_some_and(|(_, free)| free > 0);
+        let delay = self.limits.redistribution_delay;
+        let rested = group.refreshed.is_none_or(|at| at + delay <= self.now.mono);
+        if !newer_told && able && rested {
+            let generation = self.own_generation();
+            let now = self.now.mono;
+            let group = self.subs.group_mut(id);
+            (group.generation, group.refreshed) = (generation, Some(now));
+            self.mark_demand(refresh.key);
+        }
+    }
+
+    fn pass_refresh(&mut self, from: LinkId, refresh: Refresh, fx: &mut Effects) {
+        let way = self
+            .mesh
+            .wanted(refresh.key.pattern.as_str())
+            .filter(|(k, via)| *k == refresh.key && *via != from)
+            .filter_map(|(_, via)| Some((*via, self.mesh.link(*via)?.demands.get(&refresh.key)?)))
+            .find(|(_, remote)| remote.demand.generation.lane == refresh.generation.lane)
+            .map(|(via, _)| via);
+        if let Some(link) = way {
+            self.ask_refresh(link, refresh, fx);
+        }
+    }
+
+    /// Asks over a link, at most once per `redistribution_delay` and demand.
+    pub(crate) fn ask_refresh(&mut self, link: LinkId, refresh: Refresh, fx: &mut Effects) {
+        let asked = self.mesh.refresh_asked.get(&(link, refresh.key.clone()));
+        let delay = self.limits.redistribution_delay;
+        if asked.is_some_and(|at| *at + delay > self.now.mono) {
+            return;
+        }
+        self.mesh.refresh_asked.insert((link, refresh.key.clone()), self.now.mono);
+        fx.push(Effect::Send { link, message: Message::Refresh(refresh), after: None });
+    }
+
+    /// Raises or ends the alarm that nobody wants a type.
+    pub(crate) fn set_no_demand(
+        &mut self,
+        ty: crate::catalogue::TypeId,
+        on: bool,
+        fx: &mut Effects,
+    ) {
+        let count = self.queues.ready(ty);
+        let t = self.queues.ty_mut(ty);
+        if t.no_demand == on {
+            return;
+        }
+        t.no_demand = on;
+        let name = t.name.clone();
+        fx.push(Effect::Note(if on {
+            Note::NoDemand(name, count)
+        } else {
+            Note::DemandBack(name)
+        }));
+    }
+}

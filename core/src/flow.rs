@@ -1,0 +1,313 @@
+//! How an object moves between memory and the shelves, and between its phases.
+
+use std::sync::Arc;
+
+use crate::catalogue::{QueueId, Shelf, TypeId};
+use crate::core::{Core, Timer};
+use crate::decision::{Decision, Step};
+use crate::effect::{Effect, Effects, Note};
+use crate::ids::{Loc, ObjectId, RecordNumber};
+use crate::lane::entry_bytes;
+use crate::memory::{Live, Phase, Slot, Then};
+use crate::names::Name;
+use crate::object::Object;
+use crate::record::{How, Standing};
+use crate::subscriptions::may_take;
+use crate::time::{Mono, Span, Wall};
+
+/// Delays up to this are waited for in memory, exactly; longer ones on a shelf.
+const NEAR: Span = Span::secs(64);
+
+/// Most objects that wait for their time in memory.
+const DELAYED_IN_MEMORY_MAX: usize = 16_384;
+
+impl Core {
+    /// The queue for a type and a set of handled names.
+    pub(crate) fn queue_for(&mut self, ty: TypeId, handled: &[Name]) -> QueueId {
+        if let Some(queue) = self.queues.find(ty, handled) {
+            return queue;
+        }
+        let mut groups = self.subs.matching(&self.queues.ty(ty).name);
+        groups.retain(|g| may_take(&self.subs.group(*g).key.processor, handled));
+        self.queues.create(ty, handled, groups)
+    }
+
+    /// An object whose last entry is durable goes on: into its queue, or to wait for its time.
+    pub(crate) fn flow(&mut self, slot: Slot) {
+        let live = self.memory.get(slot);
+        let id = live.object.id;
+        if let Some(expires) = live.object.expires_at {
+            self.expiring.insert((expires, id));
+            self.look_at_wall(expires);
+        }
+        match self.memory.get(slot).object.not_before {
+            Some(at) if at > self.now.wall => self.delay(slot, at),
+            _ => self.make_ready(slot),
+        }
+    }
+
+    /// Puts an object into its queue: at its place in memory if there is room, else on its shelf.
+    pub(crate) fn make_ready(&mut self, slot: Slot) {
+        let live = self.memory.get(slot);
+        let (queue, place, weight) = (live.queue, live.place, live.object.weight());
+        let q = self.queues.get(queue);
+        let wanted = q.groups.iter().any(|g| self.subs.can_take(*g));
+        let room = self.memory.waiting_bytes + weight <= self.limits.window_bytes || wanted;
+        if !room || !q.has_room_for(place) {
+            return self.page_out(slot);
+        }
+        self.set_phase(slot, Phase::Ready);
+        let now = self.now.mono;
+        let live = self.memory.get_mut(slot);
+        (live.since, live.wait_noted) = (now, false);
+        self.memory.waiting_bytes += weight;
+        self.queues.get_mut(queue).window.insert(place, slot);
+        self.stir(queue);
+    }
+
+    /// Something in a queue may have somewhere to go.
+    pub(crate) fn stir(&mut self, queue: QueueId) {
+        for i in 0..self.queues.get(queue).groups.len() {
+            let group = self.queues.get(queue).groups[i];
+            self.subs.group_mut(group).ready.insert(queue);
+            if self.subs.can_take(group) {
+                self.hungry.insert(group);
+            }
+        }
+        self.stirred.insert(queue);
+    }
+
+    /// Takes a ready object out of its queue, into somebody's hands.
+    pub(crate) fn take_ready(&mut self, slot: Slot) {
+        let live = self.memory.get(slot);
+        let (queue, place, weight) = (live.queue, live.place, live.object.weight());
+        let taken = self.queues.get_mut(queue).window.remove(&place);
+        assert_eq!(taken, Some(slot), "a ready object stands in its queue");
+        self.memory.waiting_bytes -= weight;
+        self.end_transit(slot);
+        self.tidy_queue(queue);
+    }
+
+    /// A queue that has become empty is not offered to anybody.
+    pub(crate) fn tidy_queue(&mut self, queue: QueueId) {
+        if self.queues.get(queue).is_empty() {
+            for i in 0..self.queues.get(queue).groups.len() {
+                let group = self.queues.get(queue).groups[i];
+                self.subs.group_mut(group).ready.remove(&queue);
+            }
+        }
+    }
+
+    /// An object leaves memory for its queue's shelf. What only memory knew is written first.
+    pub(crate) fn page_out(&mut self, slot: Slot) {
+        if self.memory.get(slot).dirty {
+            self.rewrite(slot, How::Carried);
+        }
+        self.end_transit(slot);
+        let live = self.forget_in_memory(slot);
+        self.catalogue.take(live.at, Shelf::Memory);
+        if let Some(at) = live.object.expires_at {
+            self.watch_page(at, live.at.record);
+        }
+        self.shelve_ready(live.queue, live.at, live.place);
+        self.stir(live.queue);
+    }
+
+    /// Puts an entry on its queue's shelf.
+    pub(crate) fn shelve_ready(&mut self, queue: QueueId, at: Loc, place: Loc) {
+        let shelf = Shelf::Ready(queue);
+        let before = self.catalogue.page(at.record).and_then(|p| p.set(shelf)).map(|s| s.order);
+        self.catalogue.put(at, shelf, place);
+        let order = before.map_or(place, |b| b.min(place));
+        let q = self.queues.get_mut(queue);
+        if before != Some(order) {
+            if let Some(before) = before {
+                q.paged.remove(&before);
+            }
+            q.paged.insert(order, at.record);
+        }
+        q.paged_count += 1;
+    }
+
+    /// An object waits for its time: in memory if that is near, else on a shelf.
+    fn delay(&mut self, slot: Slot, at: Wall) {
+        let live = self.memory.get(slot);
+        let (id, ty) = (live.object.id, self.queues.get(live.queue).ty);
+        let in_memory = self.memory.len() < DELAYED_IN_MEMORY_MAX + 2 * self.leases.len();
+        if at - self.now.wall <= NEAR && in_memory {
+            let until = self.mono_of(at);
+            self.set_phase(slot, Phase::Delayed(until));
+            self.arm(until, Timer::Delay(id));
+            return;
+        }
+        if self.memory.get(slot).dirty {
+            self.rewrite(slot, How::Carried);
+        }
+        let live = self.forget_in_memory(slot);
+        self.catalogue.take(live.at, Shelf::Memory);
+        self.catalogue.put(live.at, Shelf::Delayed(ty), live.place);
+        self.queues.ty_mut(ty).delayed += 1;
+        let first = live.object.expires_at.map_or(at, |e| e.min(at));
+        self.watch_page(first, live.at.record);
+    }
+
+    pub(crate) fn on_delay_over(&mut self, id: ObjectId) {
+        let Some(slot) = self.memory.by_id(id) else { return };
+        if matches!(self.memory.get(slot).phase, Phase::Delayed(until) if until <= self.now.mono) {
+            self.make_ready(slot);
+        }
+    }
+
+    /// Looks into a record again when something in it may be due: coarse, never late by more than
+    /// a second.
+    pub(crate) fn watch_page(&mut self, at: Wall, record: RecordNumber) {
+        let away = (at - self.now.wall).0 / 1_000_000;
+        let grain = match away {
+            0..64 => 1_000,
+            64..4_096 => 64_000,
+            4_096..262_144 => 4_096_000,
+            _ => 262_144_000,
+        };
+        let bucket = (at.0 / grain * grain).max(self.now.wall.0);
+        self.due_pages.insert((Wall(bucket), record));
+        if self.started {
+            self.look_at_wall(Wall(bucket));
+        }
+    }
+
+    /// Changes an object's phase and the counts that depend on it.
+    pub(crate) fn set_phase(&mut self, slot: Slot, phase: Phase) {
+        let live = self.memory.get_mut(slot);
+        let before = std::mem::replace(&mut live.phase, phase);
+        let (queue, weight) = (live.queue, live.object.weight());
+        let ty = self.queues.ty_mut(self.queues.get(queue).ty);
+        let mut count = |phase: Phase, add: bool| {
+            let n = match phase {
+                Phase::Writing | Phase::Moving(_) => &mut ty.writing,
+                Phase::Delayed(_) => &mut ty.delayed,
+                Phase::Leased(_) => &mut ty.leased,
+                Phase::Offered(_) => &mut ty.offered,
+                Phase::Held(_) => &mut ty.held,
+                Phase::Ready => return,
+            };
+            *n = if add { *n + 1 } else { *n - 1 };
+        };
+        count(before, false);
+        count(phase, true);
+        if matches!(before, Phase::Leased(_)) {
+            self.memory.leased_bytes -= weight;
+        }
+        if matches!(phase, Phase::Leased(_)) {
+            self.memory.leased_bytes += weight;
+        }
+    }
+
+    /// Brings an object into memory in the phase `Writing`.
+    pub(crate) fn admit(&mut self, object: Object, at: Loc, place: Loc, queue: QueueId) -> Slot {
+        let since = self.now.mono;
+        let ty = self.queues.get(queue).ty;
+        self.queues.ty_mut(ty).writing += 1;
+        self.memory.insert(Live {
+            object,
+            at,
+            place,
+            queue,
+            phase: Phase::Writing,
+            since,
+            dirty: false,
+            wait_noted: false,
+            transit: None,
+        })
+    }
+
+    /// Removes an object from memory; its entry stays where the catalogue has it.
+    pub(crate) fn forget_in_memory(&mut self, slot: Slot) -> Live {
+        self.set_phase(slot, Phase::Writing);
+        let live = self.memory.remove(slot);
+        let ty = self.queues.get(live.queue).ty;
+        self.queues.ty_mut(ty).writing -= 1;
+        if let Some(at) = live.object.expires_at {
+            self.expiring.remove(&(at, live.object.id));
+        }
+        live
+    }
+
+    /// The record that ended or parked an object is durable: it leaves memory.
+    pub(crate) fn leave(&mut self, slot: Slot) {
+        self.forget_in_memory(slot);
+    }
+
+    /// Writes an object anew as it stands in memory, still flowing.
+    pub(crate) fn rewrite(&mut self, slot: Slot, how: How) -> Loc {
+        let live = self.memory.get_mut(slot);
+        let (was, place) = (live.at, live.place);
+        let standing = match live.phase {
+            Phase::Held(transfer) => Standing::Held(transfer),
+            _ => Standing::Flowing,
+        };
+        self.lane.reserve(entry_bytes(&live.object));
+        let at = self.lane.write_object(how, Some(was), Some(place), &standing, &mut live.object);
+        (live.at, live.dirty) = (at, false);
+        let id = live.object.id;
+        self.catalogue.take(was, Shelf::Memory);
+        self.catalogue.put(at, Shelf::Memory, place);
+        self.remembered.note(id, at);
+        if self.blamed.remove(&was) {
+            self.blamed.insert(at);
+        }
+        at
+    }
+
+    /// Rewrites an object that comes back from a subscriber; it flows on when that is durable.
+    pub(crate) fn return_object(&mut self, slot: Slot, how: How) {
+        self.set_phase(slot, Phase::Writing);
+        let at = self.rewrite(slot, how);
+        self.memory.when_committed(at.record, slot, Then::Flow);
+        self.lane.urge();
+    }
+
+    /// Parks an object in memory that nobody holds. It leaves memory with the commit.
+    pub(crate) fn park(&mut self, slot: Slot, reason: Arc<str>, fx: &mut Effects) {
+        self.set_phase(slot, Phase::Writing);
+        let live = self.memory.get_mut(slot);
+        let (was, place, id) = (live.at, live.place, live.object.id);
+        live.object.not_before = None;
+        self.lane.reserve(entry_bytes(&live.object) + reason.len());
+        let standing = Standing::Parked(reason.clone());
+        let at = self.lane.write_object(
+            How::Parked,
+            Some(was),
+            Some(place),
+            &standing,
+            &mut live.object,
+        );
+        live.at = at;
+        let moves = live.object.moves;
+        let ty = self.queues.get(live.queue).ty;
+        self.catalogue.take(was, Shelf::Memory);
+        self.catalogue.put(at, Shelf::Parked(ty), place);
+        self.blamed.remove(&was);
+        self.remembered.note(id, at);
+        self.queues.ty_mut(ty).parked += 1;
+        self.memory.when_committed(at.record, slot, Then::Leave);
+        self.decide(Decision::new(self.now.wall, Step::Park, Some(reason.clone())), (id, moves));
+        fx.push(Effect::Note(Note::Parked(id, reason)));
+        self.lane.urge();
+    }
+
+    /// When an object that has failed so often may be tried again.
+    pub(crate) fn backoff(&mut self, failed: u32) -> Span {
+        use rand_core::Rng;
+        let doubled = self.limits.backoff_first.times(1 << failed.saturating_sub(1).min(20));
+        let span = doubled.0.min(self.limits.backoff_max.0);
+        let width = span / 100 * u64::from(self.limits.backoff_jitter_percent);
+        let jitter = if width == 0 { 0 } else { self.jitter.next_u64() % (2 * width) };
+        Span(span - width + jitter)
+    }
+
+    /// Since when the oldest ready object of a queue waits, if that is known without a disk.
+    pub(crate) fn waiting_since(&self, queue: QueueId) -> Option<Mono> {
+        let (_, slot) = self.queues.get(queue).window.first_key_value()?;
+        Some(self.memory.get(*slot).since)
+    }
+}

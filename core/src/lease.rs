@@ -1,0 +1,278 @@
+//! Leases: the right of one session to settle one object for a while.
+
+use std::collections::BTreeMap;
+
+use crate::core::{Core, Timer};
+use crate::effect::{Answer, Delivery, Effect, Effects, LeaseEnd, Note};
+use crate::ids::{ObjectId, SessionId};
+use crate::input::{LeaseRef, Lessee, ReplyTo};
+use crate::memory::{Phase, Slot};
+use crate::object::{Hash16, Token};
+use crate::record::Entry;
+use crate::refusal::{Code, Refusal};
+use crate::subscriptions::SubKey;
+use crate::time::{Mono, Span};
+
+/// Settles remembered by number, for repeats on the same stream.
+const SETTLED_MAX: usize = 65_536;
+
+/// One lease.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lease {
+    pub(crate) slot: Slot,
+    pub(crate) holder: Holder,
+    pub(crate) until: Mono,
+    pub(crate) span: Span,
+    pub(crate) begun: bool,
+}
+
+/// Who holds a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// A subscription of a stream.
+    Stream(SubKey),
+    /// A unary receive: whoever has the token.
+    Taker,
+}
+
+/// All leases of this incarnation.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    live: BTreeMap<u64, Lease>,
+    last: u64,
+    settled: BTreeMap<u64, (ObjectId, Hash16, Option<SessionId>)>,
+}
+
+impl Leases {
+    pub(crate) fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    pub(crate) fn get(&self, n: u64) -> Option<&Lease> {
+        self.live.get(&n)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Lease)> {
+        self.live.iter().map(|(n, lease)| (*n, lease))
+    }
+
+    /// Remembers a settle by its lease's number, so that a repeat on the stream is known.
+    pub(crate) fn note_settled(
+        &mut self,
+        n: u64,
+        object: ObjectId,
+        content: Hash16,
+        session: Option<SessionId>,
+    ) {
+        if self.settled.len() == SETTLED_MAX {
+            self.settled.pop_first();
+        }
+        self.settled.insert(n, (object, content, session));
+    }
+
+    /// The settle that ended a lease, if it is remembered by number.
+    pub(crate) fn settled(&self, n: u64) -> Option<(ObjectId, Hash16)> {
+        self.settled.get(&n).map(|(object, content, _)| (*object, *content))
+    }
+}
+
+impl Core {
+    /// Gives a ready object, already out of its queue, to somebody.
+    pub(crate) fn lease(&mut self, slot: Slot, holder: Holder, span: Span) -> Delivery {
+        self.leases.last += 1;
+        let n = self.leases.last;
+        let until = self.now.mono + span;
+        self.set_phase(slot, Phase::Leased(n));
+        let live = self.memory.get_mut(slot);
+        live.object.deliveries += 1;
+        live.dirty = true;
+        let object = live.object.clone();
+        self.leases.live.insert(n, Lease { slot, holder, until, span, begun: false });
+        self.arm(until, Timer::Lease(n));
+        let subscription = match holder {
+            Holder::Stream((session, subscription)) => {
+                let session = self.subs.sessions.get_mut(&session).expect("deliveries need one");
+                session.leases.insert(n);
+                subscription
+            }
+            Holder::Taker => crate::ids::SubscriptionId(0),
+        };
+        let until_wall = self.now.wall + span;
+        Delivery { subscription, lease: n, until, until_wall, epoch: self.lane.epoch, object }
+    }
+
+    /// The full token of a lease of this incarnation.
+    pub(crate) fn token(&self, n: u64, object: ObjectId) -> Token {
+        let (lane, epoch, incarnation) = (self.lane.id, self.lane.epoch, self.lane.incarnation);
+        Token { lane, epoch, incarnation, n, object }
+    }
+
+    /// Ends a lease. Credit is free at once. The object is in nobody's hands then.
+    pub(crate) fn end_lease(&mut self, n: u64, settled: bool) -> Lease {
+        let lease = self.leases.live.remove(&n).expect("the caller found it");
+        self.disarm(lease.until, Timer::Lease(n));
+        if let Holder::Stream(key) = lease.holder {
+            if let Some(session) = self.subs.sessions.get_mut(&key.0) {
+                session.leases.remove(&n);
+            }
+            if let Some(group) = self.subs.free_one(key, settled, self.now.wall) {
+                self.hungry.insert(group);
+                self.window_may_grow(group);
+            }
+        }
+        lease
+    }
+
+    /// Finds a lease that somebody names and may use.
+    pub(crate) fn find_lease(&self, lessee: Lessee, lease: LeaseRef) -> Result<u64, Refusal> {
+        match (lease, lessee) {
+            (LeaseRef::Number(_), Lessee::Bearer) => Err(Refusal::invalid(
+                "leases",
+                "TOKEN_MISSING",
+                "outside a stream a lease is named by its full token",
+            )),
+            (LeaseRef::Number(n), Lessee::Session(session)) => self.find_by_number(session, n),
+            (LeaseRef::Token(token), lessee) => self.find_by_token(lessee, token),
+        }
+    }
+
+    fn find_by_number(&self, session: SessionId, n: u64) -> Result<u64, Refusal> {
+        match self.leases.get(n) {
+            Some(lease) if is_of(lease, session) => Ok(n),
+            Some(_) => Err(other_stream(n)),
+            None if n == 0 || n > self.leases.last => Err(Refusal::invalid(
+                "leases",
+                "LEASE_UNKNOWN",
+                "no lease of this number was ever given",
+            )
+            .given(n)),
+            None => Err(lease_lost()),
+        }
+    }
+
+    fn find_by_token(&self, lessee: Lessee, token: Token) -> Result<u64, Refusal> {
+        let here = self.token(token.n, token.object);
+        let lease = if token == here { self.leases.get(token.n) } else { None };
+        match (lease, lessee) {
+            (Some(lease), _) if self.object(lease.slot).id != token.object => Err(lease_lost()),
+            (Some(lease), Lessee::Session(session)) if !is_of(lease, session) => {
+                Err(other_stream(token.n))
+            }
+            (Some(_), _) => Ok(token.n),
+            (None, _) => Err(lease_lost()),
+        }
+    }
+
+    pub(crate) fn handle_begin(
+        &mut self,
+        to: ReplyTo,
+        lessee: Lessee,
+        leases: &[LeaseRef],
+        fx: &mut Effects,
+    ) {
+        let mut begun = Vec::new();
+        let done = self.for_each_lease(to, lessee, leases, fx, |core, n| {
+            let lease = core.leases.live.get_mut(&n).expect("found above");
+            if !lease.begun {
+                lease.begun = true;
+                begun.push(core.memory.get(lease.slot).at);
+            }
+        });
+        if !begun.is_empty() {
+            self.lane.reserve(begun.len() * 12);
+            self.lane.write(&Entry::Begun(begun));
+        }
+        self.reply(to, Answer::Done(done), fx);
+    }
+
+    pub(crate) fn handle_extend(
+        &mut self,
+        to: ReplyTo,
+        lessee: Lessee,
+        leases: &[LeaseRef],
+        fx: &mut Effects,
+    ) {
+        let done = self.for_each_lease(to, lessee, leases, fx, |core, n| {
+            let until = core.now.mono + core.leases.live[&n].span;
+            let lease = core.leases.live.get_mut(&n).expect("found above");
+            let before = std::mem::replace(&mut lease.until, until);
+            core.disarm(before, Timer::Lease(n));
+            core.arm(until, Timer::Lease(n));
+        });
+        self.reply(to, Answer::Done(done), fx);
+    }
+
+    /// Does something for each lease that is found; each other one is refused by itself.
+    fn for_each_lease(
+        &mut self,
+        to: ReplyTo,
+        lessee: Lessee,
+        leases: &[LeaseRef],
+        fx: &mut Effects,
+        mut act: impl FnMut(&mut Self, u64),
+    ) -> u64 {
+        let mut done = 0;
+        for (i, lease) in leases.iter().enumerate() {
+            match self.find_lease(lessee, *lease) {
+                Ok(n) => {
+                    act(self, n);
+                    done += 1;
+                }
+                Err(refusal) => {
+                    let i = u32::try_from(i).expect("requests are bounded");
+                    self.reply(to, Answer::RefusedAt(i, refusal), fx);
+                }
+            }
+        }
+        done
+    }
+
+    pub(crate) fn on_lease_expired(&mut self, n: u64, fx: &mut Effects) {
+        let Some(lease) = self.leases.get(n).copied() else { return };
+        if lease.until > self.now.mono {
+            return;
+        }
+        if let Holder::Stream((session, _)) = lease.holder {
+            fx.push(Effect::LeaseEnded { session, lease: n, reason: LeaseEnd::Expired });
+        }
+        self.lose_lease(n, fx);
+    }
+
+    /// A lease ends without a settle: a begun one is a failure of the object, others are not.
+    pub(crate) fn lose_lease(&mut self, n: u64, fx: &mut Effects) {
+        let lease = self.end_lease(n, false);
+        let id = self.object(lease.slot).id;
+        fx.push(Effect::Note(Note::LeaseLost(id)));
+        if lease.begun {
+            self.set_phase(lease.slot, Phase::Writing);
+            return self.count_failure(lease.slot, Span::ZERO, fx);
+        }
+        self.set_phase(lease.slot, Phase::Writing);
+        self.make_ready(lease.slot);
+    }
+}
+
+fn is_of(lease: &Lease, session: SessionId) -> bool {
+    matches!(lease.holder, Holder::Stream((s, _)) if s == session)
+}
+
+/// The lease is not valid any more. State is unchanged.
+pub(crate) fn lease_lost() -> Refusal {
+    Refusal::new(
+        Code::FailedPrecondition,
+        "LEASE_LOST",
+        "the lease has ended: it ran out, its stream was lost, or it was settled differently; the object is or will be delivered again",
+    )
+}
+
+fn other_stream(n: u64) -> Refusal {
+    Refusal {
+        field: Some("leases"),
+        ..Refusal::new(
+            Code::FailedPrecondition,
+            "LEASE_OF_OTHER_STREAM",
+            "the lease belongs to another stream; settle it there",
+        )
+        .given(n)
+    }
+}

@@ -1,0 +1,208 @@
+//! Records read back from the log, and who waits for them.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::catalogue::{QueueId, Shelf};
+use crate::core::Core;
+use crate::effect::{Effect, Effects};
+use crate::ids::{Loc, ObjectId, RecordNumber};
+use crate::limits::{LOADS_MAX, WINDOW_OBJECTS_LOW, WINDOW_OBJECTS_MAX};
+use crate::object::Object;
+use crate::record::{Entry, How};
+use crate::scan::ScanId;
+
+/// Why a record is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The next page of a queue.
+    Queue(QueueId),
+    /// An id whose latest mention should be there.
+    Resolve(ObjectId, Loc),
+    /// The next step of a scan.
+    Scan(ScanId),
+}
+
+/// Records under way.
+#[derive(Debug, Default)]
+pub(crate) struct Loads {
+    waiting: BTreeMap<RecordNumber, Vec<Purpose>>,
+    /// Pages being read for queues.
+    pages: usize,
+}
+
+impl Core {
+    /// Asks for a record. One that is not committed yet is asked for when it is.
+    pub(crate) fn load(&mut self, record: RecordNumber, purpose: Purpose, fx: &mut Effects) {
+        let waiting = self.loads.waiting.entry(record).or_default();
+        waiting.push(purpose);
+        if waiting.len() == 1 {
+            if self.lane.is_committed(record) {
+                fx.push(Effect::Load(record));
+            } else {
+                self.lane.urge();
+            }
+        }
+    }
+
+    /// Records that were wanted before they were committed can be read now.
+    pub(crate) fn load_committed(&mut self, record: RecordNumber, fx: &mut Effects) {
+        if self.loads.waiting.contains_key(&record) {
+            fx.push(Effect::Load(record));
+        }
+    }
+
+    pub(crate) fn handle_loaded(&mut self, record: RecordNumber, bytes: &Bytes, fx: &mut Effects) {
+        let Some(purposes) = self.loads.waiting.remove(&record) else { return };
+        let entries = match crate::record::entries(bytes) {
+            Ok((_, entries)) => entries,
+            Err(error) => return fx.push(Effect::Stop(format!("record {record}: {error}"))),
+        };
+        let mut pages = false;
+        for purpose in purposes {
+            match purpose {
+                Purpose::Queue(queue) => {
+                    self.loads.pages -= 1;
+                    self.queues.get_mut(queue).loading = false;
+                    pages = true;
+                    self.bring_in(record, queue, bytes.len(), &entries, fx);
+                }
+                Purpose::Resolve(id, at) => self.on_resolve_loaded(id, at, &entries, fx),
+                Purpose::Scan(scan) => self.on_scan_loaded(scan, record, &entries, fx),
+            }
+        }
+        if pages {
+            self.bring_in_others(record, bytes.len(), &entries, fx);
+        }
+    }
+
+    /// Asks for a queue's next page when its front runs low.
+    pub(crate) fn want_page(&mut self, queue: QueueId, fx: &mut Effects) {
+        let q = self.queues.get(queue);
+        let full = self.memory.waiting_bytes >= self.limits.window_bytes && !q.window.is_empty();
+        if q.loading || q.window.len() >= WINDOW_OBJECTS_LOW || full {
+            return;
+        }
+        let Some((_, record)) = q.paged.first_key_value() else { return };
+        if self.loads.pages >= LOADS_MAX {
+            // The queue is looked at again as soon as a page has come.
+            self.stirred.insert(queue);
+            return;
+        }
+        let record = *record;
+        self.loads.pages += 1;
+        self.queues.get_mut(queue).loading = true;
+        self.load(record, Purpose::Queue(queue), fx);
+    }
+
+    /// Brings the ready objects of one queue in from a record that has been read.
+    fn bring_in(
+        &mut self,
+        record: RecordNumber,
+        queue: QueueId,
+        size: usize,
+        entries: &[(Loc, Entry)],
+        fx: &mut Effects,
+    ) {
+        let Some(set) = self.catalogue.take_set(record, Shelf::Ready(queue)) else { return };
+        let q = self.queues.get_mut(queue);
+        q.paged.remove(&set.order);
+        q.paged_count -= set.positions.len() as u64;
+        let share = set.positions.len() * 4 < entries.len();
+        for position in set.positions.iter() {
+            let (at, entry) = &entries[position as usize];
+            let Entry::Object { place, object, .. } = entry else {
+                return fx.push(Effect::Stop(format!("{at} should be an object")));
+            };
+            let place = place.unwrap_or(*at);
+            self.catalogue.put(*at, Shelf::Memory, place);
+            let mut object = (**object).clone();
+            if share {
+                unpin(&mut object, size);
+            }
+            let slot = self.admit(object, *at, place, queue);
+            if self.blamed.remove(at) {
+                self.count_failure(slot, crate::time::Span::ZERO, fx);
+            } else {
+                self.bring_in_one(slot);
+            }
+        }
+        self.tidy_queue(queue);
+    }
+
+    /// An object that comes from its shelf goes to the front of its queue, whatever the bounds: the
+    /// page was asked for.
+    fn bring_in_one(&mut self, slot: crate::memory::Slot) {
+        let live = self.memory.get(slot);
+        let (queue, place, weight) = (live.queue, live.place, live.object.weight());
+        if let Some(at) = live.object.expires_at {
+            let id = live.object.id;
+            self.expiring.insert((at, id));
+        }
+        self.set_phase(slot, crate::memory::Phase::Ready);
+        self.memory.waiting_bytes += weight;
+        self.queues.get_mut(queue).window.insert(place, slot);
+        self.stir(queue);
+    }
+
+    /// Other queues with demand take their share of a record that has been read anyway.
+    fn bring_in_others(
+        &mut self,
+        record: RecordNumber,
+        size: usize,
+        entries: &[(Loc, Entry)],
+        fx: &mut Effects,
+    ) {
+        let Some(page) = self.catalogue.page(record) else { return };
+        let queues: Vec<QueueId> = page
+            .sets
+            .iter()
+            .filter_map(|s| match s.shelf {
+                Shelf::Ready(queue) => Some((queue, s.order)),
+                _ => None,
+            })
+            .filter(|(queue, order)| {
+                let q = self.queues.get(*queue);
+                let next = q.paged.first_key_value().is_some_and(|(first, _)| first == order);
+                next && q.window.len() < WINDOW_OBJECTS_MAX
+                    && q.groups.iter().any(|g| self.subs.can_take(*g))
+            })
+            .map(|(queue, _)| queue)
+            .collect();
+        for queue in queues {
+            self.bring_in(record, queue, size, entries, fx);
+        }
+    }
+
+    /// A failed delivery: the object waits for its backoff, or is parked.
+    pub(crate) fn count_failure(
+        &mut self,
+        slot: crate::memory::Slot,
+        at_least: crate::time::Span,
+        fx: &mut Effects,
+    ) {
+        let failed = {
+            let live = self.memory.get_mut(slot);
+            live.object.failed += 1;
+            live.object.failed
+        };
+        if failed >= self.limits.failed_deliveries {
+            return self.park(slot, format!("{failed} failed deliveries").into(), fx);
+        }
+        let backoff = self.backoff(failed).max(at_least);
+        let not_before = self.now.wall + backoff;
+        self.memory.get_mut(slot).object.not_before = Some(not_before);
+        self.return_object(slot, How::Returned);
+    }
+}
+
+/// Copies a payload that would keep a whole record in memory for its own few bytes.
+fn unpin(object: &mut Object, record_bytes: usize) {
+    if object.entity.payload.len() * 4 < record_bytes {
+        object.entity.payload = Bytes::copy_from_slice(&object.entity.payload);
+        let headers = Bytes::copy_from_slice(object.entity.headers.as_packed());
+        object.entity.headers =
+            crate::object::Headers::from_packed(headers).expect("they were well formed");
+    }
+}

@@ -1,0 +1,532 @@
+//! Links to peers: the handshake (R4), and what comes in over a link.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::core::{Core, Timer};
+use crate::effect::{Answer, Effect, Effects, Note};
+use crate::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
+use crate::input::{Input, ReplyTo};
+use crate::message::{
+    Advert, Demand, DemandKey, Hello, LaneHello, LinkRefusal, Message, PROTOCOL, PROTOCOL_MIN,
+    PassedAnswer, Window,
+};
+use crate::names::{Name, Pattern};
+use crate::object::{Hash16, Token};
+use crate::record::PeerSeen;
+use crate::time::{Mono, Span};
+
+/// How long a passed settle waits for its answer.
+const PASS_TIMEOUT: Span = Span::secs(2);
+
+/// Most passed settles that wait.
+const PASSES_MAX: usize = 4_096;
+
+/// One link.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) dialled: bool,
+    /// Whether the handshake is done.
+    pub(crate) ready: bool,
+    pub(crate) name: Name,
+    pub(crate) lane: LaneId,
+    pub(crate) incarnation: Incarnation,
+    /// What the peer can use.
+    pub(crate) demands: BTreeMap<DemandKey, Remote>,
+    /// What the peer has been told.
+    pub(crate) told: BTreeMap<DemandKey, Demand>,
+    /// Objects the peer has offered since the link came up, by window.
+    pub(crate) received: BTreeMap<DemandKey, u64>,
+    pub(crate) sent_objects: u64,
+    pub(crate) received_objects: u64,
+}
+
+/// A peer's demand as it was told, and what of its window has been used.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    pub(crate) demand: Demand,
+    pub(crate) offered: u64,
+}
+
+/// Who waits for a passed settle.
+#[derive(Clone, Copy, Debug)]
+enum Asker {
+    Client(ReplyTo),
+    Link(LinkId, u64),
+}
+
+/// Everything about peers.
+#[derive(Debug, Default)]
+pub(crate) struct Mesh {
+    links: BTreeMap<LinkId, Link>,
+    /// What peers' lanes were known to be.
+    pub(crate) peers: BTreeMap<LaneId, PeerSeen>,
+    /// Which links want what, by pattern.
+    wanted: BTreeMap<Pattern, BTreeSet<(DemandKey, LinkId)>>,
+    /// Demands whose adverts may have changed.
+    pub(crate) dirty: BTreeSet<DemandKey>,
+    /// Demands that vanished here a moment ago.
+    pub(crate) vanished: BTreeMap<DemandKey, Mono>,
+    /// When a newer generation was last asked for.
+    pub(crate) refresh_asked: BTreeMap<(LinkId, DemandKey), Mono>,
+    /// Objects here in transit, by demand, with the era of the count.
+    pub(crate) transit: BTreeMap<DemandKey, (u64, u64)>,
+    pub(crate) transit_era: u64,
+    asks: BTreeMap<u64, (Asker, Mono)>,
+    last_ask: u64,
+}
+
+impl Mesh {
+    pub(crate) fn link(&self, link: LinkId) -> Option<&Link> {
+        self.links.get(&link).filter(|l| l.ready)
+    }
+
+    pub(crate) fn link_mut(&mut self, link: LinkId) -> Option<&mut Link> {
+        self.links.get_mut(&link).filter(|l| l.ready)
+    }
+
+    pub(crate) fn links(&self) -> impl Iterator<Item = (LinkId, &Link)> {
+        self.links.iter().filter(|(_, l)| l.ready).map(|(id, l)| (*id, l))
+    }
+
+    pub(crate) fn link_to(&self, lane: LaneId) -> Option<LinkId> {
+        self.links().find(|(_, l)| l.lane == lane).map(|(id, _)| id)
+    }
+
+    pub(crate) fn has_links(&self) -> bool {
+        self.links().next().is_some()
+    }
+
+    /// Demands of peers for a pattern.
+    pub(crate) fn wanted(&self, pattern: &str) -> impl Iterator<Item = &(DemandKey, LinkId)> {
+        self.wanted.get(pattern).into_iter().flatten()
+    }
+
+    /// Whether a demand can be reached over another link than this one.
+    pub(crate) fn has_demand_beyond(&self, link: LinkId, key: &DemandKey) -> bool {
+        self.wanted(key.pattern.as_str()).any(|(k, l)| k == key && *l != link)
+    }
+
+    pub(crate) fn count_received(&mut self, link: LinkId, key: &DemandKey, count: u64) {
+        if let Some(l) = self.link_mut(link) {
+            *l.received.entry(key.clone()).or_default() += count;
+            l.received_objects += count;
+        }
+    }
+
+    pub(crate) fn uncount_received(&mut self, link: LinkId, key: &DemandKey, count: u64) {
+        if let Some(l) = self.link_mut(link)
+            && let Some(received) = l.received.get_mut(key)
+        {
+            *received -= count.min(*received);
+            l.received_objects -= count.min(l.received_objects);
+        }
+    }
+
+    fn index(&mut self, key: &DemandKey, link: LinkId, there: bool) {
+        let set = self.wanted.entry(key.pattern.clone()).or_default();
+        if there {
+            set.insert((key.clone(), link));
+            return;
+        }
+        set.remove(&(key.clone(), link));
+        if set.is_empty() {
+            self.wanted.remove(&key.pattern);
+        }
+    }
+
+    /// All keys of demand that peers have told.
+    pub(crate) fn remote_keys(&self) -> BTreeSet<DemandKey> {
+        self.wanted.values().flatten().map(|(key, _)| key.clone()).collect()
+    }
+}
+
+impl Core {
+    pub(crate) fn handle_link_up(&mut self, link: LinkId, dialled: bool, fx: &mut Effects) {
+        let l = Link {
+            dialled,
+            ready: false,
+            name: self.name.clone(),
+            lane: LaneId::default(),
+            incarnation: Incarnation(0),
+            demands: BTreeMap::new(),
+            told: BTreeMap::new(),
+            received: BTreeMap::new(),
+            sent_objects: 0,
+            received_objects: 0,
+        };
+        let before = self.mesh.links.insert(link, l);
+        assert!(before.is_none(), "the edge numbers links");
+        let hello = Message::Hello(self.hello());
+        fx.push(Effect::Send { link, message: hello, after: None });
+    }
+
+    fn hello(&self) -> Hello {
+        let (number, hash) = self.lane.committed();
+        let (lane, epoch, incarnation) = (self.lane.id, self.lane.epoch, self.lane.incarnation);
+        let known = self.mesh.peers.values().map(|p| (p.lane, p.epoch, p.number)).collect();
+        Hello {
+            protocol: PROTOCOL,
+            protocol_min: PROTOCOL_MIN,
+            name: self.name.clone(),
+            lanes: vec![LaneHello { lane, epoch, incarnation, number, hash }],
+            generation: self.generation(),
+            known,
+        }
+    }
+
+    pub(crate) fn handle_link_down(&mut self, link: LinkId, _fx: &mut Effects) {
+        let Some(l) = self.mesh.links.get(&link) else { return };
+        if !l.ready {
+            self.mesh.links.remove(&link);
+            return;
+        }
+        self.withdraw_all(link);
+        let l = self.mesh.links.remove(&link).expect("just found");
+        for key in l.demands.keys() {
+            self.mesh.index(key, link, false);
+            self.mesh.refresh_asked.remove(&(link, key.clone()));
+            self.on_demand_changed(key);
+        }
+    }
+
+    pub(crate) fn handle_peer(&mut self, link: LinkId, message: Message, fx: &mut Effects) {
+        let Some(l) = self.mesh.links.get(&link) else { return };
+        if let Message::Hello(hello) = message {
+            if l.ready {
+                return self.refuse_link(link, LinkRefusal::Malformed("a second Hello".into()), fx);
+            }
+            return self.on_hello(link, &hello, fx);
+        }
+        if let Message::Refuse(refusal) = message {
+            let redial = may_redial(&refusal);
+            let name = l.name.clone();
+            fx.push(Effect::Note(Note::LinkRefused(name, refusal.clone())));
+            return fx.push(Effect::CloseLink { link, refusal, redial });
+        }
+        if !l.ready {
+            return self.refuse_link(link, LinkRefusal::Malformed("no Hello first".into()), fx);
+        }
+        self.on_message(link, message, fx);
+    }
+
+    fn on_message(&mut self, link: LinkId, message: Message, fx: &mut Effects) {
+        match message {
+            Message::Hello(_) | Message::Refuse(_) => unreachable!("handled before"),
+            Message::Adverts(adverts) => self.on_adverts(link, adverts, fx),
+            Message::Windows(windows) => self.on_windows(link, windows),
+            Message::Refresh(refresh) => self.on_refresh(link, refresh, fx),
+            Message::Offer(offer) => self.on_offer(link, offer, fx),
+            Message::Accept { transfer, refused } => self.on_accept(link, transfer, &refused, fx),
+            Message::Decline { transfer, reason } => self.on_decline(transfer, reason),
+            Message::Release(id) => self.on_release(link, id, fx),
+            Message::Abort(id) => self.on_abort(id),
+            Message::Taken(id) => self.on_taken(link, id, fx),
+            Message::Status(id) => self.answer_status(link, id, fx),
+            Message::Wait(_) => self.on_wait(),
+            Message::Forget { sender, epoch, incarnation, through } => {
+                self.on_forget(sender, epoch, incarnation, through);
+            }
+            Message::TransferUnknown(id) => {
+                fx.push(Effect::Note(Note::TransferUnknown(id.to_string())));
+            }
+            Message::PassSettle { ask, hops_left, token, content } => {
+                self.on_pass_settle(link, ask, hops_left, token, content, fx);
+            }
+            Message::PassedSettle { ask, answer } => self.on_passed_settle(ask, answer, fx),
+        }
+    }
+
+    /// Compares histories. Afterwards the link is ready, or refused on both sides.
+    fn on_hello(&mut self, link: LinkId, hello: &Hello, fx: &mut Effects) {
+        let Some(own) = hello.lanes.first().copied() else {
+            return self.refuse_link(
+                link,
+                LinkRefusal::Malformed("Hello without a lane".into()),
+                fx,
+            );
+        };
+        let l = self.mesh.links.get_mut(&link).expect("the caller found it");
+        (l.name, l.lane, l.incarnation) = (hello.name.clone(), own.lane, own.incarnation);
+        if let Err(refusal) = self.check_hello(link, hello, own) {
+            return self.refuse_link(link, refusal, fx);
+        }
+        match self.rival_of(link, own) {
+            Some((rival, true)) => {
+                // The peer has restarted, or this link is the preferred one of two.
+                let refusal = LinkRefusal::DuplicateLink;
+                self.send_refusal(rival, &refusal, fx);
+                fx.push(Effect::CloseLink { link: rival, refusal, redial: false });
+                self.handle_link_down(rival, fx);
+            }
+            Some((_, false)) => return self.refuse_link(link, LinkRefusal::DuplicateLink, fx),
+            None => {}
+        }
+        self.see_generation(hello.generation);
+        self.note_peer(hello, own);
+        self.mesh.links.get_mut(&link).expect("the caller found it").ready = true;
+        fx.push(Effect::Note(Note::LinkReady(link, hello.name.clone(), own.lane)));
+        self.resume_transfers(link, own.lane, fx);
+        let own_keys = self.subs.groups().map(|(_, g)| g.key.clone());
+        let keys: BTreeSet<DemandKey> = own_keys.chain(self.mesh.remote_keys()).collect();
+        keys.into_iter().for_each(|key| self.mark_demand(key));
+    }
+
+    fn check_hello(&self, link: LinkId, hello: &Hello, own: LaneHello) -> Result<(), LinkRefusal> {
+        if hello.protocol < PROTOCOL_MIN || hello.protocol_min > PROTOCOL {
+            return Err(LinkRefusal::Protocol { ours: PROTOCOL });
+        }
+        if own.lane == self.lane.id {
+            return Err(LinkRefusal::Itself);
+        }
+        let others = self.mesh.links().filter(|(id, _)| *id != link);
+        let same_name = hello.name == self.name
+            || others.into_iter().any(|(_, l)| l.name == hello.name && l.lane != own.lane);
+        if same_name {
+            return Err(LinkRefusal::DuplicateName(hello.name.clone()));
+        }
+        for lane in &hello.lanes {
+            if self.transfers.verdicts.contains(&lane.lane) {
+                return Err(LinkRefusal::Forgotten(lane.lane));
+            }
+            if let Some(known) = self.mesh.peers.get(&lane.lane) {
+                check_history(lane.lane, (known.epoch, known.number), (lane.epoch, lane.number))?;
+            }
+        }
+        let mine = (self.lane.epoch, self.lane.committed().0);
+        for (lane, epoch, number) in &hello.known {
+            if *lane == self.lane.id {
+                check_history(*lane, (*epoch, *number), mine)?;
+            }
+        }
+        if hello.generation > self.generation().saturating_add(crate::limits::GENERATION_JUMP_MAX) {
+            return Err(LinkRefusal::Generation(hello.generation));
+        }
+        Ok(())
+    }
+
+    /// Another ready link to the same lane, and whether the new one takes its place: always when
+    /// the peer has restarted; else the one that the lower lane dialled stays, so that both sides
+    /// keep the same.
+    fn rival_of(&self, link: LinkId, own: LaneHello) -> Option<(LinkId, bool)> {
+        let (id, rival) = self.mesh.links().find(|(id, l)| *id != link && l.lane == own.lane)?;
+        let new = &self.mesh.links[&link];
+        if rival.incarnation != own.incarnation {
+            return Some((id, true));
+        }
+        let preferred = |dialled: bool| dialled == (self.lane.id < own.lane);
+        Some((id, preferred(new.dialled) && !preferred(rival.dialled)))
+    }
+
+    /// Remembers what a peer's lane is now, for the next handshake.
+    fn note_peer(&mut self, hello: &Hello, own: LaneHello) {
+        let seen = PeerSeen {
+            lane: own.lane,
+            name: hello.name.clone(),
+            epoch: own.epoch,
+            number: own.number,
+        };
+        if self.mesh.peers.get(&own.lane) != Some(&seen) {
+            self.mesh.peers.insert(own.lane, seen.clone());
+            self.write_peer(seen);
+        }
+    }
+
+    fn send_refusal(&self, link: LinkId, refusal: &LinkRefusal, fx: &mut Effects) {
+        let message = Message::Refuse(refusal.clone());
+        fx.push(Effect::Send { link, message, after: None });
+    }
+
+    pub(crate) fn refuse_link(&mut self, link: LinkId, refusal: LinkRefusal, fx: &mut Effects) {
+        let name = self.mesh.links[&link].name.clone();
+        self.send_refusal(link, &refusal, fx);
+        fx.push(Effect::Note(Note::LinkRefused(name, refusal.clone())));
+        let redial = may_redial(&refusal);
+        fx.push(Effect::CloseLink { link, refusal, redial });
+        self.handle_link_down(link, fx);
+    }
+
+    fn on_adverts(&mut self, link: LinkId, adverts: Vec<Advert>, fx: &mut Effects) {
+        for advert in adverts {
+            let Some(l) = self.mesh.links.get_mut(&link) else { return };
+            if l.demands.len() >= crate::limits::ADVERTS_MAX && !l.demands.contains_key(&advert.key)
+            {
+                return self.refuse_link(
+                    link,
+                    LinkRefusal::Malformed("too many adverts".into()),
+                    fx,
+                );
+            }
+            let useful = advert.demand.filter(|d| {
+                let loops = d.path.iter().any(|(_, lane)| *lane == self.lane.id);
+                !loops && d.distance < self.limits.max_hops
+            });
+            if let Some(demand) = &useful {
+                if !self.see_generation(demand.generation.counter) {
+                    let refusal = LinkRefusal::Generation(demand.generation.counter);
+                    return self.refuse_link(link, refusal, fx);
+                }
+                let namesake =
+                    |(name, lane): &(Name, LaneId)| *name == self.name && *lane != self.lane.id;
+                if demand.path.iter().any(namesake) {
+                    let refusal = LinkRefusal::DuplicateName(self.name.clone());
+                    fx.push(Effect::Note(Note::LinkRefused(self.name.clone(), refusal)));
+                }
+            }
+            let there = useful.is_some();
+            let l = self.mesh.links.get_mut(&link).expect("just found");
+            match useful {
+                Some(demand) => match l.demands.get_mut(&advert.key) {
+                    Some(remote) => remote.demand = demand,
+                    None => {
+                        l.demands.insert(advert.key.clone(), Remote { demand, offered: 0 });
+                    }
+                },
+                None => {
+                    if l.demands.remove(&advert.key).is_none() {
+                        continue;
+                    }
+                }
+            }
+            self.mesh.index(&advert.key, link, there);
+            self.on_demand_changed(&advert.key);
+        }
+    }
+
+    fn on_windows(&mut self, link: LinkId, windows: Vec<Window>) {
+        for window in windows {
+            let Some(l) = self.mesh.link_mut(link) else { return };
+            let Some(remote) = l.demands.get_mut(&window.key) else { continue };
+            remote.demand.window = remote.demand.window.max(window.total);
+            self.on_demand_changed(&window.key);
+        }
+    }
+
+    /// Something about a peer's demand has changed: objects may move, adverts may change.
+    pub(crate) fn on_demand_changed(&mut self, key: &DemandKey) {
+        self.stir_matching(key);
+        if self.mesh.wanted(key.pattern.as_str()).all(|(k, _)| k != key) {
+            // What was in transit for it is stranded: it is backlog from now on.
+            self.mesh.transit.remove(key);
+        }
+        self.mark_demand(key.clone());
+    }
+
+    pub(crate) fn stir_matching(&mut self, key: &DemandKey) {
+        for queue in self.queues_matching(&key.pattern, &key.processor) {
+            if !self.queues.get(queue).is_empty() {
+                self.stirred.insert(queue);
+            }
+        }
+    }
+
+    /// Passes a settle on to the owner of its lease's lane. Says whether there is a way.
+    pub(crate) fn pass_settle(
+        &mut self,
+        to: ReplyTo,
+        token: Token,
+        content: Hash16,
+        fx: &mut Effects,
+    ) -> bool {
+        let hops = self.limits.max_hops;
+        self.pass_on(Asker::Client(to), hops, token, content, None, fx)
+    }
+
+    fn pass_on(
+        &mut self,
+        asker: Asker,
+        hops: u32,
+        token: Token,
+        content: Hash16,
+        not: Option<LinkId>,
+        fx: &mut Effects,
+    ) -> bool {
+        let direct = self.mesh.link_to(token.lane);
+        let Some(link) = direct.or_else(|| self.way_back(token)).filter(|l| Some(*l) != not) else {
+            return false;
+        };
+        if self.mesh.asks.len() >= PASSES_MAX || hops == 0 {
+            return false;
+        }
+        self.mesh.last_ask += 1;
+        let ask = self.mesh.last_ask;
+        let until = self.now.mono + PASS_TIMEOUT;
+        self.mesh.asks.insert(ask, (asker, until));
+        self.arm(until, Timer::Pass(ask));
+        let message = Message::PassSettle { ask, hops_left: hops - 1, token, content };
+        fx.push(Effect::Send { link, message, after: None });
+        true
+    }
+
+    /// The neighbour that an object came from.
+    fn way_back(&self, token: Token) -> Option<LinkId> {
+        let slot = self.memory.by_id(token.object)?;
+        let last = self.object(slot).path.last()?;
+        self.mesh.links().find(|(_, l)| l.name == *last).map(|(id, _)| id)
+    }
+
+    fn on_pass_settle(
+        &mut self,
+        link: LinkId,
+        ask: u64,
+        hops_left: u32,
+        token: Token,
+        content: Hash16,
+        fx: &mut Effects,
+    ) {
+        let missing = self.unresolved([token.object]);
+        if !missing.is_empty() {
+            let message = Message::PassSettle { ask, hops_left, token, content };
+            return self.stall_quietly(missing, Input::Peer(link, message), fx);
+        }
+        let answer = self.owner_answer(token, content);
+        let asker = Asker::Link(link, ask);
+        let passed = answer == PassedAnswer::Unknown
+            && self.pass_on(asker, hops_left, token, content, Some(link), fx);
+        if !passed {
+            let message = Message::PassedSettle { ask, answer };
+            fx.push(Effect::Send { link, message, after: None });
+        }
+    }
+
+    fn on_passed_settle(&mut self, ask: u64, answer: PassedAnswer, fx: &mut Effects) {
+        let Some((asker, until)) = self.mesh.asks.remove(&ask) else { return };
+        self.disarm(until, Timer::Pass(ask));
+        match asker {
+            Asker::Link(link, ask) => {
+                let message = Message::PassedSettle { ask, answer };
+                fx.push(Effect::Send { link, message, after: None });
+            }
+            Asker::Client(to) => {
+                let answer = match answer {
+                    PassedAnswer::Done => Answer::Done(1),
+                    PassedAnswer::LeaseLost => Answer::RefusedAt(0, crate::lease::lease_lost()),
+                    PassedAnswer::Unknown => Answer::Unknown(
+                        "the node that gave the lease could not be asked; ask it, or wait for the redelivery".into(),
+                    ),
+                };
+                self.reply(to, answer, fx);
+            }
+        }
+    }
+
+    pub(crate) fn on_pass_over(&mut self, ask: u64, fx: &mut Effects) {
+        self.on_passed_settle(ask, PassedAnswer::Unknown, fx);
+    }
+}
+
+/// A history that came back lower than it was known is a restored backup or a copy.
+fn check_history(
+    lane: LaneId,
+    known: (Epoch, RecordNumber),
+    now: (Epoch, RecordNumber),
+) -> Result<(), LinkRefusal> {
+    if now.0 < known.0 || now.1 < known.1 {
+        return Err(LinkRefusal::RolledBack { lane, known, now });
+    }
+    Ok(())
+}
+
+/// Whether dialling again may end differently without a person's help.
+fn may_redial(refusal: &LinkRefusal) -> bool {
+    !matches!(refusal, LinkRefusal::Itself | LinkRefusal::DuplicateLink)
+}

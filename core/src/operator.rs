@@ -1,0 +1,471 @@
+//! What people and scripts ask of a node and order it to do.
+
+use std::collections::BTreeSet;
+
+use crate::catalogue::Shelf;
+use crate::core::{Core, Timer};
+use crate::effect::{
+    Answer, Effect, Effects, LeaseEnd, NodeView, Note, SubscriptionView, TypeView,
+};
+use crate::ids::{LaneId, ObjectId, RecordNumber};
+use crate::input::{Input, ListState, Operator, ReplyTo, Which};
+use crate::lease::Holder;
+use crate::limits::LIST_MAX;
+use crate::memory::Phase;
+use crate::names::Name;
+use crate::record::{Ending, Entry};
+use crate::refusal::{Code, Refusal};
+use crate::resolve::{Known, Stored};
+use crate::scan::{Chosen, Listing, Work};
+use crate::transfer::InState;
+
+/// Most scans that people have ordered at once.
+const SCANS_MAX: usize = 32;
+
+impl Core {
+    pub(crate) fn handle_operator(&mut self, to: ReplyTo, order: Operator, fx: &mut Effects) {
+        let ids: Vec<ObjectId> = match &order {
+            Operator::Inspect(id) | Operator::Discard(id) => vec![*id],
+            Operator::Redrive(Which::Ids(ids)) | Operator::DiscardParked(Which::Ids(ids)) => {
+                ids.clone()
+            }
+            _ => Vec::new(),
+        };
+        let missing = self.unresolved(ids);
+        if !missing.is_empty() {
+            return self.stall(to, missing, Input::Operator(to, order), fx);
+        }
+        match order {
+            Operator::Inspect(id) => {
+                let view = self.inspect(id);
+                self.reply(to, Answer::View(Box::new(view)), fx);
+            }
+            Operator::List { pattern, state, since, limit } => {
+                let limit = limit.min(LIST_MAX) as usize;
+                let listing = Listing { to, pattern, state, since, limit, found: Vec::new() };
+                self.list(listing, fx);
+            }
+            Operator::Redrive(which) => self.order_parked(to, which, Work::Redrive, fx),
+            Operator::DiscardParked(which) => self.order_parked(to, which, Work::Discard, fx),
+            Operator::Discard(id) => self.discard(to, id, fx),
+            Operator::Types => self.reply(to, Answer::Types(self.type_views()), fx),
+            Operator::Subscriptions => {
+                self.reply(to, Answer::Subscriptions(self.subscription_views()), fx);
+            }
+            Operator::Nodes => self.reply(to, Answer::Nodes(self.node_views()), fx),
+            Operator::Drain => self.drain(to),
+            Operator::Resume => self.resume(to, fx),
+            Operator::Forget { name, reclaim } => self.forget_node(to, &name, reclaim, fx),
+            Operator::ConfirmClock => {
+                self.trust_clock(fx);
+                self.look_at_wall(self.now.wall);
+                self.reply(to, Answer::Done(1), fx);
+            }
+        }
+    }
+
+    /// Work over parked objects: each id must be parked, types and all are what is parked now.
+    fn order_parked(
+        &mut self,
+        to: ReplyTo,
+        which: Which,
+        work: impl FnOnce(Chosen) -> Work,
+        fx: &mut Effects,
+    ) {
+        if let Err(refusal) = self.check_scans() {
+            return self.refuse(to, refusal, fx);
+        }
+        let (ty, ids) = match which {
+            Which::All => (None, None),
+            Which::Type(name) => match self.queues.type_id(&name) {
+                Some(ty) => (Some(ty), None),
+                None => return self.reply(to, Answer::Done(0), fx),
+            },
+            Which::Ids(ids) => (None, Some(ids)),
+        };
+        let records: BTreeSet<RecordNumber> = match &ids {
+            Some(ids) => {
+                let mut records = BTreeSet::new();
+                for id in ids {
+                    match self.parked_at(*id) {
+                        Ok(record) => records.insert(record),
+                        Err(refusal) => return self.refuse(to, refusal, fx),
+                    };
+                }
+                records
+            }
+            None => self
+                .records_with(|s| matches!(s, Shelf::Parked(t) if ty.is_none_or(|ty| ty == t)))
+                .into_iter()
+                .collect(),
+        };
+        let ids = ids.map(|ids| ids.into_iter().collect());
+        self.start_scan(work(Chosen { to, ty, ids, done: 0 }), records, fx);
+    }
+
+    fn parked_at(&self, id: ObjectId) -> Result<RecordNumber, Refusal> {
+        match self.known(id) {
+            Known::OnDisk(Stored::Alive { at, shelf: Shelf::Parked(_), .. }) => Ok(at.record),
+            Known::Absent => Err(not_found(id)),
+            _ => Err(Refusal::new(
+                Code::FailedPrecondition,
+                "NOT_PARKED",
+                "the object is not parked; `dpc object why` says where it is",
+            )
+            .given(id)),
+        }
+    }
+
+    fn check_scans(&self) -> Result<(), Refusal> {
+        if self.scans.len() >= SCANS_MAX {
+            let message =
+                "too many listings and orders over many objects are under way; retry in a moment";
+            return Err(Refusal::exhausted("orders", SCANS_MAX as u64, message));
+        }
+        Ok(())
+    }
+
+    /// Ends one live object without success, wherever it waits here. A lease on it is lost.
+    fn discard(&mut self, to: ReplyTo, id: ObjectId, fx: &mut Effects) {
+        let reason = || Ending::Discarded("discarded by a person".into());
+        let slot = match self.known(id) {
+            Known::Absent => return self.refuse(to, not_found(id), fx),
+            Known::OnDisk(Stored::Ended { .. }) => return self.refuse(to, not_alive(id), fx),
+            Known::OnDisk(Stored::Alive { at, shelf, place, object, .. }) => {
+                let (at, shelf, place, object) = (*at, *shelf, *place, object.clone());
+                if !matches!(shelf, Shelf::Ready(_) | Shelf::Delayed(_) | Shelf::Parked(_)) {
+                    return self.refuse(to, busy(id), fx);
+                }
+                self.lift(at, shelf, place, &object)
+            }
+            Known::InMemory(slot) => match self.memory.get(slot).phase {
+                Phase::Ready => {
+                    self.take_ready(slot);
+                    self.set_phase(slot, Phase::Writing);
+                    slot
+                }
+                Phase::Delayed(_) => {
+                    self.set_phase(slot, Phase::Writing);
+                    slot
+                }
+                Phase::Leased(n) => {
+                    let lease = self.end_lease(n, false);
+                    if let Holder::Stream((session, _)) = lease.holder {
+                        fx.push(Effect::LeaseEnded {
+                            session,
+                            lease: n,
+                            reason: LeaseEnd::Discarded,
+                        });
+                    }
+                    self.set_phase(slot, Phase::Writing);
+                    slot
+                }
+                Phase::Writing | Phase::Offered(_) | Phase::Moving(_) | Phase::Held(_) => {
+                    return self.refuse(to, busy(id), fx);
+                }
+            },
+            Known::NotLookedUp => unreachable!("ids are resolved before"),
+        };
+        self.lane.reserve(2_048);
+        self.end(slot, reason(), None);
+        self.reply_durable(to, Answer::Done(1), fx);
+    }
+
+    /// Objects in memory first, then a walk over the shelves.
+    fn list(&mut self, mut listing: Listing, fx: &mut Effects) {
+        if let Err(refusal) = self.check_scans() {
+            return self.refuse(listing.to, refusal, fx);
+        }
+        for (slot, live) in self.memory.iter() {
+            let state = match live.phase {
+                Phase::Ready | Phase::Writing => ListState::Ready,
+                Phase::Delayed(_) => ListState::Delayed,
+                Phase::Leased(_) => ListState::Leased,
+                Phase::Offered(_) | Phase::Moving(_) => ListState::Offered,
+                Phase::Held(_) => ListState::Held,
+            };
+            if listing.found.len() >= listing.limit {
+                break;
+            }
+            let at_home = self.catalogue.shelf_of(live.at) == Some(Shelf::Memory);
+            if at_home && listing.wants_state(state, &live.object) {
+                listing.found.push(self.view_in_memory(slot));
+            }
+        }
+        let wanted = match listing.state {
+            Some(ListState::Leased | ListState::Offered) => Vec::new(),
+            _ => self.records_with(|s| {
+                matches!(s, Shelf::Ready(_) | Shelf::Delayed(_) | Shelf::Parked(_) | Shelf::Held)
+            }),
+        };
+        self.start_scan(Work::List(listing), wanted, fx);
+    }
+
+    fn type_views(&self) -> Vec<TypeView> {
+        let now = self.now.mono;
+        self.queues
+            .types()
+            .map(|(id, t)| {
+                let queues = || t.queues.values().map(|q| (*q, self.queues.get(*q)));
+                let in_memory = queues().filter_map(|(q, _)| self.waiting_since(q));
+                let on_disk = queues()
+                    .filter_map(|(_, q)| q.paged.first_key_value())
+                    .filter_map(|(_, record)| self.catalogue.page(*record))
+                    .map(|page| self.now.wall - page.wall);
+                let subscribers: usize = self
+                    .subs
+                    .matching(&t.name)
+                    .iter()
+                    .map(|g| self.subs.group(*g).subs.len())
+                    .sum();
+                let elsewhere = crate::subscriptions::patterns_of(&t.name)
+                    .iter()
+                    .any(|p| self.mesh.wanted(p).next().is_some());
+                TypeView {
+                    ty: t.name.clone(),
+                    ready: self.queues.ready(id) + t.writing,
+                    leased: t.leased,
+                    delayed: t.delayed,
+                    parked: t.parked,
+                    offered: t.offered,
+                    held: t.held,
+                    oldest_age: in_memory.map(|since| now - since).chain(on_disk).max(),
+                    subscribers: u32::try_from(subscribers).unwrap_or(u32::MAX),
+                    demand_elsewhere: elsewhere,
+                    no_demand: t.no_demand,
+                    books: t.books,
+                }
+            })
+            .collect()
+    }
+
+    fn subscription_views(&self) -> Vec<SubscriptionView> {
+        self.subs
+            .subs
+            .iter()
+            .map(|((session, _), sub)| {
+                let key = &self.subs.group(sub.group).key;
+                SubscriptionView {
+                    session: *session,
+                    pattern: key.pattern.clone(),
+                    processor: key.processor.clone(),
+                    credit: sub.credit,
+                    in_flight: sub.in_flight,
+                    delivered: sub.delivered,
+                    settled: sub.settled,
+                    last_seen: sub.last_seen,
+                }
+            })
+            .collect()
+    }
+
+    fn node_views(&self) -> Vec<NodeView> {
+        let own_demand = self
+            .subs
+            .groups()
+            .map(|(_, g)| (g.key.pattern.clone(), g.key.processor.clone(), 0))
+            .collect();
+        let mut views = vec![NodeView {
+            name: self.name.clone(),
+            lane: self.lane.id,
+            is_self: true,
+            up: true,
+            link: None,
+            draining: self.draining.is_some(),
+            demand: own_demand,
+            sent: 0,
+            received: 0,
+            in_doubt: 0,
+        }];
+        let mut seen = BTreeSet::new();
+        for (id, l) in self.mesh.links() {
+            seen.insert(l.lane);
+            let demand = l
+                .demands
+                .iter()
+                .map(|(k, r)| (k.pattern.clone(), k.processor.clone(), r.demand.distance + 1))
+                .collect();
+            views.push(NodeView {
+                name: l.name.clone(),
+                lane: l.lane,
+                is_self: false,
+                up: true,
+                link: Some(id),
+                draining: false,
+                demand,
+                sent: l.sent_objects,
+                received: l.received_objects,
+                in_doubt: self.transfers.in_doubt(l.lane),
+            });
+        }
+        for peer in self.mesh.peers.values().filter(|p| !seen.contains(&p.lane)) {
+            views.push(NodeView {
+                name: peer.name.clone(),
+                lane: peer.lane,
+                is_self: false,
+                up: false,
+                link: None,
+                draining: false,
+                demand: Vec::new(),
+                sent: 0,
+                received: 0,
+                in_doubt: self.transfers.in_doubt(peer.lane),
+            });
+        }
+        views
+    }
+
+    /// Takes nothing new; what peers want goes to them; leases have their time.
+    fn drain(&mut self, to: ReplyTo) {
+        self.drain_waiters.push(to);
+        if self.draining.is_some() {
+            return;
+        }
+        let until = self.now.mono + self.limits.drain;
+        self.draining = Some(until);
+        self.arm(until, Timer::Drain);
+        self.on_drain_changed();
+    }
+
+    fn resume(&mut self, to: ReplyTo, fx: &mut Effects) {
+        if let Some(until) = self.draining.take() {
+            self.disarm(until, Timer::Drain);
+            self.on_drain_changed();
+            for (group, _) in self.subs.groups().map(|(id, g)| (id, g.free)).collect::<Vec<_>>() {
+                self.hungry.insert(group);
+            }
+            self.answer_drained(fx);
+        }
+        self.reply(to, Answer::Done(1), fx);
+    }
+
+    fn on_drain_changed(&mut self) {
+        let keys: Vec<_> = self.subs.groups().map(|(_, g)| g.key.clone()).collect();
+        for key in keys {
+            self.stir_matching(&key);
+            self.mark_demand(key);
+        }
+        for key in self.mesh.remote_keys() {
+            self.stir_matching(&key);
+        }
+    }
+
+    /// A drain is over when no lease and no offer is left, and nothing that a peer wants.
+    pub(crate) fn check_drained(&mut self, fx: &mut Effects) {
+        if self.draining.is_none() || self.drain_waiters.is_empty() {
+            return;
+        }
+        if self.leases.len() > 0 || !self.transfers.outgoing.is_empty() {
+            return;
+        }
+        let wanted = self.queues.types().any(|(ty, t)| {
+            self.queues.ready(ty) > 0
+                && crate::subscriptions::patterns_of(&t.name)
+                    .iter()
+                    .any(|p| self.mesh.wanted(p).next().is_some())
+        });
+        if !wanted && !self.lane.has_riders() {
+            self.answer_drained(fx);
+        }
+    }
+
+    pub(crate) fn on_drain_over(&mut self, fx: &mut Effects) {
+        self.answer_drained(fx);
+    }
+
+    fn answer_drained(&mut self, fx: &mut Effects) {
+        if self.drain_waiters.is_empty() {
+            return;
+        }
+        let leases = self.leases.len() as u64;
+        let ready = self.queues.types().map(|(ty, _)| self.queues.ready(ty)).sum();
+        fx.push(Effect::Note(Note::Drained { leases, ready }));
+        for to in std::mem::take(&mut self.drain_waiters) {
+            self.reply(to, Answer::Done(leases + ready), fx);
+        }
+    }
+
+    /// A peer is gone for ever. With `reclaim` what was moved to it and not settled here comes back
+    /// flagged, and so does what is held from it.
+    fn forget_node(&mut self, to: ReplyTo, name: &Name, reclaim: bool, fx: &mut Effects) {
+        let lanes: Vec<LaneId> =
+            self.mesh.peers.values().filter(|p| p.name == *name).map(|p| p.lane).collect();
+        if lanes.is_empty() {
+            let message = format!("no node called {name} has ever been linked to this one");
+            return self.refuse(
+                to,
+                Refusal::new(Code::NotFound, "NODE_UNKNOWN", message).given(name),
+                fx,
+            );
+        }
+        if lanes.iter().any(|lane| self.mesh.link_to(*lane).is_some()) {
+            let message = format!("{name} is linked to this node now; stop it first, for good");
+            return self.refuse(
+                to,
+                Refusal::new(Code::FailedPrecondition, "NODE_ALIVE", message).given(name),
+                fx,
+            );
+        }
+        if let Err(refusal) = self.check_scans() {
+            return self.refuse(to, refusal, fx);
+        }
+        let mut places = BTreeSet::new();
+        let mut done = 0;
+        for lane in lanes {
+            self.transfers.verdicts.insert(lane);
+            self.lane.write(&Entry::Verdict(lane));
+            self.mesh.peers.remove(&lane);
+            if reclaim {
+                let to_it = self.transfers.moved.iter().filter(|(id, _)| id.receiver == lane);
+                places.extend(to_it.flat_map(|(_, moved)| moved.shadows.iter().copied()));
+                done += self.reclaim_held(lane);
+            }
+        }
+        self.lane.urge();
+        let records: BTreeSet<RecordNumber> = places.iter().map(|at| at.record).collect();
+        self.start_scan(Work::Reclaim { to, places, done }, records, fx);
+    }
+
+    /// What is held from a lane that is gone becomes ready here.
+    fn reclaim_held(&mut self, lane: LaneId) -> u64 {
+        let held = self.transfers.incoming.iter();
+        let held = held.filter(|(id, i)| id.sender == lane && i.state == InState::Held);
+        let ids: Vec<_> = held.map(|(id, i)| (*id, i.items.len() as u64)).collect();
+        let mut count = 0;
+        let mut unheard = Effects::new();
+        for (id, objects) in ids {
+            self.on_release(crate::ids::LinkId(0), id, &mut unheard);
+            count += objects;
+        }
+        // There is nobody to tell: the answers were for a peer that is gone.
+        drop(unheard);
+        count
+    }
+}
+
+fn not_found(id: ObjectId) -> Refusal {
+    Refusal::new(
+        Code::NotFound,
+        "OBJECT_UNKNOWN",
+        "no object of this id is known here; it was pushed elsewhere, or has ended and been forgotten",
+    )
+    .given(id)
+}
+
+fn not_alive(id: ObjectId) -> Refusal {
+    Refusal::new(
+        Code::FailedPrecondition,
+        "NOT_ALIVE",
+        "the object has ended here, or moved on; `dpc object get` says where",
+    )
+    .given(id)
+}
+
+fn busy(id: ObjectId) -> Refusal {
+    Refusal::new(
+        Code::FailedPrecondition,
+        "NOT_NOW",
+        "the object is being written or handed to a peer; retry in a moment",
+    )
+    .given(id)
+}

@@ -1,0 +1,133 @@
+//! Push: an object enters the lane. The answer waits for its record.
+
+use crate::catalogue::Shelf;
+use crate::core::Core;
+use crate::effect::{Answer, Effect, Effects};
+use crate::ids::{ObjectId, RecordNumber};
+use crate::input::{Input, ReplyTo};
+use crate::lane::entry_bytes;
+use crate::memory::{Slot, Then};
+use crate::object::{Hash16, Object, Push};
+use crate::record::{How, Standing};
+use crate::refusal::{Code, Refusal};
+use crate::resolve::Known;
+
+/// An id that a push names, as this lane knows it.
+pub(crate) enum PushedBefore {
+    /// Never, or forgotten.
+    No,
+    /// With the same content; the answer waits for this record.
+    Same(Option<RecordNumber>),
+}
+
+impl Core {
+    pub(crate) fn handle_push(&mut self, to: ReplyTo, push: Push, fx: &mut Effects) {
+        if let Err(refusal) = self.check_push(&push) {
+            return self.refuse(to, refusal, fx);
+        }
+        let missing = self.unresolved(push.id);
+        if !missing.is_empty() {
+            return self.stall(to, missing, Input::Push(to, push), fx);
+        }
+        let hash = push.entity.hash();
+        if let Some(id) = push.id {
+            match self.pushed_before(id, &hash) {
+                Err(refusal) => return self.refuse(to, refusal, fx),
+                Ok(PushedBefore::Same(after)) => {
+                    let answer = Answer::Pushed { id, already: true };
+                    return fx.push(Effect::Reply { to, answer, after });
+                }
+                Ok(PushedBefore::No) => {}
+            }
+        }
+        let id = push.id.unwrap_or_else(|| self.new_id());
+        self.store(id, push, hash, How::Pushed);
+        self.reply_durable(to, Answer::Pushed { id, already: false }, fx);
+    }
+
+    /// Whether a push may be taken at all. State is unchanged.
+    pub(crate) fn check_push(&self, push: &Push) -> Result<(), Refusal> {
+        push.check(&self.limits, self.now)?;
+        self.check_open_for_work()?;
+        self.check_type(&push.entity.ty)
+    }
+
+    /// A type beyond the limit is refused. State is unchanged.
+    pub(crate) fn check_type(&self, ty: &crate::names::TypeName) -> Result<(), Refusal> {
+        let limit = self.limits.types;
+        if self.queues.types_len() >= limit as usize && self.queues.type_id(ty).is_none() {
+            return Err(Refusal::exhausted(
+                "types",
+                u64::from(limit),
+                format!("the node keeps {limit} types apart and {ty} would be one more"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether an id was pushed here before, and with what content (P9).
+    pub(crate) fn pushed_before(
+        &self,
+        id: ObjectId,
+        hash: &Hash16,
+    ) -> Result<PushedBefore, Refusal> {
+        let (before, after) = match self.known(id) {
+            Known::Absent => return Ok(PushedBefore::No),
+            Known::InMemory(slot) => {
+                let live = self.memory.get(slot);
+                (live.object.hash, Some(live.at.record))
+            }
+            Known::OnDisk(stored) => (stored.hash(), Some(stored.at().record)),
+            Known::NotLookedUp => unreachable!("ids are resolved before"),
+        };
+        if before != *hash {
+            return Err(Refusal::new(
+                Code::InvalidArgument,
+                "ID_REUSED",
+                "the id was pushed before with other content; use a new id",
+            )
+            .given(id))
+            .map_err(|r| Refusal { field: Some("id"), ..r });
+        }
+        Ok(PushedBefore::Same(after.filter(|n| !self.lane.is_committed(*n))))
+    }
+
+    /// Writes a new object. It flows when its record is durable. The push has been checked.
+    pub(crate) fn store(&mut self, id: ObjectId, push: Push, hash: Hash16, how: How) -> Slot {
+        let (not_before, expires_at) =
+            push.check(&self.limits, self.now).expect("checked before anything was changed");
+        let ty = self.queues.intern(&push.entity.ty);
+        let queue = self.queue_for(ty, &[]);
+        let mut object = Object {
+            id,
+            entity: push.entity,
+            version: 1,
+            pushed_at: self.now.wall,
+            origin: self.name.clone(),
+            birth: crate::ids::Birth::default(),
+            hash,
+            not_before,
+            expires_at,
+            deliveries: 0,
+            failed: 0,
+            moves: 0,
+            path: Vec::new(),
+            handled: Vec::new(),
+            chase: None,
+            marks: Vec::new(),
+            possible_duplicate: false,
+        };
+        self.lane.reserve(entry_bytes(&object));
+        let at = self.lane.write_object(how, None, None, &Standing::Flowing, &mut object);
+        let books = &mut self.queues.ty_mut(ty).books;
+        match how {
+            How::Emitted => books.emitted += 1,
+            _ => books.pushed += 1,
+        }
+        self.catalogue.put(at, Shelf::Memory, at);
+        self.remembered.note(id, at);
+        let slot = self.admit(object, at, at, queue);
+        self.memory.when_committed(at.record, slot, Then::Flow);
+        slot
+    }
+}

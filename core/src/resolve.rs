@@ -1,0 +1,207 @@
+//! What this lane knows of an id. Most ids are new, and known to be new without a disk; for the
+//! others the input that named them is stalled until the index and the log have been read, and then
+//! handled again.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::catalogue::Shelf;
+use crate::core::Core;
+use crate::effect::{Effect, Effects};
+use crate::ids::{Loc, ObjectId};
+use crate::input::{Input, ReplyTo};
+use crate::limits::RESOLVING_MAX;
+use crate::loads::Purpose;
+use crate::memory::Slot;
+use crate::object::{Hash16, Object};
+use crate::record::{End, Entry, Standing};
+use crate::refusal::Refusal;
+use crate::remember::Found;
+
+/// Ids being looked up and inputs that wait for them.
+#[derive(Debug, Default)]
+pub(crate) struct Resolving {
+    /// Ids under way, with the parts still to ask.
+    asked: BTreeMap<ObjectId, VecDeque<u64>>,
+    /// What has been found, while inputs that wait for it are handled again.
+    found: BTreeMap<ObjectId, Option<Stored>>,
+    stalled: BTreeMap<u64, Stalled>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Stalled {
+    missing: BTreeSet<ObjectId>,
+    ids: Vec<ObjectId>,
+    input: Input,
+}
+
+/// An object as the log holds it.
+#[derive(Clone, Debug)]
+pub(crate) enum Stored {
+    /// Alive, on a shelf.
+    Alive { at: Loc, shelf: Shelf, standing: Standing, place: Loc, object: Box<Object> },
+    /// Ended or moved on.
+    Ended { at: Loc, end: Box<End> },
+}
+
+/// What is known of an id.
+pub(crate) enum Known<'a> {
+    /// Never seen, or forgotten.
+    Absent,
+    /// In memory.
+    InMemory(Slot),
+    /// In the log.
+    OnDisk(&'a Stored),
+    /// Nobody has looked.
+    NotLookedUp,
+}
+
+impl Stored {
+    pub(crate) fn hash(&self) -> Hash16 {
+        match self {
+            Self::Alive { object, .. } => object.hash,
+            Self::Ended { end, .. } => end.hash,
+        }
+    }
+
+    pub(crate) fn at(&self) -> Loc {
+        match self {
+            Self::Alive { at, .. } | Self::Ended { at, .. } => *at,
+        }
+    }
+}
+
+impl Core {
+    /// Ids among these that need the disk.
+    pub(crate) fn unresolved(&self, ids: impl IntoIterator<Item = ObjectId>) -> Vec<ObjectId> {
+        ids.into_iter().filter(|id| matches!(self.known(*id), Known::NotLookedUp)).collect()
+    }
+
+    /// What is known of an id.
+    pub(crate) fn known(&self, id: ObjectId) -> Known<'_> {
+        if let Some(slot) = self.memory.by_id(id) {
+            return Known::InMemory(slot);
+        }
+        let found = self.remembered.find(id);
+        match (found, self.resolving.found.get(&id)) {
+            (Found::Absent, _) | (Found::Perhaps(_), Some(None)) => Known::Absent,
+            (Found::At(at), _) if self.catalogue.shelf_of(at).is_none() => Known::Absent,
+            (Found::At(at), Some(Some(stored))) if stored.at() == at => Known::OnDisk(stored),
+            (Found::Perhaps(_), Some(Some(stored))) => Known::OnDisk(stored),
+            _ => Known::NotLookedUp,
+        }
+    }
+
+    /// Keeps an input until these ids have been looked up, then handles it again.
+    pub(crate) fn stall(
+        &mut self,
+        to: ReplyTo,
+        ids: Vec<ObjectId>,
+        input: Input,
+        fx: &mut Effects,
+    ) {
+        if self.resolving.stalled.len() >= RESOLVING_MAX {
+            let limit = RESOLVING_MAX as u64;
+            let message = "too many known ids are being looked up; retry in a moment";
+            return self.refuse(to, Refusal::exhausted("id", limit, message), fx);
+        }
+        self.stall_quietly(ids, input, fx);
+    }
+
+    /// The same for an input that nobody waits for an answer of.
+    pub(crate) fn stall_quietly(&mut self, ids: Vec<ObjectId>, input: Input, fx: &mut Effects) {
+        let n = self.resolving.next;
+        self.resolving.next += 1;
+        let missing = ids.iter().copied().collect();
+        self.resolving.stalled.insert(n, Stalled { missing, ids: ids.clone(), input });
+        for id in ids {
+            if self.resolving.asked.contains_key(&id) {
+                continue;
+            }
+            match self.remembered.find(id) {
+                Found::At(at) => {
+                    self.resolving.asked.insert(id, VecDeque::new());
+                    self.load(at.record, Purpose::Resolve(id, at), fx);
+                }
+                Found::Perhaps(parts) => {
+                    let mut parts = VecDeque::from(parts);
+                    let part = parts.pop_front().expect("perhaps names a part");
+                    self.resolving.asked.insert(id, parts);
+                    fx.push(Effect::LookUp { part, id });
+                }
+                Found::Absent => self.on_resolved(id, None, fx),
+            }
+        }
+    }
+
+    pub(crate) fn handle_looked_up(
+        &mut self,
+        _part: u64,
+        id: ObjectId,
+        loc: Option<Loc>,
+        fx: &mut Effects,
+    ) {
+        let Some(rest) = self.resolving.asked.get_mut(&id) else { return };
+        match loc {
+            Some(at) if self.catalogue.shelf_of(at).is_some() => {
+                self.load(at.record, Purpose::Resolve(id, at), fx);
+            }
+            Some(_) => self.on_resolved(id, None, fx),
+            None => match rest.pop_front() {
+                Some(part) => fx.push(Effect::LookUp { part, id }),
+                None => self.on_resolved(id, None, fx),
+            },
+        }
+    }
+
+    /// The record that should hold an id has been read.
+    pub(crate) fn on_resolve_loaded(
+        &mut self,
+        id: ObjectId,
+        at: Loc,
+        entries: &[(Loc, Entry)],
+        fx: &mut Effects,
+    ) {
+        let shelf = self.catalogue.shelf_of(at);
+        let entry = entries.get(at.position as usize).map(|(_, e)| e);
+        let stored = match (shelf, entry) {
+            (Some(shelf), Some(Entry::Object { place, standing, object, .. }))
+                if object.id == id =>
+            {
+                let (standing, object) = (standing.clone(), object.clone());
+                Some(Stored::Alive { at, shelf, standing, place: place.unwrap_or(at), object })
+            }
+            (Some(_), Some(Entry::End(end))) if end.id == id => {
+                Some(Stored::Ended { at, end: end.clone() })
+            }
+            _ => None,
+        };
+        self.on_resolved(id, stored, fx);
+    }
+
+    fn on_resolved(&mut self, id: ObjectId, stored: Option<Stored>, fx: &mut Effects) {
+        self.resolving.asked.remove(&id);
+        self.resolving.found.insert(id, stored);
+        let mut ready = Vec::new();
+        for (n, stalled) in &mut self.resolving.stalled {
+            if stalled.missing.remove(&id) && stalled.missing.is_empty() {
+                ready.push(*n);
+            }
+        }
+        for n in ready {
+            let stalled = self.resolving.stalled.remove(&n).expect("just found");
+            self.dispatch(stalled.input, fx);
+            for id in stalled.ids {
+                self.drop_found(id);
+            }
+        }
+        self.drop_found(id);
+    }
+
+    /// What was found is kept only as long as a stalled input may need it.
+    fn drop_found(&mut self, id: ObjectId) {
+        if !self.resolving.stalled.values().any(|s| s.ids.contains(&id)) {
+            self.resolving.found.remove(&id);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Recovery: the state is what the log says. Every entry is applied in order, from the last
+//! checkpoint on; nothing is decided and nothing is sent until [`Core::start`].
+
+use std::collections::BTreeSet;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::catalogue::{Shelf, TypeId};
+use crate::core::Core;
+use crate::ids::{Loc, ObjectId, RecordNumber};
+use crate::object::Object;
+use crate::record::{BadRecord, End, Ending, Entry, Header, How, Standing, TransferId};
+use crate::remember::PartInfo;
+use crate::store::StoreError;
+use crate::time::Wall;
+use crate::transfer::{Held, InState, Incoming, Moved};
+
+/// Pieces of a checkpoint that are being put together.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces {
+    first: RecordNumber,
+    bytes: BytesMut,
+    next: u32,
+}
+
+impl Core {
+    /// Takes a finished part of the id index back. Parts come in order, before any record.
+    ///
+    /// A part that the index has lost is not a loss of the log: the edge reads the part's records
+    /// and gives their ids by [`Core::restore_ids`] after the last record.
+    pub fn restore_part(&mut self, part: PartInfo) {
+        assert!(!self.started, "recovery comes before the start");
+        self.remembered.restore_part(part);
+    }
+
+    /// Takes the ids of a finished part that the index has lost, as [`crate::record::mentions`]
+    /// finds them in the part's records. The index gets them again with the first effects.
+    pub fn restore_ids(&mut self, part: u64, end: RecordNumber, ids: Vec<(ObjectId, Loc)>) {
+        assert!(!self.started, "recovery comes before the start");
+        if let Some(ids) = self.remembered.rebuild_part(part, end, ids) {
+            self.later.push(crate::effect::Effect::IndexPart(Box::new(ids)));
+        }
+    }
+
+    /// Parts of the log that the id index should hold, with their first record and the first one
+    /// behind them. Known after the last record has been restored.
+    pub fn finished_parts(&self) -> Vec<(u64, RecordNumber, RecordNumber)> {
+        let parts: Vec<_> = self.parts.iter().collect();
+        parts.windows(2).map(|w| (w[0].number, w[0].first, w[1].first)).collect()
+    }
+
+    /// Applies the next record. The first one is where the last checkpoint starts, or the first
+    /// that is kept if there has been no checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Damaged`] names the record that is damaged, of another lane, out of order, or
+    /// does not fit what came before. The core is unusable then.
+    pub fn restore(&mut self, number: RecordNumber, record: &Bytes) -> Result<(), StoreError> {
+        assert!(!self.started, "recovery comes before the start");
+        let damaged =
+            |what: String| StoreError::Damaged { place: format!("record {number}"), what };
+        let (header, entries) =
+            crate::record::entries(record).map_err(|e: BadRecord| damaged(e.to_string()))?;
+        if header.lane != self.lane.id || header.number != number {
+            return Err(damaged(format!("it is record {} of lane {}", header.number, header.lane)));
+        }
+        self.now.wall = self.now.wall.max(header.wall);
+        let count = header.entries;
+        for (at, entry) in entries {
+            self.apply(at, entry, &header).map_err(damaged)?;
+        }
+        let bytes = u32::try_from(record.len()).unwrap_or(u32::MAX);
+        self.catalogue.close(number, header.wall, bytes, count);
+        self.parts.grow(u64::from(bytes));
+        self.lane.set_checkpoint(header.checkpoint.max(self.lane.checkpoint()));
+        Ok(())
+    }
+
+    fn apply(&mut self, at: Loc, entry: Entry, header: &Header) -> Result<(), String> {
+        match entry {
+            Entry::Object { how, was, place, standing, object } => {
+                let place = place.unwrap_or(at);
+                self.apply_object(at, how, was, place, &standing, *object)?;
+            }
+            Entry::End(end) => self.apply_end(at, &end)?,
+            Entry::Moved { transfer, receiver, shadows } => {
+                let shadows: BTreeSet<Loc> = shadows.into_iter().collect();
+                for shadow in &shadows {
+                    if self.catalogue.shelf_of(*shadow).is_none() {
+                        self.catalogue.put(*shadow, Shelf::Shadow, *shadow);
+                    }
+                }
+                self.transfers.insert_moved(transfer, Moved { receiver, shadows, taken: None });
+            }
+            Entry::Taken { transfer, at } => {
+                if let Some(moved) = self.transfers.moved.get_mut(&transfer) {
+                    moved.taken = Some(at);
+                }
+            }
+            Entry::Released { transfer } => self.apply_released(transfer)?,
+            Entry::Aborted { transfer } => self.apply_aborted(transfer),
+            Entry::Forgotten { sender, epoch, incarnation, through } => {
+                self.transfers.forget_through(sender, epoch, incarnation, through);
+            }
+            Entry::Begun(locs) => {
+                self.blamed
+                    .extend(locs.into_iter().filter(|at| self.catalogue.shelf_of(*at).is_some()));
+            }
+            Entry::Decision { .. } => {}
+            Entry::Peer(peer) => {
+                self.mesh.peers.insert(peer.lane, peer);
+            }
+            Entry::Generation(counter) => self.restore_generation(counter),
+            Entry::Verdict(lane) => {
+                self.transfers.verdicts.insert(lane);
+            }
+            Entry::Duplicate { ty, .. } => {
+                let ty = self.queues.intern(&ty);
+                let books = &mut self.queues.ty_mut(ty).books;
+                books.moved_in += 1;
+                books.discarded += 1;
+            }
+            Entry::Checkpoint { index, of, piece } => {
+                self.apply_piece(at.record, index, of, &piece, header)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_object(
+        &mut self,
+        at: Loc,
+        how: How,
+        was: Option<Loc>,
+        place: Loc,
+        standing: &Standing,
+        object: Object,
+    ) -> Result<(), String> {
+        let ty = self.queues.intern(&object.entity.ty);
+        let before = match was {
+            Some(was) => {
+                let blamed = self.blamed.remove(&was);
+                if blamed && how == How::Carried {
+                    self.blamed.insert(at);
+                }
+                if how == How::Carried {
+                    self.transfers.carried(was, at);
+                }
+                self.apply_leave(was)?
+            }
+            None => None,
+        };
+        self.apply_books(how, before, ty);
+        let queue = self.queue_for(ty, &object.handled);
+        match standing {
+            Standing::Flowing if object.not_before.is_some_and(|t| t > self.now.wall) => {
+                self.catalogue.put(at, Shelf::Delayed(ty), place);
+                self.queues.ty_mut(ty).delayed += 1;
+            }
+            Standing::Flowing => self.shelve_ready(queue, at, place),
+            Standing::Parked(_) => {
+                self.catalogue.put(at, Shelf::Parked(ty), place);
+                self.queues.ty_mut(ty).parked += 1;
+            }
+            Standing::Held(transfer) => {
+                self.catalogue.put(at, Shelf::Held, place);
+                if how != How::Carried {
+                    let held = Held { id: object.id, at, place, queue };
+                    let incoming = self.transfers.incoming.entry(*transfer);
+                    let empty = || Incoming { state: InState::Held, items: Vec::new(), key: None };
+                    incoming.or_insert_with(empty).items.push(held);
+                }
+                self.queues.ty_mut(ty).held += 1;
+            }
+            Standing::Shadow(_) => {
+                self.catalogue.put(at, Shelf::Shadow, place);
+                return Ok(());
+            }
+        }
+        if let Some(due) = object.not_before.into_iter().chain(object.expires_at).min()
+            && *standing == Standing::Flowing
+        {
+            self.watch_page(due, at.record);
+        }
+        self.remembered.note(object.id, at);
+        Ok(())
+    }
+
+    /// An entry is replaced: it leaves its shelf. Says which type stood there.
+    fn apply_leave(&mut self, was: Loc) -> Result<Option<TypeId>, String> {
+        let Some(shelf) = self.catalogue.shelf_of(was) else {
+            return Err(format!("it replaces {was}, where nothing is alive"));
+        };
+        self.unshelve(was, shelf);
+        Ok(match shelf {
+            Shelf::Ready(queue) => Some(self.queues.get(queue).ty),
+            Shelf::Delayed(ty) | Shelf::Parked(ty) => Some(ty),
+            Shelf::Held => {
+                let mut held = self.transfers.incoming.values().flat_map(|i| &i.items);
+                let ty = held.find(|h| h.at == was).map(|h| self.queues.get(h.queue).ty);
+                if let Some(ty) = ty {
+                    self.queues.ty_mut(ty).held -= 1;
+                }
+                ty
+            }
+            Shelf::Memory | Shelf::Shadow | Shelf::Ended => None,
+        })
+    }
+
+    fn apply_books(&mut self, how: How, before: Option<TypeId>, ty: TypeId) {
+        let books = &mut self.queues.ty_mut(ty).books;
+        match how {
+            How::Pushed => books.pushed += 1,
+            How::Emitted => books.emitted += 1,
+            How::Reclaimed => books.reclaimed += 1,
+            How::Advanced => {
+                if let Some(before) = before.filter(|b| *b != ty) {
+                    self.queues.ty_mut(before).books.advanced_out += 1;
+                    self.queues.ty_mut(ty).books.advanced_in += 1;
+                }
+            }
+            How::Received | How::Carried | How::Returned | How::Parked | How::Redriven => {}
+        }
+    }
+
+    fn apply_end(&mut self, at: Loc, end: &End) -> Result<(), String> {
+        let ty = self.queues.intern(&end.ty);
+        if let Some(was) = end.was {
+            self.blamed.remove(&was);
+            self.apply_leave(was)?;
+            if matches!(end.ending, Ending::Moved(_)) {
+                self.catalogue.put(was, Shelf::Shadow, was);
+            }
+            let books = &mut self.queues.ty_mut(ty).books;
+            match end.ending {
+                Ending::Final => books.finalised += 1,
+                Ending::Discarded(_) => books.discarded += 1,
+                Ending::Moved(_) => books.moved_out += 1,
+            }
+        } else if let crate::remember::Found::At(before) = self.remembered.find(end.id)
+            && self.catalogue.shelf_of(before) == Some(Shelf::Ended)
+        {
+            self.catalogue.take(before, Shelf::Ended);
+        }
+        self.catalogue.put(at, Shelf::Ended, at);
+        self.remembered.note(end.id, at);
+        self.remembered.note_end(end.at, at.record);
+        Ok(())
+    }
+
+    fn apply_released(&mut self, transfer: TransferId) -> Result<(), String> {
+        let Some(incoming) = self.transfers.incoming.get_mut(&transfer) else {
+            // Every object of it was a duplicate.
+            let state = InState::Taken;
+            let none = Incoming { state, items: Vec::new(), key: None };
+            self.transfers.incoming.insert(transfer, none);
+            return Ok(());
+        };
+        incoming.state = InState::Taken;
+        for held in std::mem::take(&mut incoming.items) {
+            let ty = self.queues.get(held.queue).ty;
+            let books = &mut self.queues.ty_mut(ty).books;
+            books.moved_in += 1;
+            if self.catalogue.shelf_of(held.at) != Some(Shelf::Held) {
+                return Err(format!("{} should be held", held.at));
+            }
+            self.unshelve(held.at, Shelf::Held);
+            self.queues.ty_mut(ty).held -= 1;
+            self.shelve_ready(held.queue, held.at, held.place);
+            self.watch_page(self.now.wall, held.at.record);
+        }
+        Ok(())
+    }
+
+    fn apply_aborted(&mut self, transfer: TransferId) {
+        let Some(incoming) = self.transfers.incoming.remove(&transfer) else { return };
+        for held in incoming.items {
+            if self.catalogue.shelf_of(held.at) == Some(Shelf::Held) {
+                self.unshelve(held.at, Shelf::Held);
+                let ty = self.queues.get(held.queue).ty;
+                self.queues.ty_mut(ty).held -= 1;
+            }
+        }
+    }
+
+    fn apply_piece(
+        &mut self,
+        record: RecordNumber,
+        index: u32,
+        of: u32,
+        piece: &Bytes,
+        header: &Header,
+    ) -> Result<(), String> {
+        if index == 0 {
+            self.pieces = Pieces { first: record, bytes: BytesMut::new(), next: 0 };
+        }
+        if index != self.pieces.next {
+            return Err(format!("piece {index} of a checkpoint, expected {}", self.pieces.next));
+        }
+        self.pieces.next += 1;
+        self.pieces.bytes.extend_from_slice(piece);
+        if index + 1 < of {
+            return Ok(());
+        }
+        let first = self.pieces.first;
+        let bytes = std::mem::take(&mut self.pieces).bytes.freeze();
+        if self.parts.current().bytes == 0
+            && self.catalogue.len() == 0
+            && self.queues.types_len() == 0
+        {
+            self.decode_checkpoint(bytes).map_err(|e| e.to_string())?;
+        } else {
+            // Reached by replay: the state is here already. A new part starts all the same.
+            let part = self.parts.current().number;
+            if let Some(ids) = self.remembered.finish_part(part, first) {
+                self.later.push(crate::effect::Effect::IndexPart(Box::new(ids)));
+            }
+            self.parts.begin(first);
+        }
+        self.lane.set_checkpoint(first.max(header.checkpoint));
+        Ok(())
+    }
+
+    /// The highest wall time in the log, for an edge whose clock may be behind it.
+    pub fn wall_in_log(&self) -> Wall {
+        self.now.wall
+    }
+}

@@ -1,0 +1,276 @@
+//! Sessions and subscriptions: who wants what here, and what goes to them.
+
+use std::sync::Arc;
+
+use crate::catalogue::QueueId;
+use crate::core::{Core, Timer};
+use crate::decision::{Decision, Step};
+use crate::effect::{Answer, Effect, Effects};
+use crate::ids::{SessionId, SubscriptionId};
+use crate::input::{ReplyTo, Subscribe};
+use crate::lease::Holder;
+use crate::message::DemandKey;
+use crate::names::{Name, Pattern};
+use crate::refusal::{Code, Refusal};
+use crate::subscriptions::{GroupId, SubKey, may_take};
+use crate::time::Span;
+
+/// Deliveries to one group before the next group has its turn.
+const TURN: usize = 64;
+
+impl Core {
+    pub(crate) fn handle_open_session(&mut self, session: SessionId) {
+        let before = self.subs.sessions.insert(session, crate::subscriptions::Session::default());
+        assert!(before.is_none(), "the edge numbers sessions");
+    }
+
+    pub(crate) fn handle_close_session(&mut self, session: SessionId, fx: &mut Effects) {
+        let Some(closed) = self.subs.sessions.get(&session) else { return };
+        let (subs, leases) = (closed.subs.clone(), closed.leases.clone());
+        for sub in subs {
+            self.end_subscription((session, sub));
+        }
+        for n in leases {
+            self.lose_lease(n, fx);
+        }
+        self.subs.sessions.remove(&session);
+    }
+
+    pub(crate) fn handle_subscribe(&mut self, to: ReplyTo, s: Subscribe, fx: &mut Effects) {
+        if let Err(refusal) = self.check_subscribe(&s) {
+            return self.refuse(to, refusal, fx);
+        }
+        let key: SubKey = (s.session, s.subscription);
+        let lease = s.lease.unwrap_or(self.limits.lease);
+        let demand = DemandKey { pattern: s.pattern, processor: s.processor };
+        let existing = self.subs.subs.get(&key).map(|sub| sub.group);
+        match existing {
+            Some(group) if self.subs.group(group).key == demand => {
+                self.subs.set_credit(key, s.credit);
+                self.subs.subs.get_mut(&key).expect("just found").lease = lease;
+                self.hungry.insert(group);
+                self.window_may_grow(group);
+            }
+            Some(_) => {
+                let message = "the stream has a subscription of this number for something else";
+                let refusal = Refusal::invalid("subscription", "SUBSCRIPTION_REUSED", message);
+                return self.refuse(to, refusal.given(s.subscription), fx);
+            }
+            None => {
+                let group = self.group_for(&demand);
+                self.subs.add(key, group, s.credit, lease, self.now.wall);
+                let session = self.subs.sessions.get_mut(&s.session).expect("checked");
+                session.subs.insert(s.subscription);
+                self.hungry.insert(group);
+                self.window_may_grow(group);
+            }
+        }
+        self.reply(to, Answer::Done(1), fx);
+    }
+
+    fn check_subscribe(&self, s: &Subscribe) -> Result<(), Refusal> {
+        if !self.subs.sessions.contains_key(&s.session) {
+            return Err(Refusal::new(
+                Code::FailedPrecondition,
+                "SESSION_CLOSED",
+                "the stream has ended",
+            ));
+        }
+        check_credit(s.credit, self.limits.credit_max)?;
+        check_lease(s.lease, self.limits.lease_min, self.limits.lease_max)?;
+        let known = self.subs.subs.contains_key(&(s.session, s.subscription));
+        let limit = self.limits.subscriptions;
+        if !known && self.subs.subs.len() >= limit as usize {
+            return Err(Refusal::exhausted(
+                "subscriptions",
+                u64::from(limit),
+                format!("the node has {limit} subscriptions; use another node"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The group of a demand; a new one is new demand.
+    pub(crate) fn group_for(&mut self, key: &DemandKey) -> GroupId {
+        if let Some(group) = self.subs.find(key) {
+            return group;
+        }
+        let group = self.subs.create_group(key.clone());
+        for queue in self.queues_matching(&key.pattern, &key.processor) {
+            self.queues.get_mut(queue).groups.push(group);
+            if !self.queues.get(queue).is_empty() {
+                self.subs.group_mut(group).ready.insert(queue);
+                self.stirred.insert(queue);
+            }
+        }
+        self.demand_appears(group);
+        group
+    }
+
+    /// Queues of a pattern that a processor may take from.
+    pub(crate) fn queues_matching(&self, pattern: &Pattern, processor: &Name) -> Vec<QueueId> {
+        self.queues
+            .matching(pattern)
+            .flat_map(|ty| self.queues.ty(ty).queues.values().copied())
+            .filter(|queue| may_take(processor, &self.queues.get(*queue).handled))
+            .collect()
+    }
+
+    pub(crate) fn handle_unsubscribe(
+        &mut self,
+        to: ReplyTo,
+        session: SessionId,
+        subscription: SubscriptionId,
+        fx: &mut Effects,
+    ) {
+        let known = self.subs.subs.contains_key(&(session, subscription));
+        if !known {
+            let message = "the stream has no subscription of this number";
+            let refusal = Refusal::invalid("subscription", "SUBSCRIPTION_UNKNOWN", message);
+            return self.refuse(to, refusal.given(subscription), fx);
+        }
+        self.end_subscription((session, subscription));
+        if let Some(session) = self.subs.sessions.get_mut(&session) {
+            session.subs.remove(&subscription);
+        }
+        self.reply(to, Answer::Done(1), fx);
+    }
+
+    fn end_subscription(&mut self, key: SubKey) {
+        if let Some((group, true)) = self.subs.remove(key)
+            && !self.takes.hold(group)
+        {
+            self.end_group(group);
+        }
+    }
+
+    /// The last subscription of a demand has gone.
+    pub(crate) fn end_group(&mut self, group: GroupId) {
+        let key = self.subs.group(group).key.clone();
+        for queue in self.queues_matching(&key.pattern, &key.processor) {
+            self.queues.get_mut(queue).groups.retain(|g| *g != group);
+            if !self.queues.get(queue).is_empty() {
+                self.stirred.insert(queue);
+            }
+        }
+        self.hungry.remove(&group);
+        self.subs.remove_group(group);
+        self.demand_vanishes(key);
+    }
+
+    /// Gives ready objects to groups with free credit, a turn each until nothing more can move.
+    pub(crate) fn feed_groups(&mut self, fx: &mut Effects) {
+        if self.draining.is_some() {
+            return self.hungry.clear();
+        }
+        while !self.hungry.is_empty() {
+            for group in std::mem::take(&mut self.hungry) {
+                if self.feed_group(group, fx) {
+                    self.hungry.insert(group);
+                }
+            }
+        }
+    }
+
+    /// One turn of a group. Says whether it could go on.
+    fn feed_group(&mut self, group: GroupId, fx: &mut Effects) -> bool {
+        for _ in 0..TURN {
+            if !self.subs.can_take(group) || self.leases_are_full() {
+                return false;
+            }
+            let Some(queue) = self.next_queue(group, fx) else { return false };
+            let Some((_, slot)) = self.queues.get(queue).window.first_key_value() else {
+                unreachable!("next_queue finds a queue with something in memory")
+            };
+            let slot = *slot;
+            self.take_ready(slot);
+            let key = self.subs.next_free(group).expect("can_take was asked");
+            let span = self.subs.subs[&key].lease;
+            let delivery = self.lease(slot, Holder::Stream(key), span);
+            self.note_delivery(group, delivery.object.id, delivery.object.moves);
+            fx.push(Effect::Deliver(key.0, Box::new(delivery)));
+            self.want_page(queue, fx);
+        }
+        true
+    }
+
+    /// The next queue, after the last one, that a group can be given something from now.
+    pub(crate) fn next_queue(&mut self, group: GroupId, fx: &mut Effects) -> Option<QueueId> {
+        let g = self.subs.group(group);
+        let cursor = g.cursor;
+        let after = g.ready.range((std::ops::Bound::Excluded(cursor), std::ops::Bound::Unbounded));
+        let candidates: Vec<QueueId> =
+            after.chain(g.ready.range(..=cursor)).copied().take(64).collect();
+        for queue in candidates {
+            if self.queues.get(queue).window.is_empty() {
+                self.want_page(queue, fx);
+                continue;
+            }
+            self.subs.group_mut(group).cursor = queue;
+            return Some(queue);
+        }
+        None
+    }
+
+    /// Whether no further lease may be given now, whoever wants one.
+    pub(crate) fn leases_are_full(&self) -> bool {
+        self.leases.len() >= self.limits.leases as usize
+            || self.memory.leased_bytes >= self.limits.leased_bytes
+    }
+
+    /// Records a delivery.
+    pub(crate) fn note_delivery(&mut self, group: GroupId, id: crate::ids::ObjectId, moves: u32) {
+        let who: Arc<str> = format!("subscription {}", self.subs.group(group).key).into();
+        self.decide(Decision::new(self.now.wall, Step::Deliver, Some(who)), (id, moves));
+    }
+
+    /// A group's advert has waited long enough for a demand that flapped.
+    pub(crate) fn on_show(&mut self, group: GroupId) {
+        let stands = self.subs.groups().any(|(id, _)| id == group);
+        if stands {
+            self.subs.group_mut(group).hidden_until = None;
+            let key = self.subs.group(group).key.clone();
+            self.mark_demand(key);
+        }
+    }
+
+    /// Sets a timer for a queue to be looked at again.
+    pub(crate) fn look_again(&mut self, queue: QueueId, after: Span) {
+        self.arm_once(after, Timer::Queue(queue));
+    }
+}
+
+/// Credit 0 and credit over the limit are refused. State is unchanged.
+fn check_credit(credit: u32, max: u32) -> Result<(), Refusal> {
+    if credit == 0 {
+        let message = "credit is 0: nothing could be delivered; use at least 1";
+        return Err(Refusal {
+            limit: Some(1),
+            ..Refusal::invalid("credit", "CREDIT_OUT_OF_RANGE", message).given(0)
+        });
+    }
+    if credit > max {
+        return Err(Refusal {
+            reason: "CREDIT_OUT_OF_RANGE",
+            ..Refusal::over("credit", u64::from(max), u64::from(credit), "deliveries")
+        });
+    }
+    Ok(())
+}
+
+/// A lease outside its bounds is refused. State is unchanged.
+pub(crate) fn check_lease(lease: Option<Span>, min: Span, max: Span) -> Result<(), Refusal> {
+    let Some(lease) = lease else { return Ok(()) };
+    if lease < min || lease > max {
+        return Err(Refusal {
+            limit: Some((if lease < min { min } else { max }).0 / 1_000_000),
+            ..Refusal::invalid(
+                "lease",
+                "LEASE_OUT_OF_RANGE",
+                format!("a lease lasts from {min} to {max}"),
+            )
+            .given(lease)
+        });
+    }
+    Ok(())
+}

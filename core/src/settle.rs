@@ -1,0 +1,531 @@
+//! Settling: how a lease ends by its holder's word. Settle and emits are one commit (P4).
+
+use crate::catalogue::Shelf;
+use crate::core::Core;
+use crate::effect::{Answer, Effects};
+use crate::ids::ObjectId;
+use crate::input::{Input, LeaseRef, Lessee, ReplyTo, Settle, Transaction, Verb};
+use crate::lane::entry_bytes;
+use crate::lease::{Holder, lease_lost};
+use crate::limits::{HANDLED_MAX, REASON_BYTES_MAX};
+use crate::memory::{Phase, Slot, Then};
+use crate::message::PassedAnswer;
+use crate::names::Name;
+use crate::object::{Entity, Hash16, Push, SettleMark, Token};
+use crate::push::PushedBefore;
+use crate::record::{End, Ending, Entry, How};
+use crate::refusal::{Code, Refusal};
+use crate::resolve::{Known, Stored};
+use crate::store::RECORD_BYTES_MAX;
+use crate::time::Span;
+
+impl Core {
+    pub(crate) fn handle_settle(
+        &mut self,
+        to: ReplyTo,
+        lessee: Lessee,
+        settle: Settle,
+        fx: &mut Effects,
+    ) {
+        if let Err(refusal) = self.check_settle(&settle) {
+            return self.refuse(to, refusal, fx);
+        }
+        let missing = self.unresolved(self.ids_of_settle(&settle));
+        if !missing.is_empty() {
+            return self.stall(to, missing, Input::Settle(to, lessee, settle), fx);
+        }
+        let content = settle.content_hash();
+        let mut done = 0;
+        for (i, lease) in settle.leases.iter().enumerate() {
+            let answer = self.settle_one(to, lessee, *lease, &settle, content, fx);
+            match answer {
+                Ok(true) => done += 1,
+                Ok(false) => return,
+                Err(refusal) => {
+                    let i = u32::try_from(i).expect("requests are bounded");
+                    self.reply(to, Answer::RefusedAt(i, refusal), fx);
+                }
+            }
+        }
+        if self.lane.has_riders() {
+            self.reply_durable(to, Answer::Done(done), fx);
+        } else {
+            self.reply(to, Answer::Done(done), fx);
+        }
+    }
+
+    /// One lease of a settle: `Ok(false)` when somebody else will answer.
+    fn settle_one(
+        &mut self,
+        to: ReplyTo,
+        lessee: Lessee,
+        lease: LeaseRef,
+        settle: &Settle,
+        content: Hash16,
+        fx: &mut Effects,
+    ) -> Result<bool, Refusal> {
+        match self.find_lease(lessee, lease) {
+            Ok(n) => {
+                self.check_against_object(n, settle)?;
+                let emits = self.check_emits(&settle.emits)?;
+                self.lane.reserve(self.settle_bytes(n, settle));
+                self.apply_settle(n, &settle.verb, content, fx);
+                self.apply_emits(&settle.emits, &emits);
+                Ok(true)
+            }
+            Err(refusal) if refusal.reason == "LEASE_LOST" => {
+                self.repeat_settle(to, lease, content, settle.leases.len(), fx)
+            }
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// A settle whose lease is gone: the same one as before gets the same answer (P3, R5).
+    fn repeat_settle(
+        &mut self,
+        to: ReplyTo,
+        lease: LeaseRef,
+        content: Hash16,
+        of: usize,
+        fx: &mut Effects,
+    ) -> Result<bool, Refusal> {
+        let token = match lease {
+            LeaseRef::Number(n) => {
+                return match self.leases.settled(n) {
+                    Some((_, before)) if before == content => Ok(true),
+                    _ => Err(lease_lost()),
+                };
+            }
+            LeaseRef::Token(token) => token,
+        };
+        match self.answer_from_marks(token, content) {
+            Some(true) => Ok(true),
+            Some(false) => Err(lease_lost()),
+            None if token.lane == self.lane.id => Err(lease_lost()),
+            None if of == 1 && self.pass_settle(to, token, content, fx) => Ok(false),
+            None => Err(Refusal::new(
+                Code::Unavailable,
+                "OWNER_UNREACHABLE",
+                "the lease was given by another node that cannot be reached from here; ask that node",
+            )),
+        }
+    }
+
+    /// What the marks of an object say of a settle: done before, lost, or nothing.
+    pub(crate) fn answer_from_marks(&self, token: Token, content: Hash16) -> Option<bool> {
+        let marks: &[SettleMark] = match self.known(token.object) {
+            Known::InMemory(slot) => &self.object(slot).marks,
+            Known::OnDisk(Stored::Alive { object, .. }) => &object.marks,
+            Known::OnDisk(Stored::Ended { end, .. }) => &end.marks,
+            Known::Absent | Known::NotLookedUp => return None,
+        };
+        marks.iter().find(|m| m.token == token).map(|m| m.content == content)
+    }
+
+    /// The answer of this lane's owner to a settle that came over a link.
+    pub(crate) fn owner_answer(&self, token: Token, content: Hash16) -> PassedAnswer {
+        match self.answer_from_marks(token, content) {
+            Some(true) => PassedAnswer::Done,
+            Some(false) => PassedAnswer::LeaseLost,
+            None if token.lane == self.lane.id => PassedAnswer::LeaseLost,
+            None => PassedAnswer::Unknown,
+        }
+    }
+
+    /// Ids that must be known before a settle is handled.
+    fn ids_of_settle(&self, settle: &Settle) -> Vec<ObjectId> {
+        let here = |t: &Token| self.leases.get(t.n).is_some() && *t == self.token(t.n, t.object);
+        let tokens = settle.leases.iter().filter_map(|lease| match lease {
+            LeaseRef::Token(token) if !here(token) => Some(token.object),
+            _ => None,
+        });
+        tokens.chain(settle.emits.iter().filter_map(|e| e.id)).collect()
+    }
+
+    /// What can be said of a settle without its lease. State is unchanged.
+    fn check_settle(&self, settle: &Settle) -> Result<(), Refusal> {
+        if settle.leases.is_empty() {
+            return Err(Refusal::invalid("leases", "LEASE_MISSING", "the settle names no lease"));
+        }
+        if settle.leases.len() > 1 && !settle.emits.is_empty() {
+            let message = "emits go with one lease; settle the leases one by one";
+            return Err(Refusal::invalid("emits", "EMITS_OF_MANY", message));
+        }
+        let items = (settle.emits.len() + 1) as u64;
+        if items > u64::from(self.limits.transaction_items) {
+            return Err(Refusal::over(
+                "emits",
+                u64::from(self.limits.transaction_items),
+                items,
+                "items",
+            ));
+        }
+        match &settle.verb {
+            Verb::Release { delay, .. } if *delay > self.limits.horizon => {
+                let (limit, given) = (self.limits.horizon.0 / 1_000_000, delay.0 / 1_000_000);
+                Err(Refusal {
+                    reason: "TIME_OUT_OF_RANGE",
+                    ..Refusal::over("delay", limit, given, "seconds")
+                })
+            }
+            Verb::Reject(reason) if reason.len() > REASON_BYTES_MAX => {
+                Err(Refusal::over("reason", REASON_BYTES_MAX as u64, reason.len() as u64, "bytes"))
+            }
+            Verb::Advance(entity) => {
+                if self.disk_low {
+                    self.check_open_for_work()?;
+                }
+                let Some(entity) = entity else { return Ok(()) };
+                entity.check(&self.limits)?;
+                self.check_type(&entity.ty)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What depends on the leased object. State is unchanged.
+    fn check_against_object(&self, n: u64, settle: &Settle) -> Result<(), Refusal> {
+        let lease = self.leases.get(n).expect("the caller found it");
+        if let Verb::Advance(None) = settle.verb {
+            let handled = &self.object(lease.slot).handled;
+            if handled.len() >= HANDLED_MAX {
+                return Err(Refusal::over(
+                    "handled",
+                    HANDLED_MAX as u64,
+                    handled.len() as u64 + 1,
+                    "processors",
+                ));
+            }
+        }
+        let bytes = self.settle_bytes(n, settle);
+        if bytes > RECORD_BYTES_MAX / 2 {
+            return Err(Refusal::over("emits", RECORD_BYTES_MAX as u64 / 2, bytes as u64, "bytes"));
+        }
+        Ok(())
+    }
+
+    /// Emits are checked like pushes. Those that were emitted before are left out.
+    fn check_emits(&self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
+        emits
+            .iter()
+            .map(|emit| {
+                emit.check(&self.limits, self.now)?;
+                self.check_type(&emit.entity.ty)?;
+                if self.disk_low {
+                    self.check_open_for_work()?;
+                }
+                let Some(id) = emit.id else { return Ok(true) };
+                let before = self.pushed_before(id, &emit.entity.hash())?;
+                Ok(matches!(before, PushedBefore::No))
+            })
+            .collect()
+    }
+
+    fn settle_bytes(&self, n: u64, settle: &Settle) -> usize {
+        let lease = self.leases.get(n).expect("the caller found it");
+        let object = match &settle.verb {
+            Verb::Finalise => 256 + 17 * 90,
+            Verb::Advance(Some(entity)) => {
+                entity.payload.len() + entry_bytes(self.object(lease.slot))
+            }
+            _ => entry_bytes(self.object(lease.slot)) + 1_200,
+        };
+        object
+            + settle
+                .emits
+                .iter()
+                .map(|e| 512 + e.entity.payload.len() + e.entity.headers.as_packed().len())
+                .sum::<usize>()
+    }
+
+    fn apply_emits(&mut self, emits: &[Push], fresh: &[bool]) {
+        for (emit, fresh) in emits.iter().zip(fresh) {
+            if *fresh {
+                let id = emit.id.unwrap_or_else(|| self.new_id());
+                self.store(id, emit.clone(), emit.entity.hash(), How::Emitted);
+            }
+        }
+    }
+
+    /// Ends the lease and writes what the verb says. Everything has been checked.
+    fn apply_settle(&mut self, n: u64, verb: &Verb, content: Hash16, fx: &mut Effects) {
+        let processor = self.processor_of(n);
+        let lease = self.end_lease(n, true);
+        let slot = lease.slot;
+        let session = match lease.holder {
+            Holder::Stream((session, _)) => Some(session),
+            Holder::Taker => None,
+        };
+        self.set_phase(slot, Phase::Writing);
+        let id = self.object(slot).id;
+        let token = self.token(n, id);
+        self.leases.note_settled(n, id, content, session);
+        self.memory.get_mut(slot).object.mark(token, content);
+        let begun_at = lease.begun.then(|| self.memory.get(slot).at);
+        match verb {
+            Verb::Finalise => self.end(slot, Ending::Final, processor),
+            Verb::Advance(Some(entity)) => self.advance(slot, entity.clone()),
+            Verb::Advance(None) => self.set_handled(slot, processor),
+            Verb::Release { delay, failed: true } => self.count_failure(slot, *delay, fx),
+            Verb::Release { delay, failed: false } => self.release(slot, *delay),
+            Verb::Reject(reason) => self.park(slot, reason.clone(), fx),
+        }
+        if let Some(at) = begun_at {
+            self.blamed.remove(&at);
+        }
+    }
+
+    fn processor_of(&self, n: u64) -> Option<Name> {
+        match self.leases.get(n)?.holder {
+            Holder::Stream(key) => {
+                let group = self.subs.subs.get(&key)?.group;
+                Some(self.subs.group(group).key.processor.clone())
+            }
+            Holder::Taker => self.takes.processor_of(n),
+        }
+    }
+
+    fn release(&mut self, slot: Slot, delay: Span) {
+        let not_before = (delay > Span::ZERO).then(|| self.now.wall + delay);
+        self.memory.get_mut(slot).object.not_before = not_before;
+        self.return_object(slot, How::Returned);
+    }
+
+    fn set_handled(&mut self, slot: Slot, processor: Option<Name>) {
+        let name = processor.expect("a lease has a processor while it lives");
+        let object = &mut self.memory.get_mut(slot).object;
+        if let Err(i) = object.handled.binary_search(&name) {
+            object.handled.insert(i, name);
+        }
+        object.not_before = None;
+        let handled = object.handled.clone();
+        let ty = self.queues.get(self.memory.get(slot).queue).ty;
+        self.requeue(slot, self.queues.find(ty, &handled), ty, &handled);
+        self.return_object(slot, How::Advanced);
+    }
+
+    fn advance(&mut self, slot: Slot, entity: Entity) {
+        let old = self.queues.get(self.memory.get(slot).queue).ty;
+        let ty = self.queues.intern(&entity.ty);
+        let object = &mut self.memory.get_mut(slot).object;
+        let changed = object.entity.ty != entity.ty;
+        object.entity = entity;
+        object.version += 1;
+        (object.failed, object.not_before, object.chase) = (0, None, None);
+        object.handled.clear();
+        if changed {
+            self.queues.ty_mut(old).books.advanced_out += 1;
+            self.queues.ty_mut(ty).books.advanced_in += 1;
+        }
+        self.requeue(slot, self.queues.find(ty, &[]), ty, &[]);
+        self.return_object(slot, How::Advanced);
+    }
+
+    /// Moves an object that is in nobody's hands to another queue's counts.
+    fn requeue(
+        &mut self,
+        slot: Slot,
+        found: Option<crate::catalogue::QueueId>,
+        ty: crate::catalogue::TypeId,
+        handled: &[Name],
+    ) {
+        let queue = found.unwrap_or_else(|| self.queue_for(ty, handled));
+        let live = self.memory.get_mut(slot);
+        let before = std::mem::replace(&mut live.queue, queue);
+        let before = self.queues.get(before).ty;
+        self.queues.ty_mut(before).writing -= 1;
+        self.queues.ty_mut(ty).writing += 1;
+    }
+
+    /// Writes the end of an object that is in nobody's hands. It leaves memory with the commit.
+    pub(crate) fn end(&mut self, slot: Slot, ending: Ending, by: Option<Name>) {
+        let live = self.memory.get(slot);
+        let (was, ty) = (live.at, self.queues.get(live.queue).ty);
+        let end = end_of(&live.object, Some(was), ending, by, self.now.wall);
+        let books = &mut self.queues.ty_mut(ty).books;
+        match &end.ending {
+            Ending::Final => books.finalised += 1,
+            Ending::Discarded(_) => books.discarded += 1,
+            Ending::Moved(_) => books.moved_out += 1,
+        }
+        let (id, at_wall) = (end.id, end.at);
+        let shadow = matches!(end.ending, Ending::Moved(_));
+        let at = self.lane.write(&Entry::End(Box::new(end)));
+        self.catalogue.take(was, Shelf::Memory);
+        if shadow {
+            self.catalogue.put(was, Shelf::Shadow, was);
+        }
+        self.catalogue.put(at, Shelf::Ended, at);
+        self.blamed.remove(&was);
+        self.remembered.note(id, at);
+        self.remembered.note_end(at_wall, at.record);
+        self.memory.when_committed(at.record, slot, Then::Leave);
+        self.lane.urge();
+    }
+
+    pub(crate) fn handle_transaction(
+        &mut self,
+        to: ReplyTo,
+        lessee: Lessee,
+        transaction: Transaction,
+        fx: &mut Effects,
+    ) {
+        let settles = &transaction.settles;
+        let ids = settles.iter().flat_map(|s| self.ids_of_settle(s));
+        let missing = self.unresolved(ids.chain(transaction.pushes.iter().filter_map(|p| p.id)));
+        if !missing.is_empty() {
+            return self.stall(to, missing, Input::Transaction(to, lessee, transaction), fx);
+        }
+        match self.check_transaction(lessee, &transaction) {
+            Err((i, refusal)) => self.reply(to, Answer::RefusedAt(i, refusal), fx),
+            Ok(None) => self.reply(to, Answer::Done(transaction.settles.len() as u64), fx),
+            Ok(Some(bytes)) => {
+                self.lane.reserve(bytes);
+                for settle in &transaction.settles {
+                    let content = settle.content_hash();
+                    for lease in &settle.leases {
+                        let n = self.find_lease(lessee, *lease).expect("checked");
+                        self.apply_settle(n, &settle.verb, content, fx);
+                    }
+                    let fresh = self.check_emits(&settle.emits).expect("checked");
+                    self.apply_emits(&settle.emits, &fresh);
+                }
+                for push in transaction.pushes {
+                    let hash = push.entity.hash();
+                    let before = push.id.map(|id| self.pushed_before(id, &hash).expect("checked"));
+                    if matches!(before, None | Some(PushedBefore::No)) {
+                        let id = push.id.unwrap_or_else(|| self.new_id());
+                        self.store(id, push, hash, How::Pushed);
+                    }
+                }
+                let done = transaction.settles.iter().map(|s| s.leases.len() as u64).sum();
+                self.reply_durable(to, Answer::Done(done), fx);
+            }
+        }
+    }
+
+    /// All of a transaction, or the position of what refuses it: its bytes, or `None` when all of
+    /// it was done before.
+    fn check_transaction(
+        &self,
+        lessee: Lessee,
+        t: &Transaction,
+    ) -> Result<Option<usize>, (u32, Refusal)> {
+        let items = t.settles.iter().map(|s| s.leases.len() + s.emits.len()).sum::<usize>()
+            + t.pushes.len();
+        let limit = self.limits.transaction_items;
+        let whole = |refusal: Refusal| (0, refusal);
+        if items as u64 > u64::from(limit) {
+            return Err(whole(Refusal::over(
+                "transaction",
+                u64::from(limit),
+                items as u64,
+                "items",
+            )));
+        }
+        if items == 0 {
+            return Err(whole(Refusal::invalid(
+                "transaction",
+                "TRANSACTION_EMPTY",
+                "the transaction holds nothing",
+            )));
+        }
+        let (mut bytes, mut payload, mut seen, mut repeats) = (0, 0u64, Vec::new(), 0);
+        for (i, settle) in t.settles.iter().enumerate() {
+            let at = |refusal: Refusal| (u32::try_from(i).expect("bounded"), refusal);
+            self.check_settle(settle).map_err(at)?;
+            for lease in &settle.leases {
+                match self.find_lease(lessee, *lease) {
+                    Ok(n) if seen.contains(&n) => {
+                        return Err(at(Refusal::invalid(
+                            "leases",
+                            "LEASE_TWICE",
+                            "the transaction settles a lease twice",
+                        )
+                        .given(n)));
+                    }
+                    Ok(n) => {
+                        self.check_against_object(n, settle).map_err(at)?;
+                        seen.push(n);
+                        bytes += self.settle_bytes(n, settle);
+                    }
+                    Err(refusal) if self.was_settled_so(*lease, settle.content_hash()) => {
+                        assert_eq!(refusal.reason, "LEASE_LOST", "only an ended lease was settled");
+                        repeats += 1;
+                    }
+                    Err(refusal) => return Err(at(refusal)),
+                }
+            }
+            self.check_emits(&settle.emits).map_err(at)?;
+            payload += settle.emits.iter().map(|e| e.entity.payload.len() as u64).sum::<u64>();
+            if let Verb::Advance(Some(entity)) = &settle.verb {
+                payload += entity.payload.len() as u64;
+            }
+        }
+        for (i, push) in t.pushes.iter().enumerate() {
+            let at =
+                |refusal: Refusal| (u32::try_from(t.settles.len() + i).expect("bounded"), refusal);
+            self.check_push(push).map_err(at)?;
+            if let Some(id) = push.id {
+                self.pushed_before(id, &push.entity.hash()).map_err(at)?;
+            }
+            payload += push.entity.payload.len() as u64;
+            bytes += 512 + push.entity.payload.len() + push.entity.headers.as_packed().len();
+        }
+        if payload > self.limits.transaction_bytes {
+            return Err(whole(Refusal::over(
+                "transaction",
+                self.limits.transaction_bytes,
+                payload,
+                "bytes",
+            )));
+        }
+        if bytes > RECORD_BYTES_MAX - 4_096 {
+            return Err(whole(Refusal::over(
+                "transaction",
+                RECORD_BYTES_MAX as u64,
+                bytes as u64,
+                "bytes",
+            )));
+        }
+        match repeats {
+            0 => Ok(Some(bytes)),
+            _ if seen.is_empty() => Ok(None),
+            _ => Err(whole(lease_lost())),
+        }
+    }
+
+    fn was_settled_so(&self, lease: LeaseRef, content: Hash16) -> bool {
+        match lease {
+            LeaseRef::Number(n) => {
+                self.leases.settled(n).is_some_and(|(_, before)| before == content)
+            }
+            LeaseRef::Token(token) => self.answer_from_marks(token, content) == Some(true),
+        }
+    }
+}
+
+/// What is kept of an object that ends.
+pub(crate) fn end_of(
+    object: &crate::object::Object,
+    was: Option<crate::ids::Loc>,
+    ending: Ending,
+    by: Option<Name>,
+    at: crate::time::Wall,
+) -> End {
+    End {
+        id: object.id,
+        was,
+        ending,
+        ty: object.entity.ty.clone(),
+        version: object.version,
+        hash: object.hash,
+        birth: object.birth,
+        marks: object.marks.clone(),
+        by,
+        at,
+        moves: object.moves,
+        size: u32::try_from(object.entity.payload.len()).unwrap_or(u32::MAX),
+        pushed_at: object.pushed_at,
+    }
+}

@@ -1,0 +1,146 @@
+//! One core by itself, with a store that commits at once: the shortest whole story.
+
+use bytes::Bytes;
+use dpc_core::ids::{Epoch, Incarnation, LaneId, ObjectId, RecordNumber, RequestId, SessionId, SubscriptionId};
+use dpc_core::input::{LeaseRef, Lessee, Operator, ReplyTo, Settle, Subscribe, Verb};
+use dpc_core::names::{Name, Pattern, TypeName};
+use dpc_core::object::{Entity, Headers, Push};
+use dpc_core::store::Claimed;
+use dpc_core::view::State;
+use dpc_core::{Answer, Core, Effect, Input, Limits, Mono, Now, Settings, Wall};
+
+/// A core, its log, and everything it said.
+struct Bench {
+    core: Core,
+    log: Vec<Bytes>,
+    now: Now,
+    said: Vec<Effect>,
+}
+
+impl Bench {
+    fn start(log: Vec<Bytes>, incarnation: u64) -> Self {
+        let settings = Settings {
+            name: Name::new("node", "a").expect("valid"),
+            lane: LaneId([1; 16]),
+            incarnation: Incarnation(incarnation),
+            seed: 7,
+            limits: Limits::default(),
+        };
+        let last = RecordNumber(log.len() as u64);
+        let last_hash = log.last().map_or([0; 16], |r| dpc_core::record::hash_of(r));
+        let claimed = Claimed { epoch: Epoch(incarnation), first: RecordNumber(1), last, last_hash };
+        let mut core = Core::new(settings, claimed);
+        for (i, record) in log.iter().enumerate() {
+            core.restore(RecordNumber(i as u64 + 1), record).expect("undamaged");
+        }
+        let now = Now { mono: Mono(1), wall: Wall(1_700_000_000_000) };
+        let mut bench = Self { core, log, now, said: Vec::new() };
+        let mut fx = Vec::new();
+        bench.core.start(now, &mut fx);
+        bench.perform(fx);
+        bench
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.now.mono.0 += 1_000;
+        self.now.wall.0 += 1;
+        let mut fx = Vec::new();
+        self.core.handle(self.now, input, &mut fx);
+        self.perform(fx);
+    }
+
+    /// Performs effects until nothing more follows.
+    fn perform(&mut self, fx: Vec<Effect>) {
+        for effect in fx {
+            if let Effect::Load(number) = &effect {
+                let bytes = self.log[number.0 as usize - 1].clone();
+                let number = *number;
+                self.said.push(effect);
+                self.tell(Input::Loaded(number, bytes));
+                continue;
+            }
+            self.said.push(effect);
+        }
+        while let Some(record) = self.core.take_record(self.now) {
+            self.log.push(record.bytes);
+            self.tell(Input::Committed(record.number));
+        }
+    }
+
+    fn deliveries(&mut self) -> Vec<(ObjectId, u64)> {
+        let said = std::mem::take(&mut self.said);
+        said.into_iter()
+            .filter_map(|e| match e {
+                Effect::Deliver(_, d) => Some((d.object.id, d.lease)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn state(&mut self, id: ObjectId) -> State {
+        self.tell(Input::Operator(to(99), Operator::Inspect(id)));
+        let said = std::mem::take(&mut self.said);
+        let view = said.into_iter().rev().find_map(|e| match e {
+            Effect::Reply { answer: Answer::View(view), .. } => Some(view),
+            _ => None,
+        });
+        view.expect("every question is answered").state
+    }
+}
+
+fn to(request: u64) -> ReplyTo {
+    ReplyTo { request: RequestId(request), seq: 0 }
+}
+
+fn push(id: u8, text: &'static str) -> Input {
+    let ty = TypeName::from_type_url("img").expect("valid");
+    let entity = Entity { ty, payload: Bytes::from_static(text.as_bytes()), headers: Headers::default() };
+    Input::Push(to(1), Push { id: Some(ObjectId([id; 16])), entity, not_before: None, expires_at: None })
+}
+
+fn subscribe(credit: u32) -> Input {
+    Input::Subscribe(
+        to(2),
+        Subscribe {
+            session: SessionId(1),
+            subscription: SubscriptionId(1),
+            pattern: Pattern::new("img").expect("valid"),
+            processor: Name::new("processor", "default").expect("valid"),
+            credit,
+            lease: None,
+        },
+    )
+}
+
+fn finalise(lease: u64) -> Input {
+    let settle = Settle { leases: vec![LeaseRef::Number(lease)], verb: Verb::Finalise, emits: Vec::new() };
+    Input::Settle(to(3), Lessee::Session(SessionId(1)), settle)
+}
+
+#[test]
+fn an_object_is_pushed_delivered_finalised_and_stays_so_after_a_restart() {
+    let mut bench = Bench::start(Vec::new(), 1);
+    bench.tell(push(1, "a"));
+    bench.tell(push(2, "b"));
+    bench.tell(Input::OpenSession(SessionId(1)));
+    bench.tell(subscribe(1));
+    let delivered = bench.deliveries();
+    assert_eq!(delivered.iter().map(|d| d.0).collect::<Vec<_>>(), [ObjectId([1; 16])]);
+    bench.tell(finalise(delivered[0].1));
+    assert_eq!(bench.deliveries().len(), 1, "the credit that the settle freed is used");
+    assert_eq!(bench.state(ObjectId([1; 16])), State::Final);
+    assert_eq!(bench.state(ObjectId([2; 16])), State::Leased);
+
+    let mut again = Bench::start(bench.log, 2);
+    assert_eq!(again.state(ObjectId([1; 16])), State::Final);
+    assert_eq!(again.state(ObjectId([2; 16])), State::Ready);
+    again.tell(push(1, "a"));
+    let already = |e: &Effect| matches!(e, Effect::Reply { answer: Answer::Pushed { already: true, .. }, .. });
+    assert!(again.said.iter().any(already), "a push that is repeated makes no second object");
+    again.tell(push(1, "another body"));
+    let reused = |e: &Effect| matches!(e, Effect::Reply { answer: Answer::Refused(r), .. } if r.reason == "ID_REUSED");
+    assert!(again.said.iter().any(reused));
+    again.tell(Input::OpenSession(SessionId(1)));
+    again.tell(subscribe(5));
+    assert_eq!(again.deliveries().iter().map(|d| d.0).collect::<Vec<_>>(), [ObjectId([2; 16])]);
+}
