@@ -9,4 +9,6 @@ pub use entry::{End, Ending, Entry, How, PeerSeen, Standing, TransferId};
 pub(crate) use entry::{
     decode_generation, decode_locs, encode_generation, encode_locs, name, type_name, write_object,
 };
-pub use frame::{BadFrame, FORMAT, HASH_BYTES, HEADER_BYTES, Header, hash_of, open, seal};
+pub use frame::{
+    BadFrame, FORMAT, HASH_BYTES, HEADER_BYTES, Header, hash_of, open, open_header, seal,
+};
