@@ -113,9 +113,9 @@ impl SimDisk {
         let disk = &mut *self.lock();
         disk.late.clear();
         let rng = &mut disk.rng;
-        disk.rows.retain(|_, row| row.synced || rng.next_u64() % 3 != 0);
+        disk.rows.retain(|_, row| row.synced || !rng.next_u64().is_multiple_of(3));
         for row in disk.rows.values_mut().filter(|row| !row.synced) {
-            if rng.next_u64() % 2 == 0 {
+            if rng.next_u64().is_multiple_of(2) {
                 row.bytes.truncate(draw(rng, row.bytes.len()));
             }
         }
@@ -252,7 +252,7 @@ impl Disk {
                 self.head_hash = hash_of(&record);
                 self.write(number, record, true);
                 self.head = number;
-                return Appended::Committed;
+                Appended::Committed
             }
             Some(Fault::SyncFails) => {
                 self.write(number, record, false);
@@ -260,7 +260,7 @@ impl Disk {
             }
             Some(Fault::Full) => {
                 let why = StoreError::Full("the simulated disk is full".into());
-                if self.rng.next_u64() % 2 == 0 {
+                if self.rng.next_u64().is_multiple_of(2) {
                     return Appended::DefinitelyNot(why);
                 }
                 let torn = record.slice(..draw(&mut self.rng, record.len()));
