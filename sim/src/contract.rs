@@ -59,7 +59,7 @@ pub enum Fault {
 
 /// Runs the whole suite. `make` gives a harness with an empty store for the case of that name.
 pub fn check<H: Harness>(seed: u64, mut make: impl FnMut(&str) -> H) {
-    let cases: &[(&str, fn(Lane<H>))] = &[
+    let cases: [(&str, fn(Lane<H>)); 12] = [
         ("empty claim", empty_claim),
         ("nothing before a claim", nothing_before_a_claim),
         ("append and read back", append_and_read_back),

@@ -1,0 +1,604 @@
+//! The store that a node uses by itself: one storage thread that owns folder, log and HEAD.
+//!
+//! An append is one write and one sync of the log. HEAD follows on its own thread while the caller
+//! packs the next record (see [`super::head`]). After a write or sync that failed, nothing is tried
+//! again: every later request gets that error, and the node stops.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use dpc_core::ids::{Epoch, LaneId, RecordNumber};
+use dpc_core::record::{hash_of, open, open_header};
+use dpc_core::store::{
+    Appended, Claimed, Done, READ_BYTES_MAX, RECORD_BYTES_MAX, ReadDone, Store, StoreError,
+};
+
+pub use super::log::Options;
+
+use super::folder::Folder;
+use super::head::{Head, HeadWriter, Turn};
+use super::log::Log;
+use super::{damaged, io_error, rescue};
+
+/// The most requests that wait for the storage thread. A caller that goes beyond is refused.
+const QUEUE_COUNT_MAX: usize = 1024;
+
+/// The embedded store of one lane. Dropping it finishes what was asked for and closes the folder.
+pub struct Embedded {
+    requests: Option<SyncSender<Request>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Request {
+    Claim(Done<Result<Claimed, StoreError>>),
+    Append(Epoch, RecordNumber, Bytes, Done<Appended>),
+    Read(RecordNumber, usize, ReadDone),
+    Scrub(RecordNumber, usize, Done<Result<RecordNumber, StoreError>>),
+    Truncate(RecordNumber, Done<Result<(), StoreError>>),
+}
+
+impl Embedded {
+    /// Opens the data folder at `path`, and makes it first if it is not there.
+    ///
+    /// Everything that can be refused without reading the log is refused here; damage at the end of
+    /// the log is found by the first `claim`.
+    pub fn open(path: &Path, options: &Options) -> Result<(Self, LaneId), StoreError> {
+        let (requests, queue) = sync_channel(QUEUE_COUNT_MAX);
+        let (opened, answer) = sync_channel(1);
+        let (path, options) = (path.to_owned(), options.clone());
+        let thread = std::thread::Builder::new()
+            .name("dpc-store".into())
+            .spawn(move || match Keeper::open(&path, &options) {
+                Ok(keeper) => {
+                    let told = opened.send(Ok(keeper.folder.lane));
+                    told.expect("open waits for this");
+                    keeper.run(&queue);
+                }
+                Err(error) => opened.send(Err(error)).expect("open waits for this"),
+            })
+            .map_err(|error| StoreError::Io(format!("cannot start a thread: {error}")))?;
+        let store = Self { requests: Some(requests), thread: Some(thread) };
+        match answer.recv() {
+            Ok(lane) => Ok((store, lane?)),
+            Err(_) => Err(StoreError::Io("the storage thread died while it opened".into())),
+        }
+    }
+
+    /// Checks the records from `from` on as reading them would, at most `bytes_max` together, and
+    /// answers with the number to go on from: one above the last when everything was checked.
+    pub fn scrub(
+        &mut self,
+        from: RecordNumber,
+        bytes_max: usize,
+        done: Done<Result<RecordNumber, StoreError>>,
+    ) {
+        self.send(Request::Scrub(from, bytes_max, done));
+    }
+
+    fn send(&mut self, request: Request) {
+        let requests = self.requests.as_ref().expect("open until dropped");
+        match requests.try_send(request) {
+            Ok(()) => {}
+            Err(TrySendError::Full(request)) => request.refuse(StoreError::Refused(format!(
+                "{QUEUE_COUNT_MAX} requests wait for the storage thread already"
+            ))),
+            Err(TrySendError::Disconnected(request)) => {
+                request.refuse(StoreError::Io("the storage thread has died".into()));
+            }
+        }
+    }
+}
+
+impl Request {
+    fn refuse(self, error: StoreError) {
+        match self {
+            Self::Claim(done) => done(Err(error)),
+            Self::Append(_, _, _, done) => done(Appended::DefinitelyNot(error)),
+            Self::Read(_, _, done) => done(Err(error)),
+            Self::Scrub(_, _, done) => done(Err(error)),
+            Self::Truncate(_, done) => done(Err(error)),
+        }
+    }
+}
+
+impl Store for Embedded {
+    fn claim(&mut self, done: Done<Result<Claimed, StoreError>>) {
+        self.send(Request::Claim(done));
+    }
+
+    fn append(&mut self, epoch: Epoch, number: RecordNumber, record: Bytes, done: Done<Appended>) {
+        self.send(Request::Append(epoch, number, record, done));
+    }
+
+    fn read(&mut self, from: RecordNumber, bytes_max: usize, done: ReadDone) {
+        self.send(Request::Read(from, bytes_max, done));
+    }
+
+    fn truncate(&mut self, below: RecordNumber, done: Done<Result<(), StoreError>>) {
+        self.send(Request::Truncate(below, done));
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.requests = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the storage thread panicked");
+        }
+    }
+}
+
+fn remake(log: &Path) -> Result<(), StoreError> {
+    let removed = match std::fs::remove_dir_all(log) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    removed.and_then(|()| std::fs::create_dir(log)).map_err(|error| io_error(log, &error))
+}
+
+/// What the storage thread owns. The fields are dropped in this order: the lock goes last.
+struct Keeper {
+    log: Arc<Log>,
+    head_writer: HeadWriter,
+    /// What HEAD says, or will say when `turn` is written.
+    head: Head,
+    turn: Turn,
+    /// How many records may lie behind HEAD: one was not acknowledged yet, and another one if HEAD
+    /// had to fall back to its older slot.
+    behind_max: u64,
+    claimed: bool,
+    failed: Option<StoreError>,
+    /// The last record of the last read, to check that the next one is linked to it.
+    read_to: Option<(RecordNumber, [u8; 16])>,
+    /// Gives back space beside the appends.
+    janitor: Option<JoinHandle<()>>,
+    folder: Folder,
+}
+
+impl Keeper {
+    fn open(path: &Path, options: &Options) -> Result<Self, StoreError> {
+        let folder = Folder::open(path)?;
+        let found = Head::read(&folder.head(), folder.lane)?;
+        let log = folder.log();
+        let version = log.join("version");
+        if !version.exists() {
+            if found.head.last > RecordNumber(0) {
+                return Err(damaged(&version, "it is missing"));
+            }
+            // The folder was new, and the process died before the database was made.
+            remake(&log)?;
+        }
+        rescue::keep(&log, &folder.rescue(), !found.head.clean)?;
+        let log = Log::open(&log, options)?;
+        Ok(Self {
+            log: Arc::new(log),
+            head_writer: HeadWriter::start(folder.head(), &found)?,
+            head: found.head,
+            turn: Turn::default(),
+            behind_max: if found.repaired { 2 } else { 1 },
+            claimed: false,
+            failed: None,
+            read_to: None,
+            janitor: None,
+            folder,
+        })
+    }
+
+    /// Answers requests until the last sender is gone, then closes in order.
+    fn run(mut self, requests: &Receiver<Request>) {
+        while let Ok(request) = requests.recv() {
+            match (request, self.error()) {
+                (Request::Claim(done), _) => done(self.claim()),
+                (request, Some(error)) => request.refuse(error),
+                (Request::Append(epoch, number, record, done), None) => {
+                    let answer = self.append(epoch, number, record);
+                    let committed = answer == Appended::Committed;
+                    done(answer);
+                    if committed {
+                        self.turn = self.head_writer.put(self.head);
+                    }
+                }
+                (Request::Read(from, bytes_max, done), None) => {
+                    done(self.read(from, bytes_max.min(READ_BYTES_MAX)));
+                }
+                (Request::Scrub(from, bytes_max, done), None) => {
+                    let read = self.read(from, bytes_max.min(READ_BYTES_MAX));
+                    done(read.map(|records| RecordNumber(from.0 + records.len() as u64)));
+                }
+                (Request::Truncate(below, done), None) => done(self.truncate(below)),
+            }
+        }
+        if let Err(error) = self.close() {
+            tracing::warn!(folder = %self.folder.path.display(), %error, "not closed in order");
+        }
+    }
+
+    fn error(&self) -> Option<StoreError> {
+        match &self.failed {
+            None if !self.claimed => Some(StoreError::Refused("claim the lane first".into())),
+            failed => failed.clone(),
+        }
+    }
+
+    /// Remembers the first failure: from then on everything gets it.
+    fn fail(&mut self, error: StoreError) -> StoreError {
+        tracing::error!(folder = %self.folder.path.display(), %error, "the store has failed");
+        self.failed.get_or_insert(error).clone()
+    }
+
+    fn claim(&mut self) -> Result<Claimed, StoreError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        self.try_claim().map_err(|error| self.fail(error))
+    }
+
+    /// R3: the new epoch is written, then the end of the log is read, then made durable, then
+    /// answered.
+    fn try_claim(&mut self) -> Result<Claimed, StoreError> {
+        self.head.epoch = self.head.epoch.next();
+        self.head.clean = false;
+        self.write_head()?;
+        self.check_end()?;
+        self.log.sync()?;
+        self.behind_max = 1;
+        self.write_head()?;
+        rescue::drop_kept(&self.folder.rescue())?;
+        self.claimed = true;
+        let Head { epoch, first, last, last_hash, .. } = self.head;
+        Ok(Claimed { epoch, first, last, last_hash })
+    }
+
+    fn write_head(&mut self) -> Result<(), StoreError> {
+        self.turn = self.head_writer.put(self.head);
+        self.head_writer.wait(self.turn)
+    }
+
+    /// Compares the end of the log with HEAD, and takes in what lies behind it.
+    fn check_end(&mut self) -> Result<(), StoreError> {
+        let Head { first, last, .. } = self.head;
+        if first <= last {
+            let lowest = self.log.get(first)?;
+            self.check(first, lowest.as_ref(), None)?;
+            let acknowledged = self.log.get(last)?;
+            self.check(last, acknowledged.as_ref(), None)?;
+        }
+        let log = Arc::clone(&self.log);
+        for (behind, found) in (1..).zip(log.range(last.next())) {
+            let (number, record) = found?;
+            if behind > self.behind_max {
+                let what = format!("it lies {behind} records behind HEAD: HEAD is not this log's");
+                return Err(log.damaged(number, what));
+            }
+            let expected = self.head.last.next();
+            if number != expected {
+                return Err(log.damaged(expected, format!("it is missing, {number} is there")));
+            }
+            self.check(number, Some(&record), Some(self.head.last_hash))?;
+            self.head.last = number;
+            self.head.last_hash = hash_of(&record);
+        }
+        Ok(())
+    }
+
+    /// Checks one record: that it is there, undamaged, of this lane and number, linked to the one
+    /// before if that is known, and the acknowledged one if it is the last.
+    fn check(
+        &self,
+        number: RecordNumber,
+        record: Option<&Bytes>,
+        previous: Option<[u8; 16]>,
+    ) -> Result<(), StoreError> {
+        let damaged = |what: String| self.log.damaged(number, what);
+        let record = record.ok_or_else(|| {
+            damaged(format!("it is missing; HEAD says that the log reaches {}", self.head.last))
+        })?;
+        let (header, _) = open(record).map_err(|bad| damaged(bad.to_string()))?;
+        if (header.lane, header.number) != (self.head.lane, number) {
+            return Err(damaged(format!("it is record {} of {}", header.number, header.lane)));
+        }
+        if previous.is_some_and(|previous| previous != header.previous) {
+            return Err(damaged("it is not linked to the record before it".into()));
+        }
+        if number == self.head.last && hash_of(record) != self.head.last_hash {
+            return Err(damaged("it is not the record that was acknowledged".into()));
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, epoch: Epoch, number: RecordNumber, record: Bytes) -> Appended {
+        if let Err(error) = self.admit(epoch, number, &record) {
+            return Appended::DefinitelyNot(error);
+        }
+        let last_hash = hash_of(&record);
+        if let Err(error) = self.log.make_room() {
+            return Appended::DefinitelyNot(self.fail(error));
+        }
+        let written = self.log.put(number, record);
+        // HEAD of the record before has been on its way since that was acknowledged.
+        let written = written.and_then(|()| self.head_writer.wait(self.turn));
+        if let Err(error) = written {
+            return Appended::Unknown(self.fail(error));
+        }
+        self.head.last = number;
+        self.head.last_hash = last_hash;
+        Appended::Committed
+    }
+
+    fn admit(&self, epoch: Epoch, number: RecordNumber, record: &Bytes) -> Result<(), StoreError> {
+        let refused = |why: String| Err(StoreError::Refused(why));
+        let head = &self.head;
+        if epoch < head.epoch {
+            return Err(StoreError::Fenced { epoch: head.epoch });
+        }
+        if epoch > head.epoch {
+            return refused(format!("epoch {epoch} was never claimed"));
+        }
+        if number != head.last.next() {
+            return refused(format!("record {number} does not follow record {}", head.last));
+        }
+        if record.len() > RECORD_BYTES_MAX {
+            let bytes = record.len();
+            return refused(format!("a record of {bytes} B, the limit is {RECORD_BYTES_MAX} B"));
+        }
+        match open_header(record) {
+            Ok(header)
+                if header.lane == head.lane
+                    && header.number == number
+                    && header.previous == head.last_hash =>
+            {
+                Ok(())
+            }
+            Ok(header) => refused(format!("{header:?} is not the next record of this log")),
+            Err(bad) => refused(bad.to_string()),
+        }
+    }
+
+    fn read(
+        &mut self,
+        from: RecordNumber,
+        bytes_max: usize,
+    ) -> Result<Vec<(RecordNumber, Bytes)>, StoreError> {
+        if from < self.head.first {
+            let what = format!("it was truncated, the first record is {}", self.head.first);
+            return Err(self.log.damaged(from, what));
+        }
+        let mut previous =
+            self.read_to.filter(|(number, _)| number.next() == from).map(|(_, hash)| hash);
+        let mut records = Vec::new();
+        let mut left = bytes_max;
+        let mut expected = from;
+        let mut range = self.log.range(from);
+        while expected <= self.head.last {
+            let found = range.next().transpose()?;
+            let record = found.filter(|(number, _)| *number == expected).map(|(_, record)| record);
+            self.check(expected, record.as_ref(), previous)?;
+            let record = record.expect("it was just checked");
+            if record.len() > left && !records.is_empty() {
+                break;
+            }
+            left = left.saturating_sub(record.len());
+            previous = Some(hash_of(&record));
+            records.push((expected, record));
+            expected = expected.next();
+        }
+        drop(range);
+        self.read_to = previous.map(|hash| (RecordNumber(expected.0 - 1), hash));
+        Ok(records)
+    }
+
+    fn truncate(&mut self, below: RecordNumber) -> Result<(), StoreError> {
+        let last = self.head.last;
+        if below > last.next() {
+            let why = format!("cannot forget below {below}: the last record is {last}");
+            return Err(StoreError::Refused(why));
+        }
+        if below <= self.head.first {
+            return Ok(());
+        }
+        // HEAD first: nothing is taken from the log that HEAD still counts on.
+        self.head.first = below;
+        self.write_head().map_err(|error| self.fail(error))?;
+        self.give_back_space();
+        Ok(())
+    }
+
+    /// Drops whole tables beside the appends. If the last round is still under way this one is left
+    /// out: the next one covers it.
+    fn give_back_space(&mut self) {
+        if self.janitor.as_ref().is_some_and(|janitor| !janitor.is_finished()) {
+            return;
+        }
+        self.finish_janitor();
+        let (log, below) = (Arc::clone(&self.log), self.head.first);
+        let work = move || {
+            if let Err(error) = log.forget_tables(below) {
+                tracing::warn!(%below, %error, "the space of old records is not given back");
+            }
+        };
+        match std::thread::Builder::new().name("dpc-janitor".into()).spawn(work) {
+            Ok(janitor) => self.janitor = Some(janitor),
+            Err(error) => tracing::warn!(%error, "cannot start a thread"),
+        }
+    }
+
+    fn finish_janitor(&mut self) {
+        if self.janitor.take().is_some_and(|janitor| janitor.join().is_err()) {
+            tracing::error!("the thread that gives back space panicked");
+        }
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        self.finish_janitor();
+        if let Some(error) = self.error() {
+            return Err(error);
+        }
+        self.log.sync()?;
+        self.head.clean = true;
+        self.write_head()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Receiver;
+    use std::time::Duration;
+
+    use dpc_core::record::{Header, seal};
+    use dpc_core::time::Wall;
+    use sim::contract::{self, Harness};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Folders {
+        dir: TempDir,
+        lane: LaneId,
+    }
+
+    impl Folders {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a folder for the test");
+            let (_, lane) = Embedded::open(dir.path(), &small()).expect("a new folder opens");
+            Self { dir, lane }
+        }
+    }
+
+    /// Small tables, so that the log leaves memory and journal within a test.
+    fn small() -> Options {
+        Options { memtable_bytes: 256 << 10, ..Options::default() }
+    }
+
+    impl Harness for Folders {
+        type Store = Embedded;
+
+        fn lane(&self) -> LaneId {
+            self.lane
+        }
+
+        fn open(&mut self) -> Result<Embedded, StoreError> {
+            let (store, lane) = Embedded::open(self.dir.path(), &small())?;
+            assert_eq!(lane, self.lane, "a folder keeps its lane");
+            Ok(store)
+        }
+
+        fn wait<T>(&mut self, _store: &mut Embedded, answer: &Receiver<T>) -> T {
+            answer.recv_timeout(Duration::from_secs(60)).expect("an answer comes")
+        }
+    }
+
+    #[test]
+    fn the_embedded_store_keeps_the_contract() {
+        contract::check(1, |_| Folders::new());
+    }
+
+    fn refusal(path: &Path) -> String {
+        match Embedded::open(path, &small()) {
+            Ok(_) => panic!("{} was opened", path.display()),
+            Err(StoreError::Refused(text)) => text,
+            Err(other) => panic!("refused as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn folders_that_cannot_be_used_are_refused() {
+        let folders = Folders::new();
+        let path = folders.dir.path();
+        let (store, _) = Embedded::open(path, &small()).unwrap();
+        let text = refusal(path);
+        let pid = std::process::id();
+        assert!(text.ends_with(&format!("is locked by another process (pid {pid})")), "{text}");
+        drop(store);
+
+        let format = path.join("FORMAT");
+        let good = std::fs::read_to_string(&format).unwrap();
+        std::fs::write(&format, good.replace("format 1", "format 2")).unwrap();
+        let text = refusal(path);
+        assert!(text.contains("format 2") && text.contains("newer dpc"), "{text}");
+
+        std::fs::remove_file(&format).unwrap();
+        let missing = Embedded::open(path, &small()).err().unwrap();
+        assert!(matches!(missing, StoreError::Damaged { .. }), "{missing:?}");
+        std::fs::write(&format, good).unwrap();
+        Embedded::open(path, &small()).unwrap();
+
+        let text = refusal(&format.join("below-a-file"));
+        assert!(text.contains("cannot be opened for writing"), "{text}");
+    }
+
+    #[test]
+    fn a_folder_that_was_never_finished_is_made_anew() {
+        let folders = Folders::new();
+        let path = folders.dir.path();
+        std::fs::rename(path.join("FORMAT"), path.join("FORMAT.new")).unwrap();
+        std::fs::write(path.join("HEAD"), "half").unwrap();
+        let (_, lane) = Embedded::open(path, &small()).unwrap();
+        assert_ne!(lane, folders.lane);
+        std::fs::remove_file(path.join("log/version")).unwrap();
+        let (_, again) = Embedded::open(path, &small()).unwrap();
+        assert_eq!(lane, again);
+    }
+
+    fn ask<T: Send + 'static>(
+        store: &mut Embedded,
+        request: impl FnOnce(&mut Embedded, Done<T>),
+    ) -> T {
+        let (tx, rx) = std::sync::mpsc::channel();
+        request(store, Box::new(move |answer| tx.send(answer).expect("someone waits")));
+        rx.recv_timeout(Duration::from_secs(60)).expect("an answer comes")
+    }
+
+    fn fill(store: &mut Embedded, lane: LaneId, records: u64, body: usize) {
+        let claimed = ask(store, |store, done| store.claim(done)).unwrap();
+        let mut previous = claimed.last_hash;
+        for number in (claimed.last.0 + 1..).take(usize::try_from(records).unwrap()) {
+            let header = Header {
+                lane,
+                epoch: claimed.epoch,
+                number: RecordNumber(number),
+                wall: Wall(0),
+                previous,
+                checkpoint: RecordNumber(0),
+                entries: 0,
+            };
+            let mut bytes = vec![0; body];
+            blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof().fill(&mut bytes);
+            let record = seal(&header, &bytes);
+            previous = hash_of(&record);
+            let answer = ask(store, |store, done| {
+                store.append(claimed.epoch, RecordNumber(number), record, done);
+            });
+            assert_eq!(answer, Appended::Committed);
+        }
+    }
+
+    /// The log as a process that was killed leaves it: copied while the store is open.
+    #[test]
+    fn a_killed_process_leaves_a_log_that_opens() {
+        let mut folders = Folders::new();
+        let mut store = folders.open().unwrap();
+        fill(&mut store, folders.lane, 50, 10_000);
+        let copy = tempfile::tempdir().unwrap();
+        copy_folder(folders.dir.path(), copy.path());
+        let (mut killed, _) = Embedded::open(copy.path(), &small()).unwrap();
+        let claimed = ask(&mut killed, |store, done| store.claim(done)).unwrap();
+        assert_eq!(claimed.last, RecordNumber(50));
+        assert!(!copy.path().join("rescue").exists(), "what was kept goes after a good claim");
+    }
+
+    fn copy_folder(from: &Path, to: &Path) {
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let to = to.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                std::fs::create_dir(&to).unwrap();
+                copy_folder(&entry.path(), &to);
+            } else {
+                std::fs::copy(entry.path(), &to).unwrap();
+            }
+        }
+    }
+}
