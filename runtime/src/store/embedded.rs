@@ -21,7 +21,7 @@ pub use super::log::Options;
 use super::folder::Folder;
 use super::head::{Head, HeadWriter, Turn};
 use super::log::Log;
-use super::{damaged, io_error, rescue};
+use super::{damaged, io_error, precheck, rescue};
 
 /// The most requests that wait for the storage thread. A caller that goes beyond is refused.
 const QUEUE_COUNT_MAX: usize = 1024;
@@ -149,6 +149,9 @@ struct Keeper {
     /// How many records may lie behind HEAD: one was not acknowledged yet, and another one if HEAD
     /// had to fall back to its older slot.
     behind_max: u64,
+    /// The last open was refused: nothing of what was kept then goes before every record has been
+    /// read.
+    suspect: bool,
     claimed: bool,
     failed: Option<StoreError>,
     /// The last record of the last read, to check that the next one is linked to it.
@@ -171,7 +174,8 @@ impl Keeper {
             // The folder was new, and the process died before the database was made.
             remake(&log)?;
         }
-        rescue::keep(&log, &folder.rescue(), !found.head.clean)?;
+        let suspect = rescue::keep(&log, &folder.rescue(), !found.head.clean)?;
+        precheck::check(&log)?;
         let log = Log::open(&log, options)?;
         Ok(Self {
             log: Arc::new(log),
@@ -179,6 +183,7 @@ impl Keeper {
             head: found.head,
             turn: Turn::default(),
             behind_max: if found.repaired { 2 } else { 1 },
+            suspect,
             claimed: false,
             failed: None,
             read_to: None,
@@ -243,6 +248,10 @@ impl Keeper {
         self.head.clean = false;
         self.write_head()?;
         self.check_end()?;
+        if self.suspect {
+            self.check_everything()?;
+            self.suspect = false;
+        }
         self.log.sync()?;
         self.behind_max = 1;
         self.write_head()?;
@@ -280,6 +289,14 @@ impl Keeper {
             self.check(number, Some(&record), Some(self.head.last_hash))?;
             self.head.last = number;
             self.head.last_hash = hash_of(&record);
+        }
+        Ok(())
+    }
+
+    fn check_everything(&mut self) -> Result<(), StoreError> {
+        let mut from = self.head.first;
+        while from <= self.head.last {
+            from = RecordNumber(from.0 + self.read(from, READ_BYTES_MAX)?.len() as u64);
         }
         Ok(())
     }
@@ -400,8 +417,11 @@ impl Keeper {
             return Ok(());
         }
         // HEAD first: nothing is taken from the log that HEAD still counts on.
+        // Both slots, so that a slot lost later does not bring back a number that is gone.
         self.head.first = below;
-        self.write_head().map_err(|error| self.fail(error))?;
+        for _ in 0..2 {
+            self.write_head().map_err(|error| self.fail(error))?;
+        }
         self.give_back_space();
         Ok(())
     }

@@ -195,6 +195,9 @@ fn meaning(path: &Path, error: fjall::Error) -> StoreError {
         fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
             match error.kind() {
                 std::io::ErrorKind::NotFound
+                | std::io::ErrorKind::AlreadyExists
+                | std::io::ErrorKind::IsADirectory
+                | std::io::ErrorKind::NotADirectory
                 | std::io::ErrorKind::UnexpectedEof
                 | std::io::ErrorKind::InvalidData
                 | std::io::ErrorKind::InvalidInput

@@ -18,6 +18,7 @@ mod embedded;
 mod folder;
 mod head;
 mod log;
+mod precheck;
 mod rescue;
 
 use std::path::Path;

@@ -21,8 +21,8 @@ use super::io_error;
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Keeps the log at `log` under `rescue`, unless an earlier refused open left one there. With
-/// `rewrite` the journals are written again and synced.
-pub(super) fn keep(log: &Path, rescue: &Path, rewrite: bool) -> Result<(), StoreError> {
+/// `rewrite` the journals are written again and synced. Answers whether one was left.
+pub(super) fn keep(log: &Path, rescue: &Path, rewrite: bool) -> Result<bool, StoreError> {
     // Made under another name first: half a rescue must never look like a whole one.
     let making = rescue.with_extension("new");
     let keep = |to: Option<&Path>| {
@@ -30,14 +30,17 @@ pub(super) fn keep(log: &Path, rescue: &Path, rewrite: bool) -> Result<(), Store
         keep_folder(log, to, rewrite).map_err(|error| io_error(log, &error))
     };
     if rescue.exists() {
-        return keep(None);
+        return keep(None).map(|()| true);
     }
     match keep(Some(&making)) {
-        Ok(()) => fs::rename(&making, rescue).map_err(|error| io_error(rescue, &error)),
+        Ok(()) => {
+            fs::rename(&making, rescue).map_err(|error| io_error(rescue, &error))?;
+            Ok(false)
+        }
         // A full device must not keep the log from being opened and emptied.
         Err(StoreError::Full(why)) => {
             tracing::warn!(%why, "the log is opened without a copy of its journals");
-            keep(None)
+            keep(None).map(|()| false)
         }
         Err(error) => Err(error),
     }
