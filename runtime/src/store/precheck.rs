@@ -7,6 +7,7 @@
 //! P16 asks for.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -25,34 +26,56 @@ const TRAILER_BYTES: u64 = 4 + 1 + 1 + 16 + 8 + 8;
 /// A table of contents names a dozen sections; this is far above what it takes.
 const CONTENTS_BYTES_MAX: u64 = 1 << 16;
 
-/// Checks the lists and tables of the database in `folder`. What is missing is left to others: a
-/// database that was not finished has no `current` yet.
+/// One table in a list: its id, its kind of checksum, its checksum, and a sequence number.
+const LISTED_BYTES: usize = 8 + 1 + 16 + 8;
+
+/// Checks the lists of the database in `folder`, and the tables that they name. Other tables are
+/// what a crash left behind: fjall removes them unread. A keyspace without `current` was not
+/// finished.
 pub(super) fn check(folder: &Path) -> Result<(), StoreError> {
     let keyspaces = folder.join("keyspaces");
     if !keyspaces.exists() {
         return Ok(());
     }
-    for keyspace in entries(&keyspaces)? {
+    let entries = || -> std::io::Result<Vec<PathBuf>> {
+        fs::read_dir(&keyspaces)?.map(|entry| Ok(entry?.path())).collect()
+    };
+    for keyspace in entries().map_err(|error| io_error(&keyspaces, &error))? {
         if keyspace.join("current").exists() {
-            check_list(&keyspace)?;
-        }
-        let tables = keyspace.join("tables");
-        if tables.exists() {
-            for table in entries(&tables)? {
-                check_table(&table)?;
+            let list = check_list(&keyspace)?;
+            for table in tables_of(&list)? {
+                check_table(&keyspace.join("tables").join(table.to_string()))?;
             }
         }
     }
     Ok(())
 }
 
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let list =
-        || -> std::io::Result<_> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
-    list().map_err(|error| io_error(folder, &error))
+/// The ids of the tables in a list whose checksum is right: by level, then by run.
+fn tables_of(list: &Path) -> Result<Vec<u64>, StoreError> {
+    let bad = || damaged(list, "its list of tables cannot be read");
+    let contents = sfa::Reader::new(list).map_err(|_| bad())?;
+    let section = contents.toc().section(b"tables").ok_or_else(bad)?;
+    let mut bytes = Vec::new();
+    let read = section.reader(list).and_then(|mut reader| reader.read_to_end(&mut bytes));
+    read.map_err(|error| io_error(list, &error))?;
+    let mut rest = &bytes[..];
+    let mut take = |count: usize| rest.split_off(..count).ok_or_else(bad);
+    let mut tables = Vec::new();
+    for _level in 0..take(1)?[0] {
+        for _run in 0..take(1)?[0] {
+            let count = take(4)?.try_into().expect("4 bytes");
+            for _table in 0..u32::from_le_bytes(count) {
+                let id = take(LISTED_BYTES)?[..8].try_into().expect("8 bytes");
+                tables.push(u64::from_le_bytes(id));
+            }
+        }
+    }
+    Ok(tables)
 }
 
-fn check_list(keyspace: &Path) -> Result<(), StoreError> {
+/// Compares a list with its checksum, and says where it is.
+fn check_list(keyspace: &Path) -> Result<PathBuf, StoreError> {
     let current = keyspace.join("current");
     let bytes = fs::read(&current).map_err(|error| io_error(&current, &error))?;
     let Ok(bytes) = <[u8; CURRENT_BYTES]>::try_from(&bytes[..]) else {
@@ -65,7 +88,7 @@ fn check_list(keyspace: &Path) -> Result<(), StoreError> {
     }
     let list = keyspace.join(format!("v{version}"));
     match fs::read(&list) {
-        Ok(bytes) if xxh3_128(&bytes) == expected => Ok(()),
+        Ok(bytes) if xxh3_128(&bytes) == expected => Ok(list),
         Ok(_) => {
             Err(damaged(&list, format!("its checksum is not the one in {}", current.display())))
         }
@@ -83,7 +106,10 @@ fn check_table(table: &Path) -> Result<(), StoreError> {
         file.read_exact_at(&mut buffer, at).map_err(|error| io_error(table, &error))?;
         Ok(buffer)
     };
-    let file = File::open(table).map_err(|error| io_error(table, &error))?;
+    let file = File::open(table).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => damaged(table, "it is missing"),
+        _ => io_error(table, &error),
+    })?;
     let size = file.metadata().map_err(|error| io_error(table, &error))?.len();
     if size < TRAILER_BYTES {
         return Err(damaged(table, format!("it has {size} bytes")));
