@@ -1,7 +1,7 @@
 //! The log itself: fjall behind the few operations that a lane needs.
 //!
 //! Nothing here trusts fjall to notice damage. Its panics become errors, and its background threads
-//! may die: [`Log::make_room`] keeps an append out of the waits inside fjall that would then never
+//! may die: [`make_room`] keeps an append out of the waits inside fjall that would then never
 //! end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -74,14 +74,7 @@ impl Log {
 
     /// Waits until an append will not be held up inside fjall.
     pub(super) fn make_room(&self) -> Result<(), StoreError> {
-        while self.records.tree.sealed_memtable_count() >= SEALED_MAX
-            || self.records.tree.l0_run_count() >= RUNS_MAX
-        {
-            // Fails once a background thread has died, and writes nothing.
-            self.guard(|| self.database.persist(PersistMode::Buffer))?;
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        make_room(&self.path, &self.database, &self.records)
     }
 
     pub(super) fn get(&self, number: RecordNumber) -> Result<Option<Bytes>, StoreError> {
@@ -165,6 +158,21 @@ pub(super) fn open(
         let records = database.keyspace(table, setup)?;
         Ok((database, records))
     })
+}
+
+/// Waits until a write to `table` will not be held up inside fjall.
+pub(super) fn make_room(
+    path: &Path,
+    database: &Database,
+    table: &Keyspace,
+) -> Result<(), StoreError> {
+    while table.tree.sealed_memtable_count() >= SEALED_MAX || table.tree.l0_run_count() >= RUNS_MAX
+    {
+        // Fails once a background thread has died, and writes nothing.
+        guard(path, || database.persist(PersistMode::Buffer))?;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 fn key(number: RecordNumber) -> [u8; 8] {

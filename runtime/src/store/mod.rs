@@ -17,6 +17,7 @@
 mod embedded;
 mod folder;
 mod head;
+mod index;
 mod log;
 mod precheck;
 mod rescue;
@@ -26,6 +27,7 @@ use std::path::Path;
 use dpc_core::store::StoreError;
 
 pub use embedded::{Embedded, Options};
+pub use index::{IndexDb, Part, PartInfo};
 
 /// How many bytes a process without privileges can still write to the device of `dir`.
 pub fn disk_free(dir: &Path) -> Result<u64, StoreError> {
