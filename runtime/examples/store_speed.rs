@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use dpc_core::ids::{LaneId, RecordNumber};
 use dpc_core::record::{Header, hash_of, seal};
 use dpc_core::store::{Appended, Claimed, Done, Store};
@@ -34,14 +33,7 @@ fn append_for(base: &Path, bytes: usize, span: Duration) {
     let mut times = Vec::new();
     let start = Instant::now();
     while start.elapsed() < span {
-        let record = next(lane, &claimed, &body);
-        let (epoch, number) = (claimed.epoch, claimed.last.next());
-        claimed.last_hash = hash_of(&record);
-        claimed.last = number;
-        let before = Instant::now();
-        let answer = ask(&mut store, |store, done| store.append(epoch, number, record, done));
-        assert_eq!(answer, Appended::Committed);
-        times.push(before.elapsed());
+        times.push(append(&mut store, lane, &mut claimed, &body));
     }
     let took = start.elapsed();
     let rate = times.len() as f64 / took.as_secs_f64();
@@ -55,31 +47,42 @@ fn append_for(base: &Path, bytes: usize, span: Duration) {
         at(0.999),
         times.last().expect("some").as_micros(),
     );
-    give_back(dir.path(), store, &claimed, bytes);
+    give_back(dir.path(), store, lane, claimed, &body);
 }
 
-fn next(lane: LaneId, claimed: &Claimed, body: &[u8]) -> Bytes {
+fn append(store: &mut Embedded, lane: LaneId, claimed: &mut Claimed, body: &[u8]) -> Duration {
+    let (epoch, number) = (claimed.epoch, claimed.last.next());
     let header = Header {
         lane,
         epoch: claimed.epoch,
-        number: claimed.last.next(),
+        number,
         wall: Wall(1),
         previous: claimed.last_hash,
         checkpoint: RecordNumber(0),
         entries: 0,
     };
-    seal(&header, body)
+    let record = seal(&header, body);
+    claimed.last_hash = hash_of(&record);
+    claimed.last = number;
+    let before = Instant::now();
+    let answer = ask(store, |store, done| store.append(epoch, number, record, done));
+    assert_eq!(answer, Appended::Committed);
+    before.elapsed()
 }
 
-fn give_back(dir: &Path, mut store: Embedded, claimed: &Claimed, bytes: usize) {
-    let held = claimed.last.0 * bytes as u64 >> 20;
+/// Truncates most of the log, goes on appending for a while, and looks at the space in between.
+fn give_back(dir: &Path, mut store: Embedded, lane: LaneId, mut claimed: Claimed, body: &[u8]) {
+    let held = (claimed.last.0 * body.len() as u64) >> 20;
     println!("  {} records, {held} MiB, on disk {} MiB", claimed.last, disk_mib(dir));
     let below = RecordNumber(claimed.last.0 * 9 / 10);
     let start = Instant::now();
     ask(&mut store, |store, done| store.truncate(below, done)).expect("truncates");
     println!("  truncated 9 of 10 in {:?}: on disk {} MiB at once", start.elapsed(), disk_mib(dir));
-    std::thread::sleep(Duration::from_secs(2));
-    println!("  after 2 s {} MiB", disk_mib(dir));
+    let more = (48 << 20) / body.len();
+    for _ in 0..more {
+        append(&mut store, lane, &mut claimed, body);
+    }
+    println!("  after 48 MiB more {} MiB", disk_mib(dir));
     drop(store);
     println!("  closed {} MiB", disk_mib(dir));
     let start = Instant::now();
@@ -100,5 +103,5 @@ fn disk_mib(dir: &Path) -> u64 {
             })
             .sum()
     }
-    blocks(dir) * 512 >> 20
+    (blocks(dir) * 512) >> 20
 }

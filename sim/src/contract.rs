@@ -57,9 +57,11 @@ pub enum Fault {
     UnknownLater,
 }
 
+type Case<H> = fn(Lane<H>);
+
 /// Runs the whole suite. `make` gives a harness with an empty store for the case of that name.
 pub fn check<H: Harness>(seed: u64, mut make: impl FnMut(&str) -> H) {
-    let cases: [(&str, fn(Lane<H>)); 12] = [
+    let cases: [(&str, Case<H>); 12] = [
         ("empty claim", empty_claim),
         ("nothing before a claim", nothing_before_a_claim),
         ("append and read back", append_and_read_back),
