@@ -76,7 +76,7 @@ fn make_log([closed, killed]: [&Path; 2], rng: &mut Pcg64Mcg) -> Records {
             records = records.split_off(&below);
         }
         if round == 4 {
-            copy_folder(closed, killed);
+            copy_open_folder(closed, killed);
         }
     }
     records
@@ -85,6 +85,7 @@ fn make_log([closed, killed]: [&Path; 2], rng: &mut Pcg64Mcg) -> Records {
 fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
+        // A table may go between the two calls: it is no folder then, and copying it fails.
         if path.is_dir() {
             files_below(&path, found);
         } else {
@@ -105,6 +106,29 @@ fn copy_folder(from: &Path, to: &Path) {
         let to = to.join(file.strip_prefix(from).expect("below"));
         fs::create_dir_all(to.parent().expect("a folder")).expect("made");
         fs::copy(file, to).expect("copied");
+    }
+}
+
+/// Copies a folder that is in use, as a killed process would leave it: again and again until the
+/// background threads changed nothing meanwhile.
+fn copy_open_folder(from: &Path, to: &Path) {
+    let state = || {
+        let files = files_of(from).into_iter();
+        files.map(|file| (fs::metadata(&file).and_then(|m| m.modified()).ok(), file)).collect()
+    };
+    let mut before: Vec<_> = state();
+    loop {
+        let copied = files_of(from).iter().try_for_each(|file| {
+            let to = to.join(file.strip_prefix(from).expect("below"));
+            fs::create_dir_all(to.parent().expect("a folder"))?;
+            fs::copy(file, to).map(drop)
+        });
+        let after = state();
+        if copied.is_ok() && before == after {
+            return;
+        }
+        fs::remove_dir_all(to).expect("removed");
+        before = after;
     }
 }
 

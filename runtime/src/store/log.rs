@@ -38,7 +38,7 @@ pub(super) struct Log {
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Records held in memory until they are written out as a table. At most three times as much
-    /// is held at once.
+    /// is held at once. Fixed when the folder is made.
     pub memtable_bytes: u64,
     /// Blocks of tables that reads keep in memory.
     pub cache_bytes: u64,
