@@ -7,9 +7,16 @@
 //!
 //! Rules for every implementation:
 //!
-//! - One `append` is in flight at a time, its number one above the last committed.
+//! - Nothing works before the first `claim`: everything else is [`StoreError::Refused`].
+//! - One `append` is in flight at a time, its number one above the last committed. Any other number
+//!   is definitely not written ([`StoreError::Refused`]), and so is a record above
+//!   [`RECORD_BYTES_MAX`]; neither changes anything.
+//! - An append under an older epoch than the last claim's is definitely not written
+//!   ([`StoreError::Fenced`]); one under a newer epoch is refused.
 //! - *Committed* means durable. After *unknown* or a failed sync, the store answers nothing but
-//!   errors until it is claimed again; it never retries a sync.
+//!   errors until it is claimed again (which may need the store to be opened anew); it never
+//!   retries a sync.
+//! - A store that is dropped drops the answers it still owes: that is a crash of its process.
 //! - A row once written under (number, epoch) never changes its content.
 //! - `claim` writes the new epoch, then reads, then makes what it read durable, then answers (R3).
 //! - What a store cannot prove undamaged it refuses with [`StoreError::Damaged`], naming the place.
@@ -32,11 +39,12 @@ pub const READ_BYTES_MAX: usize = 16 << 20;
 pub struct Claimed {
     /// The epoch of this claim: higher than any epoch that ever owned the lane.
     pub epoch: Epoch,
-    /// The lowest number that is kept; one above `last` in an empty log.
+    /// The lowest number that is kept; one above `last` if nothing is kept (1 in a new log).
     pub first: RecordNumber,
     /// The highest committed number; zero in a log that never held a record.
     pub last: RecordNumber,
-    /// The hash of record `last` ([`crate::record::hash_of`]); all zeros in an empty log.
+    /// The hash of record `last` ([`crate::record::hash_of`]), also when truncation has forgotten
+    /// the record itself; all zeros in a log that never held one.
     pub last_hash: [u8; 16],
 }
 
@@ -88,10 +96,13 @@ pub trait Store {
     fn append(&mut self, epoch: Epoch, number: RecordNumber, record: Bytes, done: Done<Appended>);
 
     /// Reads committed records in order, from `from` on, at most `bytes_max` together but at least
-    /// one if there is one. A number below the first kept one is [`StoreError::Damaged`].
+    /// one if there is one. Above the last number the answer is empty. A number below the first
+    /// kept one is [`StoreError::Damaged`]: whoever asks for it misses something.
     fn read(&mut self, from: RecordNumber, bytes_max: usize, done: ReadDone);
 
-    /// Forgets every record below `below`. Nothing waits for it, except a caller who asks.
+    /// Forgets every record below `below`, and keeps the number and hash of the last one even if
+    /// it is forgotten, too. Forgetting less than before changes nothing; forgetting more than
+    /// there is is refused. Nothing waits for it, except a caller who asks.
     fn truncate(&mut self, below: RecordNumber, done: Done<Result<(), StoreError>>);
 }
 

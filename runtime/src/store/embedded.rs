@@ -1,0 +1,467 @@
+//! The store that a node uses by itself: one storage thread that owns folder, log and HEAD.
+//!
+//! An append is one write and one sync of the log. HEAD follows on its own thread while the caller
+//! packs the next record (see [`super::head`]). After a write or sync that failed, nothing is tried
+//! again: every later request gets that error, and the node stops.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use dpc_core::ids::{Epoch, LaneId, RecordNumber};
+use dpc_core::record::{hash_of, open, open_header};
+use dpc_core::store::{
+    Appended, Claimed, Done, READ_BYTES_MAX, RECORD_BYTES_MAX, ReadDone, Store, StoreError,
+};
+
+pub use super::log::Options;
+
+use super::folder::Folder;
+use super::head::{Head, HeadWriter, Turn};
+use super::log::Log;
+use super::{damaged, io_error, precheck, rescue};
+
+/// The most requests that wait for the storage thread. A caller that goes beyond is refused.
+const QUEUE_COUNT_MAX: usize = 1024;
+
+/// The embedded store of one lane. Dropping it finishes what was asked for and closes the folder.
+pub struct Embedded {
+    requests: Option<SyncSender<Request>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Request {
+    Claim(Done<Result<Claimed, StoreError>>),
+    Append(Epoch, RecordNumber, Bytes, Done<Appended>),
+    Read(RecordNumber, usize, ReadDone),
+    Scrub(RecordNumber, usize, Done<Result<RecordNumber, StoreError>>),
+    Truncate(RecordNumber, Done<Result<(), StoreError>>),
+}
+
+impl Embedded {
+    /// Opens the data folder at `path`, and makes it first if it is not there.
+    ///
+    /// Everything that can be refused without reading the log is refused here; damage at the end of
+    /// the log is found by the first `claim`.
+    pub fn open(path: &Path, options: &Options) -> Result<(Self, LaneId), StoreError> {
+        let (requests, queue) = sync_channel(QUEUE_COUNT_MAX);
+        let (opened, answer) = sync_channel(1);
+        let (path, options) = (path.to_owned(), options.clone());
+        let thread = std::thread::Builder::new()
+            .name("dpc-store".into())
+            .spawn(move || match Keeper::open(&path, &options) {
+                Ok(keeper) => {
+                    let told = opened.send(Ok(keeper.folder.lane));
+                    told.expect("open waits for this");
+                    keeper.run(&queue);
+                }
+                Err(error) => opened.send(Err(error)).expect("open waits for this"),
+            })
+            .map_err(|error| StoreError::Io(format!("cannot start a thread: {error}")))?;
+        let store = Self { requests: Some(requests), thread: Some(thread) };
+        match answer.recv() {
+            Ok(lane) => Ok((store, lane?)),
+            Err(_) => Err(StoreError::Io("the storage thread died while it opened".into())),
+        }
+    }
+
+    /// Checks the records from `from` on as reading them would, at most `bytes_max` together, and
+    /// answers with the number to go on from: one above the last when everything was checked. It
+    /// goes by steps so that appends are never held up for longer than one of them.
+    pub fn scrub(
+        &mut self,
+        from: RecordNumber,
+        bytes_max: usize,
+        done: Done<Result<RecordNumber, StoreError>>,
+    ) {
+        self.send(Request::Scrub(from, bytes_max, done));
+    }
+
+    fn send(&mut self, request: Request) {
+        let requests = self.requests.as_ref().expect("open until dropped");
+        match requests.try_send(request) {
+            Ok(()) => {}
+            Err(TrySendError::Full(request)) => request.refuse(StoreError::Refused(format!(
+                "{QUEUE_COUNT_MAX} requests wait for the storage thread already"
+            ))),
+            Err(TrySendError::Disconnected(request)) => {
+                request.refuse(StoreError::Io("the storage thread has died".into()));
+            }
+        }
+    }
+}
+
+impl Request {
+    fn refuse(self, error: StoreError) {
+        match self {
+            Self::Claim(done) => done(Err(error)),
+            Self::Append(_, _, _, done) => done(Appended::DefinitelyNot(error)),
+            Self::Read(_, _, done) => done(Err(error)),
+            Self::Scrub(_, _, done) => done(Err(error)),
+            Self::Truncate(_, done) => done(Err(error)),
+        }
+    }
+}
+
+impl Store for Embedded {
+    fn claim(&mut self, done: Done<Result<Claimed, StoreError>>) {
+        self.send(Request::Claim(done));
+    }
+
+    fn append(&mut self, epoch: Epoch, number: RecordNumber, record: Bytes, done: Done<Appended>) {
+        self.send(Request::Append(epoch, number, record, done));
+    }
+
+    fn read(&mut self, from: RecordNumber, bytes_max: usize, done: ReadDone) {
+        self.send(Request::Read(from, bytes_max, done));
+    }
+
+    fn truncate(&mut self, below: RecordNumber, done: Done<Result<(), StoreError>>) {
+        self.send(Request::Truncate(below, done));
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.requests = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the storage thread panicked");
+        }
+    }
+}
+
+fn remake(log: &Path) -> Result<(), StoreError> {
+    let removed = match std::fs::remove_dir_all(log) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    removed.and_then(|()| std::fs::create_dir(log)).map_err(|error| io_error(log, &error))
+}
+
+/// What the storage thread owns. The fields are dropped in this order: the lock goes last.
+struct Keeper {
+    log: Arc<Log>,
+    head_writer: HeadWriter,
+    /// What HEAD says, or will say when `turn` is written.
+    head: Head,
+    turn: Turn,
+    /// How many records may lie behind HEAD: one was not acknowledged yet, and another one if HEAD
+    /// had to fall back to its older slot.
+    behind_max: u64,
+    /// The last open was refused: nothing of what was kept then goes before every record has been
+    /// read.
+    suspect: bool,
+    claimed: bool,
+    failed: Option<StoreError>,
+    /// The last record of the last read, to check that the next one is linked to it.
+    read_to: Option<(RecordNumber, [u8; 16])>,
+    /// Gives back space beside the appends.
+    janitor: Option<JoinHandle<()>>,
+    folder: Folder,
+}
+
+impl Keeper {
+    fn open(path: &Path, options: &Options) -> Result<Self, StoreError> {
+        let folder = Folder::open(path)?;
+        let found = Head::read(&folder.head(), folder.lane)?;
+        let log = folder.log();
+        let version = log.join("version");
+        if !version.exists() {
+            if found.head.last > RecordNumber(0) {
+                return Err(damaged(&version, "it is missing"));
+            }
+            // The folder was new, and the process died before the database was made.
+            remake(&log)?;
+        }
+        let suspect = rescue::keep(&log, &folder.rescue(), !found.head.clean)?;
+        precheck::check(&log)?;
+        let log = Log::open(&log, options)?;
+        Ok(Self {
+            log: Arc::new(log),
+            head_writer: HeadWriter::start(folder.head(), &found)?,
+            head: found.head,
+            turn: Turn::default(),
+            behind_max: if found.repaired { 2 } else { 1 },
+            suspect,
+            claimed: false,
+            failed: None,
+            read_to: None,
+            janitor: None,
+            folder,
+        })
+    }
+
+    /// Answers requests until the last sender is gone, then closes in order.
+    fn run(mut self, requests: &Receiver<Request>) {
+        while let Ok(request) = requests.recv() {
+            match (request, self.error()) {
+                (Request::Claim(done), _) => done(self.claim()),
+                (request, Some(error)) => request.refuse(error),
+                (Request::Append(epoch, number, record, done), None) => {
+                    let answer = self.append(epoch, number, record);
+                    let committed = answer == Appended::Committed;
+                    done(answer);
+                    if committed {
+                        self.turn = self.head_writer.put(self.head);
+                    }
+                }
+                (Request::Read(from, bytes_max, done), None) => {
+                    done(self.read(from, bytes_max.min(READ_BYTES_MAX)));
+                }
+                (Request::Scrub(from, bytes_max, done), None) => {
+                    let read = self.read(from, bytes_max.min(READ_BYTES_MAX));
+                    done(read.map(|records| RecordNumber(from.0 + records.len() as u64)));
+                }
+                (Request::Truncate(below, done), None) => done(self.truncate(below)),
+            }
+        }
+        if let Err(error) = self.close() {
+            tracing::warn!(folder = %self.folder.path.display(), %error, "not closed in order");
+        }
+    }
+
+    fn error(&self) -> Option<StoreError> {
+        match &self.failed {
+            None if !self.claimed => Some(StoreError::Refused("claim the lane first".into())),
+            failed => failed.clone(),
+        }
+    }
+
+    /// Remembers the first failure: from then on everything gets it.
+    fn fail(&mut self, error: StoreError) -> StoreError {
+        tracing::error!(folder = %self.folder.path.display(), %error, "the store has failed");
+        self.failed.get_or_insert(error).clone()
+    }
+
+    fn claim(&mut self) -> Result<Claimed, StoreError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        self.try_claim().map_err(|error| self.fail(error))
+    }
+
+    /// R3: the new epoch is written, then the end of the log is read, then made durable, then
+    /// answered.
+    fn try_claim(&mut self) -> Result<Claimed, StoreError> {
+        self.head.epoch = self.head.epoch.next();
+        self.head.clean = false;
+        self.write_head()?;
+        self.check_end()?;
+        if self.suspect {
+            self.check_everything()?;
+            self.suspect = false;
+        }
+        self.log.sync()?;
+        self.behind_max = 1;
+        self.write_head()?;
+        rescue::drop_kept(&self.folder.rescue())?;
+        self.claimed = true;
+        let Head { epoch, first, last, last_hash, .. } = self.head;
+        Ok(Claimed { epoch, first, last, last_hash })
+    }
+
+    fn write_head(&mut self) -> Result<(), StoreError> {
+        self.turn = self.head_writer.put(self.head);
+        self.head_writer.wait(self.turn)
+    }
+
+    /// Compares the end of the log with HEAD, and takes in what lies behind it.
+    fn check_end(&mut self) -> Result<(), StoreError> {
+        let Head { first, last, .. } = self.head;
+        if first <= last {
+            let lowest = self.log.get(first)?;
+            self.check(first, lowest.as_ref(), None)?;
+            let acknowledged = self.log.get(last)?;
+            self.check(last, acknowledged.as_ref(), None)?;
+        }
+        let log = Arc::clone(&self.log);
+        for (behind, found) in (1..).zip(log.range(last.next())) {
+            let (number, record) = found?;
+            if behind > self.behind_max {
+                let what = format!("it lies {behind} records behind HEAD: HEAD is not this log's");
+                return Err(log.damaged(number, what));
+            }
+            let expected = self.head.last.next();
+            if number != expected {
+                return Err(log.damaged(expected, format!("it is missing, {number} is there")));
+            }
+            self.check(number, Some(&record), Some(self.head.last_hash))?;
+            self.head.last = number;
+            self.head.last_hash = hash_of(&record);
+        }
+        Ok(())
+    }
+
+    fn check_everything(&mut self) -> Result<(), StoreError> {
+        let mut from = self.head.first;
+        while from <= self.head.last {
+            from = RecordNumber(from.0 + self.read(from, READ_BYTES_MAX)?.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Checks one record: that it is there, undamaged, of this lane and number, linked to the one
+    /// before if that is known, and the acknowledged one if it is the last.
+    fn check(
+        &self,
+        number: RecordNumber,
+        record: Option<&Bytes>,
+        previous: Option<[u8; 16]>,
+    ) -> Result<(), StoreError> {
+        let damaged = |what: String| self.log.damaged(number, what);
+        let record = record.ok_or_else(|| {
+            damaged(format!("it is missing; HEAD says that the log reaches {}", self.head.last))
+        })?;
+        let (header, _) = open(record).map_err(|bad| damaged(bad.to_string()))?;
+        if (header.lane, header.number) != (self.head.lane, number) {
+            return Err(damaged(format!("it is record {} of {}", header.number, header.lane)));
+        }
+        if previous.is_some_and(|previous| previous != header.previous) {
+            return Err(damaged("it is not linked to the record before it".into()));
+        }
+        if number == self.head.last && hash_of(record) != self.head.last_hash {
+            return Err(damaged("it is not the record that was acknowledged".into()));
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, epoch: Epoch, number: RecordNumber, record: Bytes) -> Appended {
+        if let Err(error) = self.admit(epoch, number, &record) {
+            return Appended::DefinitelyNot(error);
+        }
+        let last_hash = hash_of(&record);
+        if let Err(error) = self.log.make_room() {
+            return Appended::DefinitelyNot(self.fail(error));
+        }
+        let written = self.log.put(number, record);
+        // HEAD of the record before has been on its way since that was acknowledged.
+        let written = written.and_then(|()| self.head_writer.wait(self.turn));
+        if let Err(error) = written {
+            return Appended::Unknown(self.fail(error));
+        }
+        self.head.last = number;
+        self.head.last_hash = last_hash;
+        Appended::Committed
+    }
+
+    fn admit(&self, epoch: Epoch, number: RecordNumber, record: &Bytes) -> Result<(), StoreError> {
+        let refused = |why: String| Err(StoreError::Refused(why));
+        let head = &self.head;
+        if epoch < head.epoch {
+            return Err(StoreError::Fenced { epoch: head.epoch });
+        }
+        if epoch > head.epoch {
+            return refused(format!("epoch {epoch} was never claimed"));
+        }
+        if number != head.last.next() {
+            return refused(format!("record {number} does not follow record {}", head.last));
+        }
+        if record.len() > RECORD_BYTES_MAX {
+            let bytes = record.len();
+            return refused(format!("a record of {bytes} B, the limit is {RECORD_BYTES_MAX} B"));
+        }
+        match open_header(record) {
+            Ok(header)
+                if header.lane == head.lane
+                    && header.number == number
+                    && header.previous == head.last_hash =>
+            {
+                Ok(())
+            }
+            Ok(header) => refused(format!("{header:?} is not the next record of this log")),
+            Err(bad) => refused(bad.to_string()),
+        }
+    }
+
+    fn read(
+        &mut self,
+        from: RecordNumber,
+        bytes_max: usize,
+    ) -> Result<Vec<(RecordNumber, Bytes)>, StoreError> {
+        if from < self.head.first {
+            let what = format!("it was truncated, the first record is {}", self.head.first);
+            return Err(self.log.damaged(from, what));
+        }
+        let mut previous =
+            self.read_to.filter(|(number, _)| number.next() == from).map(|(_, hash)| hash);
+        let mut records = Vec::new();
+        let mut left = bytes_max;
+        let mut expected = from;
+        let mut range = self.log.range(from);
+        while expected <= self.head.last {
+            let found = range.next().transpose()?;
+            let record = found.filter(|(number, _)| *number == expected).map(|(_, record)| record);
+            self.check(expected, record.as_ref(), previous)?;
+            let record = record.expect("it was just checked");
+            if record.len() > left && !records.is_empty() {
+                break;
+            }
+            left = left.saturating_sub(record.len());
+            previous = Some(hash_of(&record));
+            records.push((expected, record));
+            expected = expected.next();
+        }
+        drop(range);
+        self.read_to = previous.map(|hash| (RecordNumber(expected.0 - 1), hash));
+        Ok(records)
+    }
+
+    fn truncate(&mut self, below: RecordNumber) -> Result<(), StoreError> {
+        let last = self.head.last;
+        if below > last.next() {
+            let why = format!("cannot forget below {below}: the last record is {last}");
+            return Err(StoreError::Refused(why));
+        }
+        if below <= self.head.first {
+            return Ok(());
+        }
+        // HEAD first: nothing is taken from the log that HEAD still counts on.
+        // Both slots, so that a slot lost later does not bring back a number that is gone.
+        self.head.first = below;
+        for _ in 0..2 {
+            self.write_head().map_err(|error| self.fail(error))?;
+        }
+        self.give_back_space();
+        Ok(())
+    }
+
+    /// Drops whole tables beside the appends. If the last round is still under way this one is left
+    /// out: the next one covers it.
+    fn give_back_space(&mut self) {
+        if self.janitor.as_ref().is_some_and(|janitor| !janitor.is_finished()) {
+            return;
+        }
+        self.finish_janitor();
+        let (log, below) = (Arc::clone(&self.log), self.head.first);
+        let work = move || {
+            if let Err(error) = log.forget_tables(below) {
+                tracing::warn!(%below, %error, "the space of old records is not given back");
+            }
+        };
+        match std::thread::Builder::new().name("dpc-janitor".into()).spawn(work) {
+            Ok(janitor) => self.janitor = Some(janitor),
+            Err(error) => tracing::warn!(%error, "cannot start a thread"),
+        }
+    }
+
+    fn finish_janitor(&mut self) {
+        if self.janitor.take().is_some_and(|janitor| janitor.join().is_err()) {
+            tracing::error!("the thread that gives back space panicked");
+        }
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        self.finish_janitor();
+        if let Some(error) = self.error() {
+            return Err(error);
+        }
+        self.log.sync()?;
+        self.head.clean = true;
+        self.write_head()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! The embedded store of a lane, in one folder on the node's own disk.
+//!
+//! ```text
+//! FORMAT   text: version of the layout, lane, when it was made
+//! LOCK     held by the process that has the folder open
+//! HEAD     two slots: the last acknowledged record and its hash, the epoch, the first record kept
+//! log/     a fjall database: record number → record
+//! rescue/  only while an open is under way, or after one that was refused: the log as it was
+//! index/   derived and rebuildable: where objects of a large backlog lie ([`IndexDb`])
+//! ```
+//!
+//! What fjall loses, this layer has to notice (P16). After one flipped bit fjall may open with the
+//! last records missing, and it may even delete tables that it no longer knows. HEAD says up to
+//! where records were acknowledged, every record carries number, lane, hash and the hash of the one
+//! before, and `rescue/` keeps what fjall would cut or delete until the log has proved complete.
+
+mod embedded;
+mod folder;
+mod head;
+mod index;
+mod log;
+mod precheck;
+mod rescue;
+
+use std::path::Path;
+
+use dpc_core::store::StoreError;
+
+pub use embedded::{Embedded, Options};
+pub use index::{IndexDb, Part, PartInfo};
+
+/// How many bytes a process without privileges can still write to the device of `dir`.
+pub fn disk_free(dir: &Path) -> Result<u64, StoreError> {
+    let stat = rustix::fs::statvfs(dir)
+        .map_err(|error| StoreError::Io(format!("{}: {error}", dir.display())))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// What an input or output error on `path` means.
+fn io_error(path: &Path, error: &std::io::Error) -> StoreError {
+    let text = format!("{}: {error}", path.display());
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            StoreError::Full(text)
+        }
+        _ => StoreError::Io(text),
+    }
+}
+
+/// Damage at `path`.
+fn damaged(path: &Path, what: impl Into<String>) -> StoreError {
+    StoreError::Damaged { place: path.display().to_string(), what: what.into() }
+}
