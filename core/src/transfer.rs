@@ -24,7 +24,7 @@ use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
 use crate::record::{Ending, Entry, TransferId};
-use crate::time::{Mono, Span, Wall};
+use crate::time::{Mono, Wall};
 
 /// An offer of this incarnation that is not decided.
 #[derive(Debug)]
