@@ -184,8 +184,11 @@ impl Core {
     fn decode_pages(&mut self, r: &mut Reader) -> Result<(), BadEntry> {
         for _ in 0..r.count()? {
             let record = RecordNumber(r.int()?);
-            let mut page =
-                Page { wall: Wall(r.int()?), bytes: r.u32()?, entries: r.u32()?, sets: Vec::new() };
+            // The last records before the checkpoint were closed and not yet sealed when it was
+            // written, so their sizes are not in it; they are closed all the same.
+            let (wall, bytes, entries) = (Wall(r.int()?), r.u32()?.max(1), r.u32()?);
+            let wall = if wall == Wall(0) { self.now.wall } else { wall };
+            let mut page = Page { wall, bytes, entries, sets: Vec::new() };
             for _ in 0..r.count()? {
                 let set = self.decode_set(r)?;
                 let count = set.positions.len() as u64;
