@@ -1,10 +1,10 @@
 //! What is kept of an object, from its first decision to its end.
 
-use dpc_core::Wall;
 use dpc_core::decision::Step;
 use dpc_core::ids::{Epoch, Incarnation, LaneId, Loc, RecordNumber};
 use dpc_core::names::Pattern;
 use dpc_core::record::{Ending, Entry, TransferId};
+use dpc_core::{Span, Wall};
 
 use super::super::book::Book;
 use super::super::db::Table;
@@ -153,7 +153,7 @@ async fn replaying_records_changes_nothing() {
 #[tokio::test]
 async fn killed_at_any_moment_it_goes_on_where_it_was_durable() {
     let dir = tempfile::tempdir().unwrap();
-    let often = HistoryOptions { sync: dpc_core::Span::ZERO, ..HistoryOptions::default() };
+    let often = HistoryOptions { sync: Span::millis(5), ..HistoryOptions::default() };
     let mut log = Log::new();
     let (mut lost, mut kept) = (false, false);
     for round in 0..12 {
@@ -212,7 +212,7 @@ async fn a_listing_is_newest_first_and_asks_for_type_time_and_outcome() {
     running.write(|log| {
         log.push(&[end(1_000, was, Ending::Discarded("old".into()), log.wall)]);
     });
-    let list = async |query: ListQuery| running.handle.list(query).await.unwrap();
+    let list = async |query: ListQuery| running.list(query).await;
     let all = list(ListQuery { limit: 5_000, ..ListQuery::default() }).await;
     assert!(all.complete);
     assert_eq!(all.objects.len(), 401);

@@ -14,8 +14,8 @@ use dpc_core::record::{self, End, Ending, Entry, Header, How, Standing, Writer};
 use dpc_core::{Span, Wall};
 
 use super::super::{
-    Finished, History, HistoryHandle, HistoryOptions, ListQuery, Report, StatsQuery, StatsRow,
-    Trace,
+    Finished, History, HistoryHandle, HistoryOptions, List, ListQuery, QueryError, Report,
+    StatsQuery, StatsRow, Trace,
 };
 
 pub(super) const LANE: LaneId = LaneId([7; 16]);
@@ -267,29 +267,26 @@ impl Running {
     }
 
     pub(super) async fn trace(&self, n: u64) -> Trace {
-        self.handle.trace(id(n)).await.unwrap()
+        patiently(async || self.handle.trace(id(n)).await).await
     }
 
     pub(super) async fn object(&self, n: u64) -> Option<Finished> {
-        self.handle.object(id(n)).await.unwrap()
+        patiently(async || self.handle.object(id(n)).await).await
     }
 
     pub(super) async fn all_stats(&self) -> Vec<StatsRow> {
         let query = StatsQuery { from: Wall(0), to: Wall(START.0 * 2), ty: None };
-        self.handle.stats(query).await.unwrap()
+        patiently(async || self.handle.stats(query.clone()).await).await
+    }
+
+    pub(super) async fn list(&self, query: ListQuery) -> List {
+        patiently(async || self.handle.list(query.clone()).await).await
     }
 
     /// Everything it says of some objects, and of all of them together.
     pub(super) async fn says(&self, ids: impl IntoIterator<Item = u64>) -> Said {
-        let mut said = Said {
-            objects: Vec::new(),
-            listed: self
-                .handle
-                .list(ListQuery { limit: 1_000, ..ListQuery::default() })
-                .await
-                .unwrap(),
-            stats: self.all_stats().await,
-        };
+        let listed = self.list(ListQuery { limit: 1_000, ..ListQuery::default() }).await;
+        let mut said = Said { objects: Vec::new(), listed, stats: self.all_stats().await };
         for n in ids {
             said.objects.push((self.object(n).await, self.trace(n).await));
         }
@@ -297,9 +294,20 @@ impl Running {
     }
 }
 
+/// Asks again while the history is behind: a busy machine is no reason to fail.
+async fn patiently<T>(ask: impl AsyncFn() -> Result<T, QueryError>) -> T {
+    for _ in 0..30 {
+        match ask().await {
+            Err(QueryError::Behind { .. }) => {}
+            answer => return answer.unwrap(),
+        }
+    }
+    panic!("the history stays behind for a minute");
+}
+
 #[derive(Debug, PartialEq)]
 pub(super) struct Said {
     pub(super) objects: Vec<(Option<Finished>, Trace)>,
-    pub(super) listed: super::super::List,
+    pub(super) listed: List,
     pub(super) stats: Vec<StatsRow>,
 }
