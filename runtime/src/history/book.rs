@@ -8,10 +8,10 @@ use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 
 use bytes::Bytes;
-use dpc_core::decision::{Decision, Step};
+use dpc_core::decision::Decision;
 use dpc_core::ids::{LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::names::{Name, TypeName};
-use dpc_core::record::{self, End, Ending, Entry, Header, How, TransferId};
+use dpc_core::record::{self, End, Ending, Entry, Header, TransferId};
 use dpc_core::{Span, Wall};
 
 use super::HistoryOptions;
@@ -105,11 +105,6 @@ impl Book {
         }
         self.saved = self.refs.len();
         self.part_began = (self.saved > 0).then_some(self.state.last_wall);
-        let rows = self.db.stats_rows()?;
-        if rows != self.state.stats_rows {
-            let what = format!("{rows} rows instead of {}", self.state.stats_rows);
-            return Err(self.db.damaged("table stats", what));
-        }
         Ok(())
     }
 
@@ -252,30 +247,6 @@ impl Book {
         Ok(())
     }
 
-    fn count(&mut self, wall: Wall, entry: &Entry) {
-        let (ty, field, n): (_, Field, _) = match entry {
-            Entry::Object { how, object, .. } => {
-                let Some(field) = arrival(*how) else { return };
-                (Some(&object.entity.ty), field, 1)
-            }
-            Entry::End(end) if end.was.is_some() => {
-                let field: Field = match end.ending {
-                    Ending::Final => |c| &mut c.finalised,
-                    Ending::Discarded(_) => |c| &mut c.discarded,
-                    Ending::Moved(_) => |c| &mut c.moved,
-                };
-                (Some(&end.ty), field, 1)
-            }
-            Entry::Duplicate { ty, .. } => (Some(ty), |c| &mut c.duplicates, 1),
-            Entry::Decision { decision, objects } if decision.step == Step::Deliver => {
-                (None, |c| &mut c.delivered, objects.len() as u64)
-            }
-            _ => return,
-        };
-        let key = (wall.0 / MINUTE.as_millis(), ty.cloned());
-        *field(self.counts.entry(key).or_default()) += n;
-    }
-
     /// Closes a part that spans enough time, before something newer comes into it.
     fn turn_part(&mut self, now: Wall) -> DbResult<bool> {
         let span = Span(self.options.time.0 / 24);
@@ -407,54 +378,6 @@ impl Book {
         Ok(())
     }
 
-    fn retain_counts(&mut self, oldest: Wall) -> DbResult<()> {
-        self.write_counts()?;
-        let rows_max = (self.options.bytes / STATS_SHARE).max(1);
-        let mut before = oldest.0 / MINUTE.as_millis();
-        loop {
-            self.state.stats_rows -= self.db.remove_stats(before)?.min(self.state.stats_rows);
-            if self.state.stats_rows <= rows_max {
-                return Ok(());
-            }
-            let Some(minute) = self.db.stats_oldest()? else { return Ok(()) };
-            before = minute + 1;
-        }
-    }
-
-    /// Adds the counts in memory to those in the database.
-    pub(super) fn write_counts(&mut self) -> DbResult<()> {
-        if self.counts.is_empty() {
-            return Ok(());
-        }
-        self.db.begin()?;
-        for ((minute, ty), mut counts) in std::mem::take(&mut self.counts) {
-            let ty = ty.as_ref().map_or("", TypeName::as_str);
-            match self.db.stats(minute, ty)? {
-                Some(body) => counts.add(&self.unpack_counts(minute, &body)?),
-                None => self.state.stats_rows += 1,
-            }
-            let mut p = super::pack::Packer::default();
-            counts.fields().for_each(|n| p.int(n));
-            self.db.set_stats(minute, ty, p.finish())?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn unpack_counts(&self, minute: u64, body: &[u8]) -> DbResult<Counts> {
-        let mut u = super::pack::Unpacker::new(body);
-        let mut counts = Counts::default();
-        for field in counts.fields_mut() {
-            // A row of an earlier program has fewer counts.
-            if u.is_done() {
-                break;
-            }
-            *field = u
-                .int()
-                .map_err(|bad| self.db.damaged(&format!("table stats minute {minute}"), bad.0))?;
-        }
-        Ok(counts)
-    }
-
     /// Makes everything durable and returns the number below which it is.
     pub(super) fn sync(&mut self) -> DbResult<RecordNumber> {
         if !self.is_dirty {
@@ -477,24 +400,6 @@ impl Book {
     }
 }
 
-/// One of the counts.
-type Field = fn(&mut Counts) -> &mut u64;
-
-/// What is counted when an object comes to stand so.
-fn arrival(how: How) -> Option<Field> {
-    Some(match how {
-        How::Pushed => |c| &mut c.pushed,
-        How::Emitted => |c| &mut c.emitted,
-        How::Advanced => |c| &mut c.advanced,
-        How::Received => |c| &mut c.received,
-        How::Returned => |c| &mut c.returned,
-        How::Parked => |c| &mut c.parked,
-        How::Redriven => |c| &mut c.redriven,
-        How::Reclaimed => |c| &mut c.reclaimed,
-        How::Carried => return None,
-    })
-}
-
 /// The receivers that a record names: the mark of a move stands behind the ends that it moves.
 fn receivers(entries: &[(Loc, Entry)]) -> Vec<(TransferId, &Name)> {
     entries
@@ -512,5 +417,3 @@ const BLOCK_BYTES: usize = 12 << 10;
 const PART_REFS_MAX: usize = 128 << 10;
 /// Counts in memory at which they are written.
 const COUNTS_MAX: usize = 16 << 10;
-/// One row of counts for so many bytes of the database, at most.
-const STATS_SHARE: u64 = 1_024;

@@ -195,42 +195,34 @@ impl Db {
         Ok(())
     }
 
-    /// Counts of minutes: minute, type, row.
-    pub(super) fn stats_between(
-        &self,
-        minutes: Range<u64>,
-    ) -> DbResult<Vec<(u64, String, Vec<u8>)>> {
-        let sql = "SELECT minute, type, body FROM stats WHERE minute >= ? AND minute < ?";
+    /// The counts of a minute, by type, of which there must be so many.
+    pub(super) fn stats_of(&self, minute: u64, count: u64) -> DbResult<Vec<(String, Vec<u8>)>> {
+        let sql = "SELECT type, body FROM stats WHERE minute = ?";
         let mut statement = self.conn.prepare_cached(sql)?;
-        let bounds = params![to_sql(minutes.start), to_sql(minutes.end)];
-        let mut rows = statement.query(bounds)?;
+        let mut rows = statement.query([to_sql(minute)])?;
         let mut all = Vec::new();
         while let Some(row) = rows.next()? {
-            let minute = row.get::<_, i64>(0)?.cast_unsigned();
-            let (ty, row): (String, Vec<u8>) = (row.get(1)?, row.get(2)?);
+            let (ty, row): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
             let body = self.unseal_stats(minute, &ty, &row)?;
-            all.push((minute, ty, body));
+            all.push((ty, body));
         }
+        self.check_stats(minute, all.len() as u64, count)?;
         Ok(all)
     }
 
-    /// How many rows of counts there are.
-    pub(super) fn stats_rows(&self) -> DbResult<u64> {
-        let count: i64 = self.conn.query_row("SELECT count(*) FROM stats", [], |row| row.get(0))?;
-        Ok(count.cast_unsigned())
+    /// Removes the counts of a minute, of which there must be so many.
+    pub(super) fn remove_stats(&self, minute: u64, count: u64) -> DbResult<()> {
+        let mut statement = self.conn.prepare_cached("DELETE FROM stats WHERE minute = ?")?;
+        let removed = statement.execute([to_sql(minute)])? as u64;
+        self.check_stats(minute, removed, count)
     }
 
-    /// The oldest minute with counts.
-    pub(super) fn stats_oldest(&self) -> DbResult<Option<u64>> {
-        let sql = "SELECT min(minute) FROM stats";
-        let minute: Option<i64> = self.conn.query_row(sql, [], |row| row.get(0))?;
-        Ok(minute.map(i64::cast_unsigned))
-    }
-
-    /// Removes the counts before a minute and returns how many rows they were.
-    pub(super) fn remove_stats(&self, before: u64) -> DbResult<u64> {
-        let mut statement = self.conn.prepare_cached("DELETE FROM stats WHERE minute < ?")?;
-        Ok(statement.execute([to_sql(before)])? as u64)
+    fn check_stats(&self, minute: u64, found: u64, expected: u64) -> DbResult<()> {
+        if found == expected {
+            return Ok(());
+        }
+        let place = format!("table stats minute {minute}");
+        Err(self.damaged(&place, format!("{found} rows instead of {expected}")))
     }
 
     fn unseal_stats(&self, minute: u64, ty: &str, row: &[u8]) -> DbResult<Vec<u8>> {

@@ -19,6 +19,7 @@
 //! the history is made anew from what the log still holds.
 
 mod book;
+mod counts;
 mod db;
 mod decided;
 mod ended;

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 use dpc_core::Wall;
 use dpc_core::ids::ObjectId;
 use dpc_core::limits::LIST_MAX;
-use dpc_core::names::TypeName;
 
 use super::book::Book;
 use super::db::{DbResult, Table};
 use super::decided::{self, Decided};
 use super::ended;
 use super::index::{self, Kind, Known, Ref};
-use super::rows::{Finished, List, ListQuery, MINUTE, StatsQuery, StatsRow, Trace, TraceLine};
+use super::rows::{Finished, List, ListQuery, Trace, TraceLine};
 
 impl Book {
     /// The latest end of an object.
@@ -74,31 +73,6 @@ impl Book {
             list.objects.extend(found.take(limit - list.objects.len()));
         }
         Ok(list)
-    }
-
-    /// Counts by minute and type, in order.
-    pub(super) fn stats(&mut self, query: &StatsQuery) -> DbResult<Vec<StatsRow>> {
-        self.write_counts()?;
-        let rows = self.db.stats_rows()?;
-        if rows != self.state.stats_rows {
-            let what = format!("{rows} rows instead of {}", self.state.stats_rows);
-            return Err(self.db.damaged("table stats", what));
-        }
-        let minute = |wall: Wall| wall.0 / MINUTE.as_millis();
-        let minutes = minute(query.from)..minute(query.to).saturating_add(1);
-        let mut all = Vec::new();
-        for (minute, ty, body) in self.db.stats_between(minutes)? {
-            let counts = self.unpack_counts(minute, &body)?;
-            let bad = |_| self.db.damaged(&format!("table stats minute {minute}"), "a type's name");
-            let ty = match ty.as_str() {
-                "" => None,
-                ty => Some(TypeName::from_type_url(ty).map_err(bad)?),
-            };
-            if query.ty.is_none() || query.ty == ty {
-                all.push(StatsRow { minute: Wall(minute * MINUTE.as_millis()), ty, counts });
-            }
-        }
-        Ok(all)
     }
 
     /// Where the latest end of an object stands.

@@ -1,5 +1,6 @@
 //! Where the history stands: one row, written at every sync point with everything else.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use dpc_core::Wall;
@@ -36,7 +37,8 @@ pub(super) struct State {
     pub(super) decided: Keys,
     pub(super) ended: Keys,
     pub(super) tail: Keys,
-    pub(super) stats_rows: u64,
+    /// How many rows of counts each minute has, so that none is missed unnoticed.
+    pub(super) minutes: BTreeMap<u64, u64>,
     /// Stretches of time of which only counts were kept, oldest first.
     pub(super) gaps: Vec<Gap>,
 }
@@ -76,7 +78,7 @@ impl State {
             decided: 0..0,
             ended: 0..0,
             tail: 0..0,
-            stats_rows: 0,
+            minutes: BTreeMap::new(),
             gaps: Vec::new(),
         }
     }
@@ -120,7 +122,7 @@ impl State {
             }
         }
         let (began, began_wall) = self.began.map_or((0, 0), |(number, wall)| (number.0, wall.0));
-        for n in [began, began_wall, self.last_wall.0, self.kept_since.0, self.stats_rows] {
+        for n in [began, began_wall, self.last_wall.0, self.kept_since.0] {
             p.int(n);
         }
         for keys in [&self.parts, &self.pages, &self.decided, &self.ended, &self.tail] {
@@ -131,6 +133,13 @@ impl State {
         for gap in &self.gaps {
             p.int(gap.from.0);
             p.int(gap.to.0);
+        }
+        p.int(self.minutes.len() as u64);
+        let mut last = 0;
+        for (minute, rows) in &self.minutes {
+            p.near(last, *minute);
+            p.int(*rows);
+            last = *minute;
         }
         p.finish()
     }
@@ -149,7 +158,6 @@ impl State {
         state.began = Some((number, wall)).filter(|_| number.0 > 0);
         state.last_wall = Wall(u.int()?);
         state.kept_since = Wall(u.int()?);
-        state.stats_rows = u.int()?;
         state.parts = keys(&mut u)?;
         state.pages = keys(&mut u)?;
         state.decided = keys(&mut u)?;
@@ -157,6 +165,11 @@ impl State {
         state.tail = keys(&mut u)?;
         for _ in 0..u.count()? {
             state.gaps.push(Gap { from: Wall(u.int()?), to: Wall(u.int()?) });
+        }
+        let mut minute = 0;
+        for _ in 0..u.count()? {
+            minute = u.near(minute)?;
+            state.minutes.insert(minute, u.int()?);
         }
         Ok(state)
     }
