@@ -3,5 +3,21 @@
 
 pub mod cli;
 pub mod config;
-pub mod history;
 pub mod store;
+
+mod admin;
+mod driver;
+pub mod edge;
+pub mod embedded;
+mod gate;
+pub mod history;
+mod link;
+pub mod node;
+mod observe;
+mod routes;
+mod serve;
+mod service;
+mod wire;
+
+#[cfg(test)]
+mod tests;
