@@ -4,3 +4,20 @@
 pub mod cli;
 pub mod config;
 pub mod store;
+
+mod admin;
+mod driver;
+pub mod edge;
+pub mod embedded;
+mod gate;
+pub mod history;
+mod link;
+pub mod node;
+mod observe;
+mod routes;
+mod serve;
+mod service;
+mod wire;
+
+#[cfg(test)]
+mod tests;
