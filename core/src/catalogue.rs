@@ -66,6 +66,9 @@ pub(crate) struct Catalogue {
     pages: BTreeMap<RecordNumber, Page>,
     /// The number of live positions, for the share of live bytes.
     live_bytes: u64,
+    /// The page that was emptied last, without its sets: an entry that only changes its shelf
+    /// leaves one and is put on another, and the record keeps its size.
+    emptied: Option<(RecordNumber, Page)>,
 }
 
 impl Positions {
@@ -157,7 +160,11 @@ impl Page {
 impl Catalogue {
     /// Puts an entry on a shelf. Says whether it is the first of that shelf in its record.
     pub(crate) fn put(&mut self, at: Loc, shelf: Shelf, place: Loc) -> bool {
-        let page = self.pages.entry(at.record).or_default();
+        let emptied = &mut self.emptied;
+        let page = self.pages.entry(at.record).or_insert_with(|| {
+            let again = emptied.take_if(|(record, _)| *record == at.record);
+            again.map(|(_, page)| page).unwrap_or_default()
+        });
         if let Some(set) = page.sets.iter_mut().find(|s| s.shelf == shelf) {
             let fresh = set.positions.insert(at.position);
             assert!(fresh, "{at} is on {shelf:?} already");
@@ -179,9 +186,7 @@ impl Catalogue {
             return false;
         }
         page.sets.swap_remove(i);
-        if page.sets.is_empty() && page.bytes > 0 {
-            self.pages.remove(&at.record);
-        }
+        self.tidy(at.record);
         true
     }
 
@@ -190,10 +195,15 @@ impl Catalogue {
         let page = self.pages.get_mut(&record)?;
         let i = page.sets.iter().position(|s| s.shelf == shelf)?;
         let set = page.sets.swap_remove(i);
-        if page.sets.is_empty() && page.bytes > 0 {
-            self.pages.remove(&record);
-        }
+        self.tidy(record);
         Some(set)
+    }
+
+    /// A closed record without anything alive is forgotten.
+    fn tidy(&mut self, record: RecordNumber) {
+        if self.pages.get(&record).is_some_and(|p| p.sets.is_empty() && p.bytes > 0) {
+            self.emptied = self.pages.remove(&record).map(|page| (record, page));
+        }
     }
 
     /// The shelf an entry stands on, if it is alive.
@@ -273,5 +283,17 @@ mod tests {
         assert_eq!(catalogue.shelf_of(loc(1, 1)), Some(Shelf::Memory));
         assert!(catalogue.take(loc(1, 1), Shelf::Memory));
         assert_eq!(catalogue.len(), 0);
+    }
+
+    #[test]
+    fn the_only_entry_of_a_record_may_change_its_shelf_and_the_record_still_ends() {
+        let mut catalogue = Catalogue::default();
+        catalogue.put(loc(1, 0), Shelf::Memory, loc(1, 0));
+        catalogue.close(RecordNumber(1), Wall(5), 100, 1);
+        catalogue.take(loc(1, 0), Shelf::Memory);
+        catalogue.put(loc(1, 0), Shelf::Shadow, loc(1, 0));
+        assert_eq!(catalogue.page(RecordNumber(1)).map(|p| p.bytes), Some(100));
+        catalogue.take(loc(1, 0), Shelf::Shadow);
+        assert_eq!(catalogue.len(), 0, "an empty page would keep the log from being cut");
     }
 }
