@@ -195,7 +195,7 @@ impl Core {
                 match set.shelf {
                     Shelf::Ready(queue) => {
                         let q = self.queues.get_mut(queue);
-                        q.paged.insert(set.order, record);
+                        q.paged.insert((set.order, record));
                         q.paged_count += count;
                     }
                     Shelf::Delayed(ty) => self.queues.ty_mut(ty).delayed += count,
@@ -204,7 +204,15 @@ impl Core {
                 }
                 page.sets.push(set);
             }
-            self.catalogue.insert(record, page);
+            if page.bytes == 0 {
+                // The record was being written with the checkpoint: its size was not known yet.
+                let bytes = u32::try_from(crate::limits::RECORD_TARGET_BYTES).unwrap_or(u32::MAX);
+                let entries = u32::try_from(page.live().max(1)).unwrap_or(u32::MAX);
+                (page.wall, page.bytes, page.entries) = (self.now.wall, bytes, entries);
+            }
+            if !page.sets.is_empty() {
+                self.catalogue.insert(record, page);
+            }
         }
         Ok(())
     }

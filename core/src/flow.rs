@@ -122,9 +122,9 @@ impl Core {
         let q = self.queues.get_mut(queue);
         if before != Some(order) {
             if let Some(before) = before {
-                q.paged.remove(&before);
+                q.paged.remove(&(before, at.record));
             }
-            q.paged.insert(order, at.record);
+            q.paged.insert((order, at.record));
         }
         q.paged_count += 1;
     }

@@ -31,6 +31,8 @@ pub(crate) struct Lane {
     taken_hashes: VecDeque<Hash16>,
     checkpoint: RecordNumber,
     uncommitted: u64,
+    /// Everything written goes into the open record, whatever its size.
+    grouped: bool,
 }
 
 /// A record that is being written.
@@ -66,6 +68,7 @@ impl Lane {
             taken_hashes: VecDeque::new(),
             checkpoint: RecordNumber(0),
             uncommitted: 0,
+            grouped: false,
         }
     }
 
@@ -98,11 +101,27 @@ impl Lane {
 
     /// Makes room for entries of about `bytes` that must stand in one record.
     pub(crate) fn reserve(&mut self, bytes: usize) {
+        if self.grouped {
+            return;
+        }
         if self.open.entries > 0 && self.open.writer.len() + bytes > RECORD_TARGET_BYTES {
             let number = self.open.number.next();
             let full = std::mem::replace(&mut self.open, Draft { number, ..Draft::default() });
             self.closed.push_back(full);
         }
+    }
+
+    /// Starts a group of entries of about `bytes` together that must stand in one record: until
+    /// [`Lane::end_group`] nothing that is written makes room for itself alone (P4).
+    pub(crate) fn begin_group(&mut self, bytes: usize) {
+        self.reserve(bytes);
+        self.grouped = true;
+    }
+
+    /// Ends a group.
+    pub(crate) fn end_group(&mut self) {
+        assert!(self.grouped, "a group ends once");
+        self.grouped = false;
     }
 
     /// Writes an entry and says where it stands.

@@ -173,7 +173,8 @@ impl Core {
     fn first_needed(&self) -> RecordNumber {
         let cut = self.parts.cut;
         let alive = self.catalogue.first_from(cut).unwrap_or_else(|| self.lane.ticket());
-        alive.min(self.lane.checkpoint()).min(self.parts.history)
+        let read = self.loads.lowest().unwrap_or(alive);
+        alive.min(self.lane.checkpoint()).min(self.parts.history).min(read)
     }
 
     /// Carries the oldest part's survivors forward when the log holds too much that is dead, or

@@ -1,7 +1,7 @@
 //! Types and their queues. A queue holds the ready objects of one type that the same processors
 //! have handled, in the order of arrival: its front in memory, the rest in the catalogue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use crate::catalogue::{QueueId, TypeId};
@@ -37,8 +37,9 @@ pub(crate) struct Queue {
     pub(crate) handled: Vec<Name>,
     /// The front, in memory.
     pub(crate) window: BTreeMap<Loc, Slot>,
-    /// The rest: records by the place of their first object.
-    pub(crate) paged: BTreeMap<Loc, RecordNumber>,
+    /// The rest: records, with the place of their first object. Two records may start with the
+    /// same place while what one of them holds is written again.
+    pub(crate) paged: BTreeSet<(Loc, RecordNumber)>,
     /// How many objects are in the rest.
     pub(crate) paged_count: u64,
     /// Local groups that may take its objects.
@@ -69,7 +70,7 @@ impl Queue {
     /// Whether an object of this place may wait in memory without passing others.
     pub(crate) fn has_room_for(&self, place: Loc) -> bool {
         self.window.len() < WINDOW_OBJECTS_MAX
-            && self.paged.first_key_value().is_none_or(|(first, _)| place < *first)
+            && self.paged.first().is_none_or(|(first, _)| place < *first)
     }
 }
 
@@ -145,7 +146,7 @@ impl Queues {
             ty,
             handled: handled.to_vec(),
             window: BTreeMap::new(),
-            paged: BTreeMap::new(),
+            paged: BTreeSet::new(),
             paged_count: 0,
             groups,
             loading: false,

@@ -21,6 +21,8 @@ pub(crate) struct Pieces {
     first: RecordNumber,
     bytes: BytesMut,
     next: u32,
+    /// Nothing came before: the checkpoint is the state.
+    is_start: bool,
 }
 
 impl Core {
@@ -145,10 +147,14 @@ impl Core {
                 if blamed && how == How::Carried {
                     self.blamed.insert(at);
                 }
+                let before = self.apply_leave(was)?;
+                if how == How::Reclaimed {
+                    self.transfers.drop_shadow(was);
+                }
                 if how == How::Carried {
                     self.transfers.carried(was, at);
                 }
-                self.apply_leave(was)?
+                before
             }
             None => None,
         };
@@ -294,7 +300,10 @@ impl Core {
         header: &Header,
     ) -> Result<(), String> {
         if index == 0 {
-            self.pieces = Pieces { first: record, bytes: BytesMut::new(), next: 0 };
+            let is_start = self.parts.current().bytes == 0
+                && self.catalogue.len() == 0
+                && self.queues.types_len() == 0;
+            self.pieces = Pieces { first: record, bytes: BytesMut::new(), next: 0, is_start };
         }
         if index != self.pieces.next {
             return Err(format!("piece {index} of a checkpoint, expected {}", self.pieces.next));
@@ -304,12 +313,9 @@ impl Core {
         if index + 1 < of {
             return Ok(());
         }
-        let first = self.pieces.first;
-        let bytes = std::mem::take(&mut self.pieces).bytes.freeze();
-        if self.parts.current().bytes == 0
-            && self.catalogue.len() == 0
-            && self.queues.types_len() == 0
-        {
+        let Pieces { first, bytes, is_start, .. } = std::mem::take(&mut self.pieces);
+        let bytes = bytes.freeze();
+        if is_start {
             self.decode_checkpoint(bytes).map_err(|e| e.to_string())?;
         } else {
             // Reached by replay: the state is here already. A new part starts all the same.

@@ -106,6 +106,10 @@ impl Core {
     fn step_scan(&mut self, id: ScanId, fx: &mut Effects) {
         let scan = self.scans.scans.get_mut(&id).expect("scans end by themselves");
         let enough = matches!(&scan.work, Work::List(l) if l.found.len() >= l.limit);
+        // A record without anything alive may have been cut off the log since the scan began.
+        while scan.records.front().is_some_and(|record| self.catalogue.page(*record).is_none()) {
+            scan.records.pop_front();
+        }
         match scan.records.pop_front() {
             Some(record) if !enough => self.load(record, Purpose::Scan(id), fx),
             _ => {
@@ -234,7 +238,7 @@ impl Core {
                 let q = self.queues.get_mut(queue);
                 q.paged_count -= 1;
                 if let (true, Some(order)) = (empty, order) {
-                    q.paged.remove(&order);
+                    q.paged.remove(&(order, at.record));
                 }
                 self.tidy_queue(queue);
             }
@@ -279,6 +283,8 @@ impl Core {
                         Some(transfer) => Standing::Shadow(transfer),
                         None => return self.unshelve(at, shelf),
                     },
+                    // A released object is ready although its entry says held: the shelf is right.
+                    (Shelf::Ready(_) | Shelf::Delayed(_), _) => Standing::Flowing,
                     _ => standing.clone(),
                 };
                 self.lane.reserve(entry_bytes(&object));
@@ -455,6 +461,7 @@ impl Core {
         let ty = self.queues.intern(&object.entity.ty);
         let queue = self.queue_for(ty, &object.handled);
         self.catalogue.take(at, Shelf::Shadow);
+        self.transfers.drop_shadow(at);
         self.lane.reserve(entry_bytes(&object));
         let standing = Standing::Flowing;
         let to = self.lane.write_object(How::Reclaimed, Some(at), None, &standing, &mut object);

@@ -64,9 +64,10 @@ impl Core {
             Ok(n) => {
                 self.check_against_object(n, settle)?;
                 let emits = self.check_emits(&settle.emits)?;
-                self.lane.reserve(self.settle_bytes(n, settle));
+                self.lane.begin_group(self.settle_bytes(n, settle));
                 self.apply_settle(n, &settle.verb, content, fx);
                 self.apply_emits(&settle.emits, &emits);
+                self.lane.end_group();
                 Ok(true)
             }
             Err(refusal) if refusal.reason == "LEASE_LOST" => {
@@ -222,7 +223,8 @@ impl Core {
         let object = match &settle.verb {
             Verb::Finalise => 256 + 17 * 90,
             Verb::Advance(Some(entity)) => {
-                entity.payload.len() + entry_bytes(self.object(lease.slot))
+                let entity = entity.payload.len() + entity.headers.as_packed().len();
+                512 + entity + entry_bytes(self.object(lease.slot))
             }
             _ => entry_bytes(self.object(lease.slot)) + 1_200,
         };
@@ -379,7 +381,7 @@ impl Core {
                 self.reply_when_durable(to, Answer::Done(done), fx);
             }
             Ok(Some(bytes)) => {
-                self.lane.reserve(bytes);
+                self.lane.begin_group(bytes);
                 for settle in &transaction.settles {
                     let content = settle.content_hash();
                     for lease in &settle.leases {
@@ -397,6 +399,7 @@ impl Core {
                         self.store(id, push, hash, How::Pushed);
                     }
                 }
+                self.lane.end_group();
                 let done = transaction.settles.iter().map(|s| s.leases.len() as u64).sum();
                 self.reply_durable(to, Answer::Done(done), fx);
             }

@@ -121,6 +121,15 @@ impl Transfers {
         self.moved.insert(id, moved);
     }
 
+    /// A shadow is alive again under another entry.
+    pub(crate) fn drop_shadow(&mut self, at: Loc) {
+        if let Some(transfer) = self.shadows.remove(&at)
+            && let Some(moved) = self.moved.get_mut(&transfer)
+        {
+            moved.shadows.remove(&at);
+        }
+    }
+
     fn remove_moved(&mut self, id: &TransferId) -> Option<Moved> {
         let moved = self.moved.remove(id)?;
         moved.shadows.iter().for_each(|at| {

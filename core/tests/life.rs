@@ -154,3 +154,31 @@ fn an_object_is_pushed_delivered_finalised_and_stays_so_after_a_restart() {
     again.tell(subscribe(5));
     assert_eq!(again.deliveries().iter().map(|d| d.0).collect::<Vec<_>>(), [ObjectId([2; 16])]);
 }
+
+/// A push of this type with this much payload.
+fn big(id: u8, bytes: usize) -> Push {
+    let ty = TypeName::from_type_url("big").expect("valid");
+    let entity = Entity { ty, payload: Bytes::from(vec![id; bytes]), headers: Headers::default() };
+    Push { id: Some(ObjectId([id; 16])), entity, not_before: None, expires_at: None }
+}
+
+#[test]
+fn a_settle_and_its_emits_stand_in_one_record_however_large() {
+    let mut bench = Bench::start(Vec::new(), 1);
+    bench.tell(push(1, "a"));
+    bench.tell(Input::OpenSession(SessionId(1)));
+    bench.tell(subscribe(1));
+    let lease = bench.deliveries()[0].1;
+    let before = bench.log.len();
+    let settle = Settle {
+        leases: vec![LeaseRef::Number(lease)],
+        verb: Verb::Finalise,
+        emits: vec![big(2, 60_000), big(3, 60_000)],
+    };
+    bench.tell(Input::Settle(to(3), Lessee::Session(SessionId(1)), settle));
+    let with_work = bench.log[before..]
+        .iter()
+        .map(|record| dpc_core::record::entries(record).expect("undamaged").1)
+        .filter(|entries| dpc_core::record::mentions(entries).next().is_some());
+    assert_eq!(with_work.count(), 1, "a settle whose emits stand elsewhere can be cut in two");
+}
