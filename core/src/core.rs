@@ -397,6 +397,12 @@ impl Core {
         fx.push(Effect::Reply { to, answer, after });
     }
 
+    /// Queues an answer for the moment everything written so far is durable, which may be now.
+    pub(crate) fn reply_when_durable(&mut self, to: ReplyTo, answer: Answer, fx: &mut Effects) {
+        let after = self.lane.barrier();
+        fx.push(Effect::Reply { to, answer, after });
+    }
+
     /// Answers at once.
     pub(crate) fn reply(&self, to: ReplyTo, answer: Answer, fx: &mut Effects) {
         fx.push(Effect::Reply { to, answer, after: None });

@@ -1,5 +1,6 @@
 //! Demand: what this node tells its peers it can use (R7).
 
+use crate::catalogue::QueueId;
 use crate::core::{Core, Timer};
 use crate::effect::{Effect, Effects, Note};
 use crate::ids::{LaneId, LinkId};
@@ -249,24 +250,20 @@ impl Core {
         fx.push(Effect::Send { link, message: Message::Refresh(refresh), after: None });
     }
 
-    /// Raises or ends the alarm that nobody wants a type.
-    pub(crate) fn set_no_demand(
-        &mut self,
-        ty: crate::catalogue::TypeId,
-        on: bool,
-        fx: &mut Effects,
-    ) {
-        let count = self.queues.ready(ty);
-        let t = self.queues.ty_mut(ty);
-        if t.no_demand == on {
+    /// Raises or ends the alarm that nobody wants what waits in a queue.
+    pub(crate) fn set_no_demand(&mut self, queue: QueueId, on: bool, fx: &mut Effects) {
+        let q = self.queues.get_mut(queue);
+        if std::mem::replace(&mut q.no_demand, on) == on {
             return;
         }
-        t.no_demand = on;
-        let name = t.name.clone();
-        fx.push(Effect::Note(if on {
-            Note::NoDemand(name, count)
-        } else {
-            Note::DemandBack(name)
-        }));
+        let ty = q.ty;
+        let any = self.queues.ty(ty).queues.values().any(|q| self.queues.get(*q).no_demand);
+        let count = self.queues.ready(ty);
+        let t = self.queues.ty_mut(ty);
+        if std::mem::replace(&mut t.no_demand, any) != any {
+            let name = t.name.clone();
+            let note = if any { Note::NoDemand(name, count) } else { Note::DemandBack(name) };
+            fx.push(Effect::Note(note));
+        }
     }
 }

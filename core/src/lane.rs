@@ -143,6 +143,15 @@ impl Lane {
         self.open.number
     }
 
+    /// The record that everything written so far is durable with, or `None` if it is already.
+    pub(crate) fn barrier(&mut self) -> Option<RecordNumber> {
+        if self.open.entries > 0 {
+            return Some(self.urge());
+        }
+        let last = RecordNumber(self.open.number.0 - 1);
+        Some(last).filter(|n| !self.is_committed(*n))
+    }
+
     /// Whether something has been written that nobody waits for.
     pub(crate) fn has_riders(&self) -> bool {
         self.open.entries > 0

@@ -8,6 +8,7 @@ pub mod decision;
 mod demand;
 pub mod effect;
 mod flow;
+mod hold;
 pub mod ids;
 pub mod input;
 mod inspect;

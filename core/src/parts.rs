@@ -172,7 +172,7 @@ impl Core {
     /// The first record that something still needs.
     fn first_needed(&self) -> RecordNumber {
         let cut = self.parts.cut;
-        let alive = self.catalogue.first_from(cut).unwrap_or(self.lane.ticket());
+        let alive = self.catalogue.first_from(cut).unwrap_or_else(|| self.lane.ticket());
         alive.min(self.lane.checkpoint()).min(self.parts.history)
     }
 

@@ -45,6 +45,8 @@ pub(crate) struct Queue {
     pub(crate) groups: Vec<GroupId>,
     /// A page is being read for it.
     pub(crate) loading: bool,
+    /// Something waits in it that nobody in reach wants.
+    pub(crate) no_demand: bool,
 }
 
 /// All types and queues.
@@ -147,6 +149,7 @@ impl Queues {
             paged_count: 0,
             groups,
             loading: false,
+            no_demand: false,
         });
         let before = self.ty_mut(ty).queues.insert(handled.to_vec(), id);
         assert!(before.is_none(), "a queue is made once");

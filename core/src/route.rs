@@ -65,14 +65,13 @@ impl Core {
     pub(crate) fn feed_peers(&mut self, fx: &mut Effects) {
         for queue in std::mem::take(&mut self.stirred) {
             if self.queues.get(queue).is_empty() {
-                self.set_no_demand(self.queues.get(queue).ty, false, fx);
+                self.set_no_demand(queue, false, fx);
                 continue;
             }
             let ways = self.ways(queue);
             let q = self.queues.get(queue);
             let unwanted = q.groups.is_empty() && ways.is_empty();
-            let ty = q.ty;
-            self.set_no_demand(ty, unwanted, fx);
+            self.set_no_demand(queue, unwanted, fx);
             if !ways.is_empty() {
                 self.send_away(queue, ways, fx);
             }

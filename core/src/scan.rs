@@ -118,23 +118,15 @@ impl Core {
     fn end_scan(&mut self, work: Work, fx: &mut Effects) {
         match work {
             Work::Redrive(chosen) | Work::Discard(chosen) => {
-                self.reply_durable_if_any(chosen.to, chosen.done, fx);
+                self.reply_when_durable(chosen.to, Answer::Done(chosen.done), fx);
             }
-            Work::Reclaim { to, done, .. } => self.reply_durable_if_any(to, done, fx),
+            Work::Reclaim { to, done, .. } => self.reply_when_durable(to, Answer::Done(done), fx),
             Work::List(mut listing) => {
                 listing.found.truncate(listing.limit);
                 self.reply(listing.to, Answer::Views(listing.found), fx);
             }
             Work::Carry => self.catalogue.recount(),
             Work::Due | Work::Blame | Work::OldParked(_) => {}
-        }
-    }
-
-    fn reply_durable_if_any(&mut self, to: ReplyTo, done: u64, fx: &mut Effects) {
-        if done > 0 && self.lane.has_riders() {
-            self.reply_durable(to, Answer::Done(done), fx);
-        } else {
-            self.reply(to, Answer::Done(done), fx);
         }
     }
 
@@ -176,36 +168,36 @@ impl Core {
                     self.count_failure(slot, Span::ZERO, fx);
                 }
             }
-            (Work::Redrive(chosen), Entry::Object { place, object, .. }) => {
-                if self.is_chosen(chosen, shelf, object) {
-                    chosen.done += 1;
-                    let slot = self.lift(at, shelf, place.unwrap_or(at), object);
-                    self.redrive(slot);
-                }
+            (Work::Redrive(chosen), Entry::Object { place, object, .. })
+                if self.is_chosen(chosen, shelf, object) =>
+            {
+                chosen.done += 1;
+                let slot = self.lift(at, shelf, place.unwrap_or(at), object);
+                self.redrive(slot);
             }
-            (Work::Discard(chosen), Entry::Object { place, object, .. }) => {
-                if self.is_chosen(chosen, shelf, object) {
-                    chosen.done += 1;
-                    let slot = self.lift(at, shelf, place.unwrap_or(at), object);
-                    self.end(slot, Ending::Discarded("discarded by a person".into()), None);
-                }
+            (Work::Discard(chosen), Entry::Object { place, object, .. })
+                if self.is_chosen(chosen, shelf, object) =>
+            {
+                chosen.done += 1;
+                let slot = self.lift(at, shelf, place.unwrap_or(at), object);
+                self.end(slot, Ending::Discarded("discarded by a person".into()), None);
             }
-            (Work::OldParked(before), Entry::Object { place, object, .. }) => {
-                if matches!(shelf, Shelf::Parked(_)) && object.pushed_at < *before {
-                    let slot = self.lift(at, shelf, place.unwrap_or(at), object);
-                    self.end(slot, Ending::Discarded("parked_retention is over".into()), None);
-                }
+            (Work::OldParked(before), Entry::Object { place, object, .. })
+                if matches!(shelf, Shelf::Parked(_)) && object.pushed_at < *before =>
+            {
+                let slot = self.lift(at, shelf, place.unwrap_or(at), object);
+                self.end(slot, Ending::Discarded("parked_retention is over".into()), None);
             }
-            (Work::List(listing), Entry::Object { standing, object, .. }) => {
-                if listing.wants(shelf, object) && listing.found.len() < listing.limit {
-                    let view = self.view_on_disk(shelf, standing, object);
-                    listing.found.push(view);
-                }
+            (Work::List(listing), Entry::Object { standing, object, .. })
+                if listing.wants(shelf, object) && listing.found.len() < listing.limit =>
+            {
+                let view = self.view_on_disk(shelf, standing, object);
+                listing.found.push(view);
             }
-            (Work::Reclaim { places, done, .. }, Entry::Object { object, .. }) => {
-                if shelf == Shelf::Shadow && places.contains(&at) && self.reclaim(at, object) {
-                    *done += 1;
-                }
+            (Work::Reclaim { places, done, .. }, Entry::Object { object, .. })
+                if shelf == Shelf::Shadow && places.contains(&at) && self.reclaim(at, object) =>
+            {
+                *done += 1;
             }
             _ => {}
         }

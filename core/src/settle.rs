@@ -47,11 +47,7 @@ impl Core {
                 }
             }
         }
-        if self.lane.has_riders() {
-            self.reply_durable(to, Answer::Done(done), fx);
-        } else {
-            self.reply(to, Answer::Done(done), fx);
-        }
+        self.reply_when_durable(to, Answer::Done(done), fx);
     }
 
     /// One lease of a settle: `Ok(false)` when somebody else will answer.
@@ -378,7 +374,10 @@ impl Core {
         }
         match self.check_transaction(lessee, &transaction) {
             Err((i, refusal)) => self.reply(to, Answer::RefusedAt(i, refusal), fx),
-            Ok(None) => self.reply(to, Answer::Done(transaction.settles.len() as u64), fx),
+            Ok(None) => {
+                let done = transaction.settles.len() as u64;
+                self.reply_when_durable(to, Answer::Done(done), fx);
+            }
             Ok(Some(bytes)) => {
                 self.lane.reserve(bytes);
                 for settle in &transaction.settles {

@@ -1,7 +1,9 @@
 //! One core by itself, with a store that commits at once: the shortest whole story.
 
 use bytes::Bytes;
-use dpc_core::ids::{Epoch, Incarnation, LaneId, ObjectId, RecordNumber, RequestId, SessionId, SubscriptionId};
+use dpc_core::ids::{
+    Epoch, Incarnation, LaneId, ObjectId, RecordNumber, RequestId, SessionId, SubscriptionId,
+};
 use dpc_core::input::{LeaseRef, Lessee, Operator, ReplyTo, Settle, Subscribe, Verb};
 use dpc_core::names::{Name, Pattern, TypeName};
 use dpc_core::object::{Entity, Headers, Push};
@@ -28,7 +30,8 @@ impl Bench {
         };
         let last = RecordNumber(log.len() as u64);
         let last_hash = log.last().map_or([0; 16], |r| dpc_core::record::hash_of(r));
-        let claimed = Claimed { epoch: Epoch(incarnation), first: RecordNumber(1), last, last_hash };
+        let claimed =
+            Claimed { epoch: Epoch(incarnation), first: RecordNumber(1), last, last_hash };
         let mut core = Core::new(settings, claimed);
         for (i, record) in log.iter().enumerate() {
             core.restore(RecordNumber(i as u64 + 1), record).expect("undamaged");
@@ -94,8 +97,12 @@ fn to(request: u64) -> ReplyTo {
 
 fn push(id: u8, text: &'static str) -> Input {
     let ty = TypeName::from_type_url("img").expect("valid");
-    let entity = Entity { ty, payload: Bytes::from_static(text.as_bytes()), headers: Headers::default() };
-    Input::Push(to(1), Push { id: Some(ObjectId([id; 16])), entity, not_before: None, expires_at: None })
+    let entity =
+        Entity { ty, payload: Bytes::from_static(text.as_bytes()), headers: Headers::default() };
+    Input::Push(
+        to(1),
+        Push { id: Some(ObjectId([id; 16])), entity, not_before: None, expires_at: None },
+    )
 }
 
 fn subscribe(credit: u32) -> Input {
@@ -113,7 +120,8 @@ fn subscribe(credit: u32) -> Input {
 }
 
 fn finalise(lease: u64) -> Input {
-    let settle = Settle { leases: vec![LeaseRef::Number(lease)], verb: Verb::Finalise, emits: Vec::new() };
+    let settle =
+        Settle { leases: vec![LeaseRef::Number(lease)], verb: Verb::Finalise, emits: Vec::new() };
     Input::Settle(to(3), Lessee::Session(SessionId(1)), settle)
 }
 
@@ -135,7 +143,9 @@ fn an_object_is_pushed_delivered_finalised_and_stays_so_after_a_restart() {
     assert_eq!(again.state(ObjectId([1; 16])), State::Final);
     assert_eq!(again.state(ObjectId([2; 16])), State::Ready);
     again.tell(push(1, "a"));
-    let already = |e: &Effect| matches!(e, Effect::Reply { answer: Answer::Pushed { already: true, .. }, .. });
+    let already = |e: &Effect| {
+        matches!(e, Effect::Reply { answer: Answer::Pushed { already: true, .. }, .. })
+    };
     assert!(again.said.iter().any(already), "a push that is repeated makes no second object");
     again.tell(push(1, "another body"));
     let reused = |e: &Effect| matches!(e, Effect::Reply { answer: Answer::Refused(r), .. } if r.reason == "ID_REUSED");

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::codec::{BadEntry, Reader, Writer};
+use super::object::{decode_object, write_object};
 use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use crate::names::{Name, TypeName};
-use crate::object::{Chase, Entity, Generation, Hash16, Headers, Object, SettleMark, Token};
+use crate::object::{Chase, Generation, Hash16, Object, SettleMark, Token};
 use crate::time::Wall;
 
 /// One change of a lane.
@@ -193,8 +194,8 @@ macro_rules! how {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum How { $($(#[$doc])* $variant,)* }
         impl How {
-            fn code(self) -> u8 { match self { $(Self::$variant => $code,)* } }
-            fn from_code(code: u8) -> Option<Self> {
+            pub(super) fn code(self) -> u8 { match self { $(Self::$variant => $code,)* } }
+            pub(super) fn from_code(code: u8) -> Option<Self> {
                 match code { $($code => Some(Self::$variant),)* _ => None }
             }
         }
@@ -221,18 +222,6 @@ how! {
     /// Brought back from a shadow or from a held copy.
     Reclaimed = 8;
 }
-
-const HAS_PLACE: u64 = 1;
-const HAS_WAS: u64 = 1 << 1;
-const HAS_HEADERS: u64 = 1 << 2;
-const HAS_TIMES: u64 = 1 << 3;
-const HAS_COUNTS: u64 = 1 << 4;
-const HAS_PATH: u64 = 1 << 5;
-const HAS_HANDLED: u64 = 1 << 6;
-const HAS_CHASE: u64 = 1 << 7;
-const HAS_MARKS: u64 = 1 << 8;
-const HAS_BIRTH: u64 = 1 << 9;
-const IS_DUPLICATE: u64 = 1 << 10;
 
 impl Entry {
     /// Writes the entry; `here` is the place it gets, `birth` the lane and epoch that write.
@@ -369,147 +358,6 @@ impl TransferId {
     }
 }
 
-/// Writes an object's entry from its parts: the hot path takes nothing apart.
-pub(crate) fn write_object(
-    w: &mut Writer,
-    how: How,
-    was: Option<Loc>,
-    place: Option<Loc>,
-    standing: &Standing,
-    object: &Object,
-    here: Birth,
-) {
-    w.byte(0);
-    let times = object.not_before.is_some() || object.expires_at.is_some();
-    let counts = object.version != 1 || object.deliveries + object.failed + object.moves != 0;
-    let flag = |on: bool, bit: u64| if on { bit } else { 0 };
-    let flags = flag(place.is_some(), HAS_PLACE)
-        | flag(was.is_some(), HAS_WAS)
-        | flag(!object.entity.headers.as_packed().is_empty(), HAS_HEADERS)
-        | flag(times, HAS_TIMES)
-        | flag(counts, HAS_COUNTS)
-        | flag(!object.path.is_empty(), HAS_PATH)
-        | flag(!object.handled.is_empty(), HAS_HANDLED)
-        | flag(object.chase.is_some(), HAS_CHASE)
-        | flag(!object.marks.is_empty(), HAS_MARKS)
-        | flag(object.birth != here, HAS_BIRTH)
-        | flag(object.possible_duplicate, IS_DUPLICATE);
-    w.byte(how.code());
-    w.int(flags);
-    if let Some(was) = was {
-        w.loc(was);
-    }
-    if let Some(place) = place {
-        w.loc(place);
-    }
-    match standing {
-        Standing::Flowing => w.byte(0),
-        Standing::Parked(reason) => {
-            w.byte(1);
-            w.string(reason);
-        }
-        Standing::Held(transfer) => {
-            w.byte(2);
-            transfer.encode(w);
-        }
-        Standing::Shadow(transfer) => {
-            w.byte(3);
-            transfer.encode(w);
-        }
-    }
-    w.fixed(&object.id.0);
-    w.string(object.entity.ty.as_str());
-    w.bytes(&object.entity.payload);
-    w.int(object.pushed_at.0);
-    w.string(object.origin.as_str());
-    w.fixed(&object.hash);
-    if flags & HAS_HEADERS != 0 {
-        w.bytes(object.entity.headers.as_packed());
-    }
-    if times {
-        w.int(object.not_before.map_or(0, |t| t.0 + 1));
-        w.int(object.expires_at.map_or(0, |t| t.0 + 1));
-    }
-    if counts {
-        for n in [object.version, object.deliveries, object.failed, object.moves] {
-            w.int(u64::from(n));
-        }
-    }
-    if flags & HAS_PATH != 0 {
-        encode_names(w, &object.path);
-    }
-    if flags & HAS_HANDLED != 0 {
-        encode_names(w, &object.handled);
-    }
-    if let Some(chase) = &object.chase {
-        encode_generation(w, &chase.generation);
-        w.int(chase.crossed.len() as u64);
-        chase.crossed.iter().for_each(|lane| w.fixed(&lane.0));
-    }
-    if flags & HAS_MARKS != 0 {
-        encode_marks(w, &object.marks);
-    }
-    if flags & HAS_BIRTH != 0 {
-        encode_birth(w, &object.birth);
-    }
-}
-
-fn decode_object(r: &mut Reader, here: Birth) -> Result<Entry, BadEntry> {
-    let how = How::from_code(r.byte()?).ok_or_else(|| r.bad("how"))?;
-    let flags = r.int()?;
-    let has = |bit: u64| flags & bit != 0;
-    let was = if has(HAS_WAS) { Some(r.loc()?) } else { None };
-    let place = if has(HAS_PLACE) { Some(r.loc()?) } else { None };
-    let standing = match r.byte()? {
-        0 => Standing::Flowing,
-        1 => Standing::Parked(r.string()?),
-        2 => Standing::Held(TransferId::decode(r)?),
-        3 => Standing::Shadow(TransferId::decode(r)?),
-        _ => return Err(r.bad("a standing")),
-    };
-    let id = ObjectId(r.fixed()?);
-    let ty = type_name(r)?;
-    let payload = r.bytes()?;
-    let pushed_at = Wall(r.int()?);
-    let origin = name(r)?;
-    let hash = r.fixed()?;
-    let headers = if has(HAS_HEADERS) {
-        Headers::from_packed(r.bytes()?).ok_or_else(|| r.bad("headers"))?
-    } else {
-        Headers::default()
-    };
-    let time = |n: u64| n.checked_sub(1).map(Wall);
-    let (not_before, expires_at) =
-        if has(HAS_TIMES) { (time(r.int()?), time(r.int()?)) } else { (None, None) };
-    let [version, deliveries, failed, moves] =
-        if has(HAS_COUNTS) { [r.u32()?, r.u32()?, r.u32()?, r.u32()?] } else { [1, 0, 0, 0] };
-    let path = if has(HAS_PATH) { decode_names(r)? } else { Vec::new() };
-    let handled = if has(HAS_HANDLED) { decode_names(r)? } else { Vec::new() };
-    let chase = if has(HAS_CHASE) { Some(decode_chase(r)?) } else { None };
-    let marks = if has(HAS_MARKS) { decode_marks(r)? } else { Vec::new() };
-    let birth = if has(HAS_BIRTH) { decode_birth(r)? } else { here };
-    let object = Object {
-        id,
-        entity: Entity { ty, payload, headers },
-        version,
-        pushed_at,
-        origin,
-        birth,
-        hash,
-        not_before,
-        expires_at,
-        deliveries,
-        failed,
-        moves,
-        path,
-        handled,
-        chase,
-        marks,
-        possible_duplicate: has(IS_DUPLICATE),
-    };
-    Ok(Entry::Object { how, was, place, standing, object: Box::new(object) })
-}
-
 fn encode_end(w: &mut Writer, end: &End) {
     w.fixed(&end.id.0);
     w.byte(u8::from(end.was.is_some()) | u8::from(end.by.is_some()) << 1);
@@ -609,17 +457,17 @@ fn decode_decision(r: &mut Reader) -> Result<Entry, BadEntry> {
     Ok(Entry::Decision { decision: Decision { at, step, chosen, generation, candidates }, objects })
 }
 
-fn encode_birth(w: &mut Writer, birth: &Birth) {
+pub(super) fn encode_birth(w: &mut Writer, birth: &Birth) {
     w.fixed(&birth.lane.0);
     w.int(birth.epoch.0);
     w.loc(birth.loc);
 }
 
-fn decode_birth(r: &mut Reader) -> Result<Birth, BadEntry> {
+pub(super) fn decode_birth(r: &mut Reader) -> Result<Birth, BadEntry> {
     Ok(Birth { lane: LaneId(r.fixed()?), epoch: Epoch(r.int()?), loc: r.loc()? })
 }
 
-fn encode_generation(w: &mut Writer, generation: &Generation) {
+pub(super) fn encode_generation(w: &mut Writer, generation: &Generation) {
     w.int(generation.counter);
     w.fixed(&generation.lane.0);
     w.fixed(&generation.incarnation.0.to_le_bytes());
@@ -633,7 +481,7 @@ fn decode_generation(r: &mut Reader) -> Result<Generation, BadEntry> {
     })
 }
 
-fn decode_chase(r: &mut Reader) -> Result<Chase, BadEntry> {
+pub(super) fn decode_chase(r: &mut Reader) -> Result<Chase, BadEntry> {
     let generation = decode_generation(r)?;
     let mut crossed = Vec::new();
     for _ in 0..r.count()? {
@@ -642,7 +490,7 @@ fn decode_chase(r: &mut Reader) -> Result<Chase, BadEntry> {
     Ok(Chase { generation, crossed })
 }
 
-fn encode_marks(w: &mut Writer, marks: &[SettleMark]) {
+pub(super) fn encode_marks(w: &mut Writer, marks: &[SettleMark]) {
     w.int(marks.len() as u64);
     for mark in marks {
         w.int(u64::from(mark.version));
@@ -652,7 +500,7 @@ fn encode_marks(w: &mut Writer, marks: &[SettleMark]) {
     }
 }
 
-fn decode_marks(r: &mut Reader) -> Result<Vec<SettleMark>, BadEntry> {
+pub(super) fn decode_marks(r: &mut Reader) -> Result<Vec<SettleMark>, BadEntry> {
     let mut marks = Vec::new();
     for _ in 0..r.count()? {
         let version = r.u32()?;
@@ -666,12 +514,12 @@ fn decode_marks(r: &mut Reader) -> Result<Vec<SettleMark>, BadEntry> {
     Ok(marks)
 }
 
-fn encode_names(w: &mut Writer, names: &[Name]) {
+pub(super) fn encode_names(w: &mut Writer, names: &[Name]) {
     w.int(names.len() as u64);
     names.iter().for_each(|n| w.string(n.as_str()));
 }
 
-fn decode_names(r: &mut Reader) -> Result<Vec<Name>, BadEntry> {
+pub(super) fn decode_names(r: &mut Reader) -> Result<Vec<Name>, BadEntry> {
     (0..r.count()?).map(|_| name(r)).collect()
 }
 

@@ -3,12 +3,14 @@
 mod codec;
 mod entry;
 mod frame;
+mod object;
 mod walk;
 
 pub use codec::{BadEntry, Reader, Writer};
 pub use entry::{End, Ending, Entry, How, PeerSeen, Standing, TransferId};
-pub(crate) use entry::{decode_locs, encode_locs, name, type_name, write_object};
+pub(crate) use entry::{decode_locs, encode_locs, name, type_name};
 pub use frame::{
     BadFrame, FORMAT, HASH_BYTES, HEADER_BYTES, Header, hash_of, open, open_header, seal,
 };
+pub(crate) use object::write_object;
 pub use walk::{BadRecord, entries, mentions};

@@ -1,0 +1,280 @@
+//! The receiver's half of a handoff: HELD, READY, and what it asks when it is in doubt. The whole
+//! protocol is drawn in `transfer.rs`.
+
+use std::collections::BTreeSet;
+
+use crate::catalogue::Shelf;
+use crate::core::{Core, Timer};
+use crate::decision::{Decision, Step};
+use crate::effect::{Effect, Effects, Note};
+use crate::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
+use crate::input::Input;
+use crate::lane::entry_bytes;
+use crate::memory::{Phase, Then};
+use crate::message::{DemandKey, Message, Offer, OfferRefused};
+use crate::names::Name;
+use crate::object::Object;
+use crate::record::{End, Ending, Entry, How, Standing, TransferId};
+use crate::resolve::{Known, Stored};
+use crate::time::Span;
+use crate::transfer::{Held, InState, Incoming};
+
+/// How long a receiver in doubt waits before it asks again.
+const DOUBT: Span = Span::secs(1);
+
+impl Core {
+    /// A peer offers objects.
+    pub(crate) fn on_offer(&mut self, link: LinkId, offer: Offer, fx: &mut Effects) {
+        let id = offer.transfer;
+        let known = self.mesh.link(link).is_some_and(|l| l.lane == id.sender);
+        let fresh = id.n > self.forgotten_through(&id);
+        if !known || id.receiver != self.lane.id || !fresh {
+            return self.decline(link, id, OfferRefused::Stale, fx);
+        }
+        if let Some(incoming) = self.transfers.incoming.get(&id) {
+            // Said again after a lost answer.
+            if incoming.state == InState::Held {
+                fx.push(Effect::Send { link, message: Message::Status(id), after: None });
+            }
+            return;
+        }
+        self.mesh.count_received(link, &offer.key, offer.objects.len() as u64);
+        if let Err(reason) = self.check_offer(link, &offer) {
+            self.mark_demand(offer.key.clone());
+            return self.decline(link, id, reason, fx);
+        }
+        let missing = self.unresolved(offer.objects.iter().map(|o| o.id));
+        if !missing.is_empty() {
+            self.mesh.uncount_received(link, &offer.key, offer.objects.len() as u64);
+            return self.stall_quietly(missing, Input::Peer(link, Message::Offer(offer)), fx);
+        }
+        self.hold(link, offer, fx);
+    }
+
+    fn decline(&self, link: LinkId, transfer: TransferId, reason: OfferRefused, fx: &mut Effects) {
+        let message = Message::Decline { transfer, reason };
+        fx.push(Effect::Send { link, message, after: None });
+    }
+
+    fn forgotten_through(&self, id: &TransferId) -> u64 {
+        let sender = (id.sender, id.epoch, id.incarnation);
+        self.transfers.forgotten.get(&sender).copied().unwrap_or(0)
+    }
+
+    fn check_offer(&self, link: LinkId, offer: &Offer) -> Result<(), OfferRefused> {
+        if self.draining.is_some()
+            || self.disk_low
+            || self.lane.uncommitted() > self.limits.uncommitted_bytes
+        {
+            return Err(OfferRefused::NotNow);
+        }
+        if self.subs.find(&offer.key).is_none() && !self.mesh.has_demand_beyond(link, &offer.key) {
+            return Err(OfferRefused::NoDemand);
+        }
+        let bytes: usize = offer.objects.iter().map(entry_bytes).sum();
+        let fits = bytes < crate::store::RECORD_BYTES_MAX - 65_536;
+        let mut ids = BTreeSet::new();
+        let sound = offer.objects.iter().all(|o| {
+            ids.insert(o.id)
+                && o.entity.check(&self.limits).is_ok()
+                && self.check_type(&o.entity.ty).is_ok()
+        });
+        if fits && sound && !offer.objects.is_empty() {
+            Ok(())
+        } else {
+            Err(OfferRefused::Malformed)
+        }
+    }
+
+    /// Writes the offered objects as held, in one record, and accepts after its commit. A second
+    /// object of an id that is here is accepted and kept out.
+    fn hold(&mut self, link: LinkId, offer: Offer, fx: &mut Effects) {
+        let id = offer.transfer;
+        let bytes: usize = offer.objects.iter().map(entry_bytes).sum();
+        self.lane.reserve(bytes + offer.objects.len() * 64);
+        let peer = self.mesh.link(link).expect("checked").name.clone();
+        let mut items = Vec::new();
+        for object in offer.objects.iter() {
+            if self.is_duplicate(object) {
+                self.keep_out(id, object, fx);
+                continue;
+            }
+            items.push(self.hold_one(id, object.clone(), &peer));
+        }
+        let record = self.lane.urge();
+        let key = Some(offer.key);
+        let incoming = Incoming { state: InState::Holding(record), items, key };
+        self.transfers.incoming.insert(id, incoming);
+        let message = Message::Accept { transfer: id, refused: Vec::new() };
+        fx.push(Effect::Send { link, message, after: Some(record) });
+    }
+
+    fn hold_one(&mut self, id: TransferId, mut object: Object, peer: &Name) -> Held {
+        let ty = self.queues.intern(&object.entity.ty);
+        let queue = self.queue_for(ty, &object.handled);
+        if let Some(chase) = &object.chase {
+            self.see_generation(chase.generation.counter);
+        }
+        let standing = Standing::Held(id);
+        let at = self.lane.write_object(How::Received, None, None, &standing, &mut object);
+        self.catalogue.put(at, Shelf::Memory, at);
+        let decision =
+            Decision::new(self.now.wall, Step::Receive, Some(format!("node {peer}").into()));
+        self.decide(decision, (object.id, object.moves));
+        let object_id = object.id;
+        let slot = self.admit(object, at, at, queue);
+        self.set_phase(slot, Phase::Held(id));
+        self.memory.when_committed(at.record, slot, Then::Hold);
+        Held { id: object_id, at, place: at, queue }
+    }
+
+    /// Whether an offered object meets another of its id: alive here, or ended here with another
+    /// birth, or done here for good. An object that comes back is no duplicate.
+    fn is_duplicate(&self, object: &Object) -> bool {
+        match self.known(object.id) {
+            Known::Absent => false,
+            Known::InMemory(slot) => {
+                !matches!(self.memory.get(slot).phase, Phase::Moving(_))
+                    || self.object(slot).birth != object.birth
+            }
+            Known::OnDisk(Stored::Alive { .. }) => true,
+            Known::OnDisk(Stored::Ended { end, .. }) => !returns(end, object),
+            Known::NotLookedUp => unreachable!("offers are resolved before they are held"),
+        }
+    }
+
+    fn keep_out(&mut self, transfer: TransferId, object: &Object, fx: &mut Effects) {
+        let ty = self.queues.intern(&object.entity.ty);
+        self.lane.write(&Entry::Duplicate {
+            transfer,
+            id: object.id,
+            ty: object.entity.ty.clone(),
+        });
+        let books = &mut self.queues.ty_mut(ty).books;
+        books.moved_in += 1;
+        books.discarded += 1;
+        self.decide(Decision::new(self.now.wall, Step::Duplicate, None), (object.id, object.moves));
+        fx.push(Effect::Note(Note::Duplicate(object.id)));
+    }
+
+    /// The sender has committed: what is held becomes ready with the next record.
+    pub(crate) fn on_release(&mut self, link: LinkId, id: TransferId, fx: &mut Effects) {
+        let through = self.forgotten_through(&id);
+        let Some(incoming) = self.transfers.incoming.get_mut(&id) else {
+            let message = if id.n <= through {
+                Message::Taken(id)
+            } else {
+                fx.push(Effect::Note(Note::TransferUnknown(id.to_string())));
+                Message::TransferUnknown(id)
+            };
+            return fx.push(Effect::Send { link, message, after: None });
+        };
+        match incoming.state {
+            InState::Held | InState::Holding(_) => {}
+            InState::Releasing(record) => {
+                return fx.push(Effect::Send {
+                    link,
+                    message: Message::Taken(id),
+                    after: Some(record),
+                });
+            }
+            InState::Taken => {
+                return fx.push(Effect::Send { link, message: Message::Taken(id), after: None });
+            }
+        }
+        let at = self.lane.write(&Entry::Released { transfer: id });
+        self.lane.urge();
+        incoming.state = InState::Releasing(at.record);
+        let (items, key) = (incoming.items.clone(), incoming.key.clone());
+        self.release_items(&items, at.record, key.as_ref());
+        // TAKEN only after READY is durable (R2).
+        fx.push(Effect::Send { link, message: Message::Taken(id), after: Some(at.record) });
+    }
+
+    /// Held objects flow once the record is committed: those in memory now, others from disk.
+    fn release_items(&mut self, items: &[Held], record: RecordNumber, key: Option<&DemandKey>) {
+        for held in items {
+            let ty = self.queues.get(held.queue).ty;
+            self.queues.ty_mut(ty).books.moved_in += 1;
+            match self.memory.by_id(held.id) {
+                Some(slot) if self.memory.get(slot).at == held.at => {
+                    self.set_phase(slot, Phase::Writing);
+                    if let Some(key) = key {
+                        self.begin_transit(slot, key);
+                    }
+                    self.memory.when_committed(record, slot, Then::Flow);
+                }
+                _ => {
+                    self.unshelve(held.at, Shelf::Held);
+                    self.queues.ty_mut(ty).held -= 1;
+                    self.shelve_ready(held.queue, held.at, held.place);
+                    self.watch_page(self.now.wall, held.at.record);
+                    self.stir(held.queue);
+                }
+            }
+        }
+    }
+
+    /// The sender has ended the offer: what is held is gone.
+    pub(crate) fn on_abort(&mut self, id: TransferId) {
+        let Some(incoming) = self.transfers.incoming.get(&id) else { return };
+        if !matches!(incoming.state, InState::Held | InState::Holding(_)) {
+            return;
+        }
+        self.lane.write(&Entry::Aborted { transfer: id });
+        let incoming = self.transfers.incoming.remove(&id).expect("just found");
+        for held in incoming.items {
+            match self.memory.by_id(held.id) {
+                Some(slot) if self.memory.get(slot).at == held.at => {
+                    self.memory.cancel(held.at.record, slot);
+                    self.forget_in_memory(slot);
+                    self.catalogue.take(held.at, Shelf::Memory);
+                }
+                _ => {
+                    self.unshelve(held.at, Shelf::Held);
+                    let ty = self.queues.get(held.queue).ty;
+                    self.queues.ty_mut(ty).held -= 1;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn on_wait(&mut self) {
+        self.arm_once(DOUBT, Timer::Doubt);
+    }
+
+    /// Asks the owners of all lanes in doubt how their transfers ended.
+    pub(crate) fn on_doubt(&mut self, fx: &mut Effects) {
+        let held = self.transfers.incoming.iter().filter(|(_, i)| i.state == InState::Held);
+        let ids: Vec<TransferId> = held.map(|(id, _)| *id).collect();
+        for id in &ids {
+            if let Some(link) = self.mesh.link_to(id.sender) {
+                fx.push(Effect::Send { link, message: Message::Status(*id), after: None });
+            }
+        }
+        if !ids.is_empty() {
+            self.arm_once(self.limits.offer_timeout.times(2), Timer::Doubt);
+        }
+    }
+
+    pub(crate) fn on_forget(
+        &mut self,
+        sender: LaneId,
+        epoch: Epoch,
+        incarnation: Incarnation,
+        through: u64,
+    ) {
+        let known =
+            self.transfers.forgotten.get(&(sender, epoch, incarnation)).copied().unwrap_or(0);
+        if through <= known {
+            return;
+        }
+        self.transfers.forget_through(sender, epoch, incarnation, through);
+        self.lane.write(&Entry::Forgotten { sender, epoch, incarnation, through });
+    }
+}
+
+/// Whether an offered object is the one that moved on from here, coming back.
+fn returns(end: &End, object: &Object) -> bool {
+    matches!(end.ending, Ending::Moved(_)) && end.birth == object.birth && object.moves > end.moves
+}

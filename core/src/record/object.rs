@@ -1,0 +1,163 @@
+//! An object's entry: by far the most frequent, and laid out so that a fresh push costs least.
+
+use super::codec::{BadEntry, Reader, Writer};
+use super::entry::{
+    Entry, How, Standing, TransferId, decode_birth, decode_chase, decode_marks, decode_names,
+    encode_birth, encode_generation, encode_marks, encode_names, name, type_name,
+};
+use crate::ids::{Birth, Loc, ObjectId};
+use crate::object::{Entity, Headers, Object};
+use crate::time::Wall;
+
+const HAS_PLACE: u64 = 1;
+const HAS_WAS: u64 = 1 << 1;
+const HAS_HEADERS: u64 = 1 << 2;
+const HAS_TIMES: u64 = 1 << 3;
+const HAS_COUNTS: u64 = 1 << 4;
+const HAS_PATH: u64 = 1 << 5;
+const HAS_HANDLED: u64 = 1 << 6;
+const HAS_CHASE: u64 = 1 << 7;
+const HAS_MARKS: u64 = 1 << 8;
+const HAS_BIRTH: u64 = 1 << 9;
+const IS_DUPLICATE: u64 = 1 << 10;
+
+/// Writes an object's entry from its parts: the hot path takes nothing apart.
+pub(crate) fn write_object(
+    w: &mut Writer,
+    how: How,
+    was: Option<Loc>,
+    place: Option<Loc>,
+    standing: &Standing,
+    object: &Object,
+    here: Birth,
+) {
+    w.byte(0);
+    let times = object.not_before.is_some() || object.expires_at.is_some();
+    let counts = object.version != 1 || object.deliveries + object.failed + object.moves != 0;
+    let flag = |on: bool, bit: u64| if on { bit } else { 0 };
+    let flags = flag(place.is_some(), HAS_PLACE)
+        | flag(was.is_some(), HAS_WAS)
+        | flag(!object.entity.headers.as_packed().is_empty(), HAS_HEADERS)
+        | flag(times, HAS_TIMES)
+        | flag(counts, HAS_COUNTS)
+        | flag(!object.path.is_empty(), HAS_PATH)
+        | flag(!object.handled.is_empty(), HAS_HANDLED)
+        | flag(object.chase.is_some(), HAS_CHASE)
+        | flag(!object.marks.is_empty(), HAS_MARKS)
+        | flag(object.birth != here, HAS_BIRTH)
+        | flag(object.possible_duplicate, IS_DUPLICATE);
+    w.byte(how.code());
+    w.int(flags);
+    if let Some(was) = was {
+        w.loc(was);
+    }
+    if let Some(place) = place {
+        w.loc(place);
+    }
+    match standing {
+        Standing::Flowing => w.byte(0),
+        Standing::Parked(reason) => {
+            w.byte(1);
+            w.string(reason);
+        }
+        Standing::Held(transfer) => {
+            w.byte(2);
+            transfer.encode(w);
+        }
+        Standing::Shadow(transfer) => {
+            w.byte(3);
+            transfer.encode(w);
+        }
+    }
+    w.fixed(&object.id.0);
+    w.string(object.entity.ty.as_str());
+    w.bytes(&object.entity.payload);
+    w.int(object.pushed_at.0);
+    w.string(object.origin.as_str());
+    w.fixed(&object.hash);
+    if flags & HAS_HEADERS != 0 {
+        w.bytes(object.entity.headers.as_packed());
+    }
+    if times {
+        w.int(object.not_before.map_or(0, |t| t.0 + 1));
+        w.int(object.expires_at.map_or(0, |t| t.0 + 1));
+    }
+    if counts {
+        for n in [object.version, object.deliveries, object.failed, object.moves] {
+            w.int(u64::from(n));
+        }
+    }
+    if flags & HAS_PATH != 0 {
+        encode_names(w, &object.path);
+    }
+    if flags & HAS_HANDLED != 0 {
+        encode_names(w, &object.handled);
+    }
+    if let Some(chase) = &object.chase {
+        encode_generation(w, &chase.generation);
+        w.int(chase.crossed.len() as u64);
+        chase.crossed.iter().for_each(|lane| w.fixed(&lane.0));
+    }
+    if flags & HAS_MARKS != 0 {
+        encode_marks(w, &object.marks);
+    }
+    if flags & HAS_BIRTH != 0 {
+        encode_birth(w, &object.birth);
+    }
+}
+
+pub(super) fn decode_object(r: &mut Reader, here: Birth) -> Result<Entry, BadEntry> {
+    let how = How::from_code(r.byte()?).ok_or_else(|| r.bad("how"))?;
+    let flags = r.int()?;
+    let has = |bit: u64| flags & bit != 0;
+    let was = if has(HAS_WAS) { Some(r.loc()?) } else { None };
+    let place = if has(HAS_PLACE) { Some(r.loc()?) } else { None };
+    let standing = match r.byte()? {
+        0 => Standing::Flowing,
+        1 => Standing::Parked(r.string()?),
+        2 => Standing::Held(TransferId::decode(r)?),
+        3 => Standing::Shadow(TransferId::decode(r)?),
+        _ => return Err(r.bad("a standing")),
+    };
+    let id = ObjectId(r.fixed()?);
+    let ty = type_name(r)?;
+    let payload = r.bytes()?;
+    let pushed_at = Wall(r.int()?);
+    let origin = name(r)?;
+    let hash = r.fixed()?;
+    let headers = if has(HAS_HEADERS) {
+        Headers::from_packed(r.bytes()?).ok_or_else(|| r.bad("headers"))?
+    } else {
+        Headers::default()
+    };
+    let time = |n: u64| n.checked_sub(1).map(Wall);
+    let (not_before, expires_at) =
+        if has(HAS_TIMES) { (time(r.int()?), time(r.int()?)) } else { (None, None) };
+    let [version, deliveries, failed, moves] =
+        if has(HAS_COUNTS) { [r.u32()?, r.u32()?, r.u32()?, r.u32()?] } else { [1, 0, 0, 0] };
+    let path = if has(HAS_PATH) { decode_names(r)? } else { Vec::new() };
+    let handled = if has(HAS_HANDLED) { decode_names(r)? } else { Vec::new() };
+    let chase = if has(HAS_CHASE) { Some(decode_chase(r)?) } else { None };
+    let marks = if has(HAS_MARKS) { decode_marks(r)? } else { Vec::new() };
+    let birth = if has(HAS_BIRTH) { decode_birth(r)? } else { here };
+    let object = Object {
+        id,
+        entity: Entity { ty, payload, headers },
+        version,
+        pushed_at,
+        origin,
+        birth,
+        hash,
+        not_before,
+        expires_at,
+        deliveries,
+        failed,
+        moves,
+        path,
+        handled,
+        chase,
+        marks,
+        possible_duplicate: has(IS_DUPLICATE),
+    };
+    Ok(Entry::Object { how, was, place, standing, object: Box::new(object) })
+}
