@@ -64,6 +64,9 @@ pub(crate) enum Positions {
 #[derive(Debug, Default)]
 pub(crate) struct Catalogue {
     pages: BTreeMap<RecordNumber, Page>,
+    /// Records whose last shelf was emptied since the last sweep. An entry often goes from one
+    /// shelf to another of the same record, so a record is forgotten only at the sweep.
+    emptied: Vec<RecordNumber>,
     /// The number of live positions, for the share of live bytes.
     live_bytes: u64,
 }
@@ -179,8 +182,8 @@ impl Catalogue {
             return false;
         }
         page.sets.swap_remove(i);
-        if page.sets.is_empty() && page.bytes > 0 {
-            self.pages.remove(&at.record);
+        if page.sets.is_empty() {
+            self.emptied.push(at.record);
         }
         true
     }
@@ -190,8 +193,8 @@ impl Catalogue {
         let page = self.pages.get_mut(&record)?;
         let i = page.sets.iter().position(|s| s.shelf == shelf)?;
         let set = page.sets.swap_remove(i);
-        if page.sets.is_empty() && page.bytes > 0 {
-            self.pages.remove(&record);
+        if page.sets.is_empty() {
+            self.emptied.push(record);
         }
         Some(set)
     }
@@ -207,7 +210,16 @@ impl Catalogue {
         let Some(page) = self.pages.get_mut(&record) else { return };
         (page.wall, page.bytes, page.entries) = (wall, bytes.max(1), entries);
         if page.sets.is_empty() {
-            self.pages.remove(&record);
+            self.emptied.push(record);
+        }
+    }
+
+    /// Forgets closed records in which nothing is alive any more.
+    pub(crate) fn sweep(&mut self) {
+        for record in std::mem::take(&mut self.emptied) {
+            if self.pages.get(&record).is_some_and(|p| p.sets.is_empty() && p.bytes > 0) {
+                self.pages.remove(&record);
+            }
         }
     }
 
@@ -272,6 +284,11 @@ mod tests {
         assert!(!catalogue.take(loc(1, 0), Shelf::Memory));
         assert_eq!(catalogue.shelf_of(loc(1, 1)), Some(Shelf::Memory));
         assert!(catalogue.take(loc(1, 1), Shelf::Memory));
+        catalogue.put(loc(1, 0), Shelf::Ended, loc(1, 0));
+        catalogue.sweep();
+        assert_eq!(catalogue.page(RecordNumber(1)).map(|p| p.bytes), Some(100));
+        catalogue.take(loc(1, 0), Shelf::Ended);
+        catalogue.sweep();
         assert_eq!(catalogue.len(), 0);
     }
 }

@@ -304,6 +304,7 @@ impl Core {
         self.feed_groups(fx);
         self.feed_takes(fx);
         self.feed_peers(fx);
+        self.catalogue.sweep();
         self.tend_log(fx);
         self.check_drained(fx);
         if self.lane.has_riders() || !self.decisions.is_empty() {

@@ -72,6 +72,7 @@ impl Core {
         }
         let bytes = u32::try_from(record.len()).unwrap_or(u32::MAX);
         self.catalogue.close(number, header.wall, bytes, count);
+        self.catalogue.sweep();
         self.parts.grow(u64::from(bytes));
         self.lane.set_checkpoint(header.checkpoint.max(self.lane.checkpoint()));
         Ok(())
