@@ -213,6 +213,8 @@ pub struct Books {
 pub struct SubscriptionView {
     /// The stream.
     pub session: SessionId,
+    /// Its number in the stream.
+    pub subscription: SubscriptionId,
     /// What it wants.
     pub pattern: Pattern,
     /// The processor's name.

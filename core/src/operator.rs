@@ -243,10 +243,11 @@ impl Core {
         self.subs
             .subs
             .iter()
-            .map(|((session, _), sub)| {
+            .map(|((session, subscription), sub)| {
                 let key = &self.subs.group(sub.group).key;
                 SubscriptionView {
                     session: *session,
+                    subscription: *subscription,
                     pattern: key.pattern.clone(),
                     processor: key.processor.clone(),
                     credit: sub.credit,

@@ -6,3 +6,20 @@ pub mod config;
 #[expect(dead_code, reason = "the command does not call it yet")]
 mod demo;
 pub mod store;
+
+mod admin;
+mod driver;
+pub mod edge;
+pub mod embedded;
+mod gate;
+pub mod history;
+mod link;
+pub mod node;
+mod observe;
+mod routes;
+mod serve;
+mod service;
+mod wire;
+
+#[cfg(test)]
+mod tests;

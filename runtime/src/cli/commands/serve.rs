@@ -1,11 +1,17 @@
 //! `dpc serve`: runs a node.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
+
+use dpc_core::store::StoreError;
+use serde::Serialize;
 
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use crate::config::{FlagValue, Sources};
+use crate::config::{FlagValue, Log, LogFormat, Sources};
+use crate::embedded;
+use crate::node::{NodeError, Ready};
 
 /// Runs a node.
 #[derive(Debug, clap::Args)]
@@ -77,13 +83,94 @@ impl ConfigArgs {
 }
 
 pub(crate) fn run(args: &ServeArgs, output: &mut Output) -> Result<Exit, Failure> {
-    match args.config.sources().load() {
-        Ok(_loaded) => Err(Failure::not_built("dpc serve")),
+    let loaded = match args.config.sources().load() {
+        Ok(loaded) => loaded,
         Err(errors) => {
             let failures = Failure::of_config(errors, Exit::Usage);
             failures.iter().for_each(|failure| output.failure(failure));
-            Ok(Exit::Usage)
+            return Ok(Exit::Usage);
         }
+    };
+    if args.restored {
+        return Err(Failure::not_built("dpc serve --restored"));
+    }
+    let config = loaded.config;
+    log_to_stderr(&config.log);
+    // One thread for core and its transport: handing work between threads costs more than it gains.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut shown = Ok(());
+    let served = runtime.block_on(embedded::serve(&config, |ready| shown = show(ready, output)));
+    // Nobody waits for tasks that are still open when the node has stopped.
+    runtime.shutdown_background();
+    shown?;
+    served.map_err(|error| failure(&error))?;
+    Ok(Exit::Done)
+}
+
+/// What scripts wait for, and people read.
+#[derive(Serialize)]
+struct ShownReady<'a> {
+    event: &'static str,
+    node: &'a str,
+    lane: String,
+    clients: &'a str,
+    nodes: &'a str,
+    admin: &'a str,
+    pid: u32,
+}
+
+fn show(ready: &Ready, output: &mut Output) -> Result<(), Failure> {
+    let (identity, addresses) = (&ready.identity, &ready.addresses);
+    let shown = ShownReady {
+        event: "ready",
+        node: identity.name.as_str(),
+        lane: identity.lane.to_string(),
+        clients: &addresses.clients,
+        nodes: &addresses.nodes,
+        admin: &addresses.admin,
+        pid: std::process::id(),
+    };
+    if output.is_json() {
+        return output.json(&shown);
+    }
+    output.text(&format!(
+        "node {} is ready: clients {}, nodes {}, admin {} (lane {}, pid {})",
+        shown.node, shown.clients, shown.nodes, shown.admin, shown.lane, shown.pid
+    ))
+}
+
+fn log_to_stderr(log: &Log) {
+    // What the stores' libraries do inside is of interest only to who asks for it by name.
+    let levels = format!("fjall=warn,lsm_tree=warn,{}", log.level);
+    let filter = tracing_subscriber::EnvFilter::try_new(levels)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr);
+    // A second subscriber in one process, as in tests, changes nothing.
+    let _already_set = match log.format {
+        LogFormat::Text => lines.with_target(false).try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+}
+
+fn failure(error: &NodeError) -> Failure {
+    let (code, reason) = match error {
+        NodeError::Listen { .. } => ("UNAVAILABLE", "PORT_IN_USE"),
+        NodeError::Store(StoreError::Damaged { .. }) => ("DATA_LOSS", "DATA_DAMAGED"),
+        NodeError::Store(StoreError::Refused(_)) => ("FAILED_PRECONDITION", "DATA_DIR_REFUSED"),
+        NodeError::Store(StoreError::Full(_)) => ("RESOURCE_EXHAUSTED", "DISK_FULL"),
+        NodeError::Store(StoreError::Fenced { .. }) => ("FAILED_PRECONDITION", "LANE_FENCED"),
+        NodeError::Store(StoreError::Io(_)) => ("INTERNAL", "INPUT_OUTPUT"),
+        NodeError::History(_) => ("DATA_LOSS", "HISTORY_UNUSABLE"),
+        NodeError::Halted(_) => ("INTERNAL", "NODE_HALTED"),
+    };
+    let failure = Failure::new(Exit::NotDone, code, reason, error.to_string());
+    match error {
+        NodeError::Listen { key, address, .. } => failure.field(*key).given(address),
+        _ => failure,
     }
 }
 

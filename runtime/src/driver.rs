@@ -1,0 +1,339 @@
+//! The driver: waits, feeds core one input after the other, performs what follows, and hands the
+//! store one record at a time. It decides nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dpc_core::effect::Effect;
+use dpc_core::ids::{Epoch, Loc, ObjectId, RecordNumber};
+use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, Store, StoreError};
+use dpc_core::time::{Mono, Span};
+use dpc_core::{Core, Effects, Input};
+use tokio::sync::{mpsc, watch};
+
+use crate::edge::Index;
+use crate::gate::Gate;
+use crate::history::{HistoryHandle, Report};
+use crate::observe;
+use crate::service::{Batch, Hub};
+
+/// Inputs that are handled before the transport gets its turn.
+const TURN_INPUTS_MAX: usize = 1_024;
+
+/// How often the room on the disk is looked at, while anything happens at all.
+const DISK_EVERY: Span = Span::secs(1);
+
+/// How long the last records may take when the node stops.
+const LAST_RECORDS: Duration = Duration::from_secs(10);
+
+/// What the edges behind core have done.
+pub(crate) enum Completed {
+    /// The store's answer to the record in flight.
+    Appended(Appended),
+    /// A record that core asked for.
+    Read(RecordNumber, Result<Vec<(RecordNumber, Bytes)>, StoreError>),
+    /// An id that core asked for.
+    LookedUp(u64, ObjectId, Result<Option<Loc>, StoreError>),
+    /// The history has something to say.
+    History(Report),
+    /// The log has been cut, or not.
+    Truncated(Result<(), StoreError>),
+}
+
+/// How much room the disk has, and how much must stay.
+pub(crate) struct Disk {
+    /// Free bytes, if that can be told.
+    pub(crate) free: Box<dyn FnMut() -> Option<u64> + Send>,
+    /// Below this, pushes are refused.
+    pub(crate) reserve: u64,
+}
+
+/// What the driver works with besides core.
+pub(crate) struct Edges<S, I> {
+    /// The log.
+    pub(crate) store: S,
+    /// The ids of its finished parts.
+    pub(crate) index: I,
+    /// What follows the log, if anything does.
+    pub(crate) history: Option<HistoryHandle>,
+    /// The disk under the log.
+    pub(crate) disk: Disk,
+    /// Where their answers come, and the end that they hold.
+    pub(crate) completed: (mpsc::UnboundedSender<Completed>, mpsc::UnboundedReceiver<Completed>),
+}
+
+/// See the module.
+pub(crate) struct Driver<S, I> {
+    core: Core,
+    hub: Arc<Hub>,
+    inbox: mpsc::UnboundedReceiver<Batch>,
+    edges: Edges<S, I>,
+    gate: Gate,
+    epoch: Epoch,
+    first: RecordNumber,
+    /// The record in flight, its bytes, and when it left.
+    appending: Option<(RecordNumber, Bytes, Mono)>,
+    disk_low: bool,
+    disk_checked: Option<Mono>,
+    fx: Effects,
+}
+
+/// Why a driver ended before it was told to: the node stops with this message.
+pub(crate) type Halt = String;
+
+impl<S: Store, I: Index> Driver<S, I> {
+    /// A driver of a core that has been restored and not started.
+    pub(crate) fn new(
+        core: Core,
+        hub: Arc<Hub>,
+        inbox: mpsc::UnboundedReceiver<Batch>,
+        edges: Edges<S, I>,
+        claimed: &Claimed,
+    ) -> Self {
+        Self {
+            core,
+            hub,
+            inbox,
+            edges,
+            gate: Gate::new(claimed.last),
+            epoch: claimed.epoch,
+            first: claimed.first,
+            appending: None,
+            disk_low: false,
+            disk_checked: None,
+            fx: Effects::new(),
+        }
+    }
+
+    /// Runs until `stop` says so, or until the node cannot go on.
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), Halt> {
+        self.hub.set_last_record(self.gate.committed());
+        self.core.start(self.hub.clock.now(), &mut self.fx);
+        self.perform_new()?;
+        loop {
+            self.check_disk()?;
+            self.append_next();
+            let wake = self.core.next_wake().map(|wake| self.hub.clock.instant(wake.at));
+            tokio::select! {
+                biased;
+                // Answers of the store come first: others wait for them.
+                Some(completed) = self.edges.completed.1.recv() => self.complete(completed)?,
+                () = told(&mut stop) => return self.finish().await,
+                Some(batch) = self.inbox.recv() => self.feed(batch)?,
+                () = sleep_until(wake) => self.handle(Input::Wake)?,
+            }
+            self.take_queued()?;
+        }
+    }
+
+    /// Takes what has queued meanwhile, without waiting: the next record holds all of it.
+    fn take_queued(&mut self) -> Result<(), Halt> {
+        let mut taken = 0;
+        while taken < TURN_INPUTS_MAX {
+            if let Ok(completed) = self.edges.completed.1.try_recv() {
+                self.complete(completed)?;
+                taken += 1;
+            } else if let Ok(batch) = self.inbox.try_recv() {
+                taken += batch.inputs.len();
+                self.feed(batch)?;
+            } else {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self, batch: Batch) -> Result<(), Halt> {
+        self.hub.metrics.inputs.add(batch.inputs.len() as u64);
+        batch.inputs.into_iter().try_for_each(|input| self.handle(input))
+    }
+
+    fn handle(&mut self, input: Input) -> Result<(), Halt> {
+        self.core.handle(self.hub.clock.now(), input, &mut self.fx);
+        self.perform_new()
+    }
+
+    /// A record is durable: core learns of it, then what waited for it goes, then what follows.
+    fn commit(&mut self, number: RecordNumber, record: Bytes) -> Result<(), Halt> {
+        self.hub.set_last_record(number);
+        self.core.handle(self.hub.clock.now(), Input::Committed(number), &mut self.fx);
+        for effect in self.gate.open(number) {
+            self.perform(effect)?;
+        }
+        self.perform_new()?;
+        match &self.edges.history {
+            Some(history) => history.feed(number, record),
+            None => self.handle(Input::HistoryStands(number.next()))?,
+        }
+        Ok(())
+    }
+
+    fn perform_new(&mut self) -> Result<(), Halt> {
+        let mut fx = std::mem::take(&mut self.fx);
+        for effect in fx.drain(..) {
+            if let Some(effect) = self.gate.pass(effect) {
+                self.perform(effect)?;
+            }
+        }
+        self.fx = fx;
+        Ok(())
+    }
+
+    fn perform(&mut self, effect: Effect) -> Result<(), Halt> {
+        match effect {
+            Effect::Reply { to, answer, .. } => self.hub.reply(to, answer),
+            Effect::Deliver(session, delivery) => self.hub.deliver(session, delivery),
+            Effect::LeaseEnded { session, lease, reason } => {
+                self.hub.lease_ended(session, lease, reason);
+            }
+            Effect::Send { link, message, .. } => self.hub.send(link, message),
+            Effect::CloseLink { link, refusal, redial } => {
+                self.hub.links.close(link, refusal, redial);
+            }
+            Effect::Load(number) => {
+                let done = self.done(move |records| Completed::Read(number, records));
+                self.edges.store.read(number, 1, done);
+            }
+            Effect::LookUp { part, id } => {
+                let done = self.done(move |loc| Completed::LookedUp(part, id, loc));
+                self.edges.index.look_up(part, id, done);
+            }
+            Effect::IndexPart(part) => self.edges.index.put(*part),
+            Effect::Truncate { below, part } => {
+                self.first = below;
+                let done = self.done(Completed::Truncated);
+                self.edges.store.truncate(below, done);
+                self.edges.index.truncate(part);
+            }
+            Effect::Note(note) => observe::note(&self.hub, &note),
+            Effect::Stop(why) => return Err(why),
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, completed: Completed) -> Result<(), Halt> {
+        match completed {
+            Completed::Appended(appended) => {
+                let (number, record, since) =
+                    self.appending.take().expect("one record is in flight");
+                match appended {
+                    Appended::Committed => {
+                        let took = self.hub.clock.now().mono - since;
+                        self.hub.metrics.committed(record.len(), took);
+                        self.commit(number, record)
+                    }
+                    Appended::DefinitelyNot(error) => {
+                        Err(format!("record {number} was not written: {error}"))
+                    }
+                    Appended::Unknown(error) => Err(format!(
+                        "nobody can tell whether record {number} was written: {error}; start the node again to find out"
+                    )),
+                }
+            }
+            Completed::Read(number, Ok(mut records)) => {
+                let found = records.drain(..).find(|(found, _)| *found == number);
+                let (_, record) = found.ok_or_else(|| format!("record {number} is missing"))?;
+                self.handle(Input::Loaded(number, record))
+            }
+            Completed::Read(number, Err(error)) => Err(format!("record {number}: {error}")),
+            Completed::LookedUp(part, id, Ok(loc)) => {
+                self.handle(Input::LookedUp { part, id, loc })
+            }
+            Completed::LookedUp(part, _, Err(error)) => Err(format!(
+                "the id index has no answer for part {part}: {error}; the next start builds it again"
+            )),
+            Completed::History(Report::Stands(number)) => self.handle(Input::HistoryStands(number)),
+            Completed::History(Report::Behind(behind)) => {
+                observe::history_behind(&self.hub, behind);
+                Ok(())
+            }
+            Completed::History(Report::Wants { from, bytes }) => {
+                self.read_for_history(from, bytes);
+                Ok(())
+            }
+            Completed::Truncated(Ok(())) => Ok(()),
+            Completed::Truncated(Err(error)) => Err(format!("the log cannot be cut: {error}")),
+        }
+    }
+
+    fn read_for_history(&mut self, from: RecordNumber, bytes: usize) {
+        let Some(history) = self.edges.history.clone() else { return };
+        let from = from.max(self.first);
+        if from > self.gate.committed() {
+            return history.pulled(Ok(Vec::new()));
+        }
+        let done = Box::new(move |records| history.pulled(records));
+        self.edges.store.read(from, bytes.min(READ_BYTES_MAX), done);
+    }
+
+    /// Hands the store the next record, if none is in flight and somebody waits for one.
+    fn append_next(&mut self) {
+        if self.appending.is_some() {
+            return;
+        }
+        let now = self.hub.clock.now();
+        let Some(record) = self.core.take_record(now) else { return };
+        let done = self.done(Completed::Appended);
+        self.edges.store.append(self.epoch, record.number, record.bytes.clone(), done);
+        self.appending = Some((record.number, record.bytes, now.mono));
+    }
+
+    fn check_disk(&mut self) -> Result<(), Halt> {
+        let now = self.hub.clock.now().mono;
+        if self.disk_checked.is_some_and(|at| now - at < DISK_EVERY) {
+            return Ok(());
+        }
+        self.disk_checked = Some(now);
+        let Some(free) = (self.edges.disk.free)() else { return Ok(()) };
+        let low = free < self.edges.disk.reserve;
+        if low == self.disk_low {
+            return Ok(());
+        }
+        self.disk_low = low;
+        observe::disk(&self.hub, low, free);
+        self.handle(Input::Disk { low })
+    }
+
+    /// Makes durable what has been taken, so that its answers go out.
+    async fn finish(mut self) -> Result<(), Halt> {
+        let last = async {
+            self.take_queued()?;
+            self.append_next();
+            while self.appending.is_some() {
+                let completed = self.edges.completed.1.recv().await;
+                self.complete(completed.expect("this end is held here, too"))?;
+                self.append_next();
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(LAST_RECORDS, last).await {
+            Ok(result) => result,
+            Err(_) => Err("the store did not answer in time while the node stopped".to_owned()),
+        }
+    }
+
+    /// A callback that brings an answer back into the loop.
+    fn done<T: Send + 'static>(
+        &self,
+        completed: impl FnOnce(T) -> Completed + Send + 'static,
+    ) -> Box<dyn FnOnce(T) + Send> {
+        let sender = self.edges.completed.0.clone();
+        Box::new(move |answer| {
+            // The driver has ended: nobody waits for the answer.
+            let _ended = sender.send(completed(answer));
+        })
+    }
+}
+
+async fn told(stop: &mut watch::Receiver<bool>) {
+    // Whoever could say stop and is gone has no use for an answer either.
+    let _gone = stop.wait_for(|stop| *stop).await;
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

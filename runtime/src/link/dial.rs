@@ -1,0 +1,166 @@
+//! Links that this node dials: one task for each configured peer, for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dpc_core::message::LinkRefusal;
+use dpc_proto::v1;
+use futures_util::StreamExt;
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+use v1::mesh_service_client::MeshServiceClient;
+
+use crate::edge::{Dial, Entropy};
+use crate::serve::{KEEPALIVE, KEEPALIVE_TIMEOUT, MAX_FRAME_BYTES};
+use crate::service::{Hub, OutStream};
+use crate::wire::MESSAGE_BYTES_MAX;
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a peer is left alone that will not have a link for a reason that stays.
+const REFUSED_WAIT: Duration = Duration::from_secs(60);
+
+/// Keeps a link to the configured peer number `at` until it turns out to be this node itself.
+pub(crate) async fn keep_dialling<D: Dial>(
+    hub: Arc<Hub>,
+    dialer: D,
+    at: usize,
+    address: String,
+    mut entropy: Box<dyn Entropy>,
+) {
+    let mut backoff = BACKOFF_FIRST;
+    let mut told = String::new();
+    loop {
+        let mut ends = hub.links.ends();
+        ends.mark_unchanged();
+        match dial_once(&hub, &dialer, at, &address).await {
+            Ended::Linked => backoff = BACKOFF_FIRST,
+            Ended::Failed(problem) => {
+                if problem != told {
+                    tracing::info!(peer = %address, "no link: {problem}; trying again");
+                    told.clone_from(&problem);
+                }
+                hub.links.problem(at, problem);
+            }
+            Ended::Refused(refusal, redial) => {
+                let problem = refusal.to_string();
+                let new = problem != told;
+                told.clone_from(&problem);
+                hub.links.problem(at, problem.clone());
+                match refusal {
+                    LinkRefusal::Itself => {
+                        tracing::warn!(peer = %address, "{problem}; it is not dialled again");
+                        return;
+                    }
+                    LinkRefusal::DuplicateLink => {
+                        // Nothing is sent as long as all links stand that stood before. The links
+                        // are held by the hub, so their end is not the end of the watch.
+                        let _changed = ends.changed().await;
+                    }
+                    _ if !redial => {
+                        if new {
+                            tracing::error!(peer = %address, "no link: {problem}");
+                        }
+                        tokio::time::sleep(jittered(REFUSED_WAIT, entropy.as_mut())).await;
+                        continue;
+                    }
+                    _ if new => tracing::warn!(peer = %address, "no link: {problem}"),
+                    _ => {}
+                }
+            }
+        }
+        tokio::time::sleep(jittered(backoff, entropy.as_mut())).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// How an attempt ended.
+enum Ended {
+    /// There was a link for a while.
+    Linked,
+    /// There was none.
+    Failed(String),
+    /// Core, here or there, does not want it.
+    Refused(LinkRefusal, bool),
+}
+
+async fn dial_once<D: Dial>(hub: &Arc<Hub>, dialer: &D, at: usize, address: &str) -> Ended {
+    let channel = match connect(dialer.clone(), address).await {
+        Ok(channel) => channel,
+        Err(error) => return Ended::Failed(error),
+    };
+    let mut client = MeshServiceClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let link = hub.links.open(Some(at));
+    let outgoing = OutStream::new(Arc::clone(&link.out), || {}).filter_map(|messages| {
+        // The end of a cut link is the end of the stream; nothing is told by it.
+        let request = messages.ok().map(|messages| v1::LinkRequest { messages });
+        std::future::ready(request)
+    });
+    // Core says its Hello when the link is up; the answer's head does not wait for it.
+    let incoming = match tokio::time::timeout(CONNECT_TIMEOUT, client.link(outgoing)).await {
+        Ok(Ok(response)) => response.into_inner(),
+        Ok(Err(status)) => {
+            hub.links.remove(link.id);
+            return Ended::Failed(status.message().to_owned());
+        }
+        Err(_) => {
+            hub.links.remove(link.id);
+            return Ended::Failed("the node does not answer".to_owned());
+        }
+    };
+    let incoming = incoming.map(|message| message.map(|m| m.messages));
+    let why = Arc::clone(&link).run(Arc::clone(hub), incoming).await;
+    match (link.closed(), link.peer()) {
+        (Some((refusal, redial)), _) => Ended::Refused(refusal, redial),
+        (None, Some((name, _))) => {
+            let why = why.unwrap_or_else(|| "the peer has ended it".to_owned());
+            tracing::info!(peer = %name, "link lost: {why}");
+            hub.links.problem(at, why);
+            Ended::Linked
+        }
+        (None, None) => Ended::Failed(why.unwrap_or_else(|| "ended before a handshake".to_owned())),
+    }
+}
+
+async fn connect<D: Dial>(dialer: D, address: &str) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| format!("{address} is not an address: {error}"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .max_frame_size(MAX_FRAME_BYTES);
+    let connector = service_fn(move |uri: Uri| {
+        let dialer = dialer.clone();
+        async move {
+            let authority = uri.authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
+            dialer.dial(&authority).await.map(TokioIo::new)
+        }
+    });
+    let connecting = endpoint.connect_with_connector(connector);
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(channel)) => Ok(channel),
+        Ok(Err(error)) => Err(deepest(&error)),
+        Err(_) => Err("the address does not answer".to_owned()),
+    }
+}
+
+/// The cause that says most.
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// Between three and five quarters of the span.
+fn jittered(span: Duration, entropy: &mut dyn Entropy) -> Duration {
+    let percent = u32::try_from(entropy.next_u64() % 51).expect("below 51") + 75;
+    span * percent / 100
+}

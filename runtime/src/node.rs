@@ -1,0 +1,419 @@
+//! One node: recovered from its store, driven, served, drained and stopped.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dpc_core::ids::{Incarnation, LaneId, RecordNumber};
+use dpc_core::names::Name;
+use dpc_core::record::{entries, mentions, open_header};
+use dpc_core::store::{Claimed, READ_BYTES_MAX, Store, StoreError};
+use dpc_core::{Core, Limits, PartInfo, Settings};
+use dpc_proto::v1;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::driver::{Completed, Disk, Driver, Edges, Halt};
+use crate::edge::{Clock, Dial, Entropy, Index, Listen};
+use crate::history::{HistoryHandle, Report};
+use crate::link::{Links, keep_dialling};
+use crate::routes;
+use crate::serve::{Connections, serve_admin, serve_grpc};
+pub use crate::service::{Addresses, Identity};
+use crate::service::{Hub, Phase};
+
+/// What a drain may take longer than its own time until the node stops all the same.
+const DRAIN_SLACK: Duration = Duration::from_secs(2);
+
+/// How long connections are given to end when the node stops.
+const CONNECTIONS_END: Duration = Duration::from_secs(3);
+
+/// What a node is told to do about its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// Go on.
+    Run,
+    /// Drain, then stop.
+    Drain,
+    /// Stop now.
+    Stop,
+}
+
+/// Who a node is and what bounds it.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Its name.
+    pub name: Name,
+    /// Its lane: the id of its store.
+    pub lane: LaneId,
+    /// Core's bounds.
+    pub limits: Limits,
+    /// The node ports of its peers.
+    pub peers: Vec<String>,
+    /// The most open connections, all ports together.
+    pub connections: u32,
+    /// The kind of its store.
+    pub store: &'static str,
+    /// What an OK means.
+    pub durability: v1::Durability,
+    /// Free bytes of disk below which pushes are refused.
+    pub disk_reserve: u64,
+}
+
+/// The sockets of a node.
+pub struct Sockets<L, D> {
+    /// For clients and people.
+    pub clients: L,
+    /// For nodes.
+    pub nodes: L,
+    /// For metrics and health.
+    pub admin: L,
+    /// To other nodes.
+    pub dialer: D,
+}
+
+/// What a node keeps its data in.
+pub struct Data<S, I> {
+    /// The log.
+    pub store: S,
+    /// The id index.
+    pub index: I,
+    /// What the index holds.
+    pub parts: Vec<PartInfo>,
+    /// How much room the disk has.
+    pub free: Box<dyn FnMut() -> Option<u64> + Send>,
+}
+
+/// The clocks and the randomness of a node.
+pub struct Chance {
+    /// The clocks.
+    pub clock: Clock,
+    /// Makes a source of randomness.
+    pub entropy: Box<dyn FnMut() -> Box<dyn Entropy> + Send>,
+}
+
+/// How a history reports.
+pub type Reports = Box<dyn FnMut(Report) + Send>;
+
+/// What starts a history once the log is claimed, if the node keeps one. It says below which record
+/// everything is durable there.
+pub type OpenHistory = Box<
+    dyn FnOnce(&Claimed, Reports) -> Result<Option<(HistoryHandle, RecordNumber)>, NodeError>
+        + Send,
+>;
+
+/// Why a node did not start, or stopped without being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The store refuses, or its data is damaged.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The history cannot be used.
+    #[error("{0}")]
+    History(String),
+    /// A port cannot be opened.
+    #[error("cannot listen on {address} ({key}): {problem}")]
+    Listen {
+        /// The configuration key.
+        key: &'static str,
+        /// The address.
+        address: String,
+        /// What the system says.
+        problem: std::io::Error,
+    },
+    /// It cannot go on.
+    #[error("the node stopped: {0}")]
+    Halted(String),
+}
+
+/// A node that listens.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Who it is.
+    pub identity: Identity,
+    /// Where it listens.
+    pub addresses: Addresses,
+}
+
+/// Runs a node until it is told to stop, or cannot go on.
+///
+/// # Errors
+///
+/// [`NodeError`] says why it did not start, or why it had to stop.
+pub async fn run<S, I, L, D>(
+    setup: Setup,
+    mut data: Data<S, I>,
+    sockets: Sockets<L, D>,
+    chance: Chance,
+    open_history: OpenHistory,
+    order: watch::Receiver<Order>,
+    ready: impl FnOnce(&Ready),
+) -> Result<(), NodeError>
+where
+    S: Store + Send + 'static,
+    I: Index + Send + 'static,
+    L: Listen,
+    D: Dial,
+{
+    let Chance { clock, mut entropy } = chance;
+    let mut random = entropy();
+    let claimed = claim(&mut data.store).await?;
+    let incarnation = Incarnation(random.next_u64().max(1));
+    let settings = Settings {
+        name: setup.name.clone(),
+        lane: setup.lane,
+        incarnation,
+        seed: random.next_u64(),
+        limits: setup.limits.clone(),
+    };
+    let core = recover(settings, claimed, &mut data.store, data.parts).await?;
+    let completed = mpsc::unbounded_channel();
+    let reports = completed.0.clone();
+    let history = open_history(
+        &claimed,
+        Box::new(move |report| {
+            // The driver has ended: nobody waits for reports.
+            let _ended = reports.send(Completed::History(report));
+        }),
+    )?;
+    let history = history.map(|(handle, stands)| {
+        let told = completed.0.send(Completed::History(Report::Stands(stands)));
+        told.expect("its receiver is held here");
+        handle
+    });
+    let identity = Identity {
+        name: setup.name,
+        lane: setup.lane,
+        epoch: claimed.epoch,
+        incarnation,
+        started_at: clock.now().wall,
+        store: setup.store,
+        durability: setup.durability,
+    };
+    let links = Links::new(&setup.peers);
+    let (hub, inbox) = Hub::new(identity.clone(), setup.limits, clock, links, history.clone());
+    let edges = Edges {
+        store: data.store,
+        index: data.index,
+        history,
+        disk: Disk { free: data.free, reserve: setup.disk_reserve },
+        completed,
+    };
+    let (stop, stopped) = watch::channel(false);
+    let driver = Driver::new(core, Arc::clone(&hub), inbox, edges, &claimed);
+    let driver = tokio::spawn(driver.run(stopped));
+
+    let addresses = Addresses {
+        clients: sockets.clients.address(),
+        nodes: sockets.nodes.address(),
+        admin: sockets.admin.address(),
+    };
+    hub.set_addresses(addresses.clone());
+    let connections = Connections::at_most(setup.connections);
+    open_ports(&hub, sockets, &connections, &setup.peers, entropy);
+    tracing::info!(node = %identity.name, lane = %identity.lane, epoch = %identity.epoch, "ready");
+    ready(&Ready { identity, addresses });
+    let result = live(&hub, driver, &stop, order).await;
+    if !connections.ended(CONNECTIONS_END).await {
+        tracing::info!("connections were still open when the node stopped");
+    }
+    result
+}
+
+/// Starts everything that listens and dials.
+fn open_ports<L: Listen, D: Dial>(
+    hub: &Arc<Hub>,
+    sockets: Sockets<L, D>,
+    connections: &Connections,
+    peers: &[String],
+    mut entropy: Box<dyn FnMut() -> Box<dyn Entropy> + Send>,
+) {
+    let Sockets { clients, nodes, admin, dialer } = sockets;
+    let (client_routes, client_health) = routes::for_clients(hub);
+    let (node_routes, node_health) = routes::for_nodes(hub);
+    let spawn = |routes, listener| {
+        tokio::spawn(serve_grpc(listener, routes, Arc::clone(hub), connections.clone()));
+    };
+    spawn(client_routes, clients);
+    spawn(node_routes, nodes);
+    tokio::spawn(serve_admin(admin, Arc::clone(hub), connections.clone()));
+    tokio::spawn(routes::show_phase(hub.phase(), vec![client_health, node_health]));
+    for (at, address) in peers.iter().enumerate() {
+        let dialling =
+            keep_dialling(Arc::clone(hub), dialer.clone(), at, address.clone(), entropy());
+        tokio::spawn(dialling);
+    }
+}
+
+/// Waits for the order to end, or for the driver's end.
+async fn live(
+    hub: &Arc<Hub>,
+    mut driver: JoinHandle<Result<(), Halt>>,
+    stop: &watch::Sender<bool>,
+    mut order: watch::Receiver<Order>,
+) -> Result<(), NodeError> {
+    // A node that cannot go on has no use for orders.
+    let halted = tokio::select! {
+        biased;
+        ended = &mut driver => Some(ended),
+        () = ordered(&mut order, Order::Drain) => None,
+    };
+    if let Some(ended) = halted {
+        return end(hub, ended, "it cannot go on");
+    }
+    if *order.borrow() == Order::Drain {
+        tracing::info!("draining; a second signal stops at once");
+        hub.start_drain().await;
+        let mut drained = hub.drained();
+        let deadline = hub.limits.drain.to_std() + DRAIN_SLACK;
+        let halted = tokio::select! {
+            biased;
+            ended = &mut driver => Some(ended),
+            () = ordered(&mut order, Order::Stop) => None,
+            _ = drained.wait_for(Option::is_some) => None,
+            () = tokio::time::sleep(deadline) => None,
+        };
+        if let Some(ended) = halted {
+            return end(hub, ended, "it cannot go on");
+        }
+    }
+    tracing::info!("stopping");
+    stop.send_replace(true);
+    let ended = driver.await;
+    end(hub, ended, "it was told to")
+}
+
+/// Waits until the order is at least this one. Whoever gives orders and goes away lets the node run.
+async fn ordered(order: &mut watch::Receiver<Order>, at_least: Order) {
+    if order.wait_for(|order| *order >= at_least).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn end(
+    hub: &Hub,
+    ended: Result<Result<(), Halt>, tokio::task::JoinError>,
+    why: &str,
+) -> Result<(), NodeError> {
+    hub.end_all(why);
+    hub.links.cut_all();
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(halt)) => Err(NodeError::Halted(halt)),
+        Err(error) => Err(NodeError::Halted(format!("a bug: {error}"))),
+    }
+}
+
+async fn claim<S: Store>(store: &mut S) -> Result<Claimed, StoreError> {
+    let (done, answer) = oneshot::channel();
+    store.claim(Box::new(move |claimed| drop(done.send(claimed))));
+    answered(answer).await
+}
+
+async fn read<S: Store>(
+    store: &mut S,
+    from: RecordNumber,
+    bytes_max: usize,
+) -> Result<Vec<(RecordNumber, Bytes)>, StoreError> {
+    let (done, answer) = oneshot::channel();
+    store.read(from, bytes_max, Box::new(move |records| drop(done.send(records))));
+    answered(answer).await
+}
+
+async fn answered<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+    answer.await.unwrap_or_else(|_| Err(StoreError::Io("the store ended without an answer".into())))
+}
+
+/// Puts core together from the index and the log: what the log says is what it knows.
+async fn recover<S: Store>(
+    settings: Settings,
+    claimed: Claimed,
+    store: &mut S,
+    parts: Vec<PartInfo>,
+) -> Result<Core, StoreError> {
+    let mut core = Core::new(settings, claimed);
+    if claimed.first > claimed.last {
+        return Ok(core);
+    }
+    let checkpoint = checkpoint(store, claimed.last).await?;
+    let from = checkpoint.max(claimed.first);
+    let mut indexed = BTreeSet::new();
+    for part in parts {
+        // Parts behind the checkpoint are built again by the replay.
+        if part.end <= checkpoint && part.end > claimed.first {
+            indexed.insert(part.part);
+            core.restore_part(part);
+        }
+    }
+    let mut next = from;
+    while next <= claimed.last {
+        let records = read(store, next, READ_BYTES_MAX).await?;
+        if records.is_empty() {
+            return Err(missing(next, claimed.last));
+        }
+        for (number, record) in records {
+            core.restore(number, &record)?;
+            next = number.next();
+        }
+    }
+    for (part, first, end) in core.finished_parts() {
+        if end <= checkpoint && !indexed.contains(&part) {
+            tracing::info!(part, "the id index has lost a part: it is built again from the log");
+            let ids = ids_of(store, first.max(claimed.first), end).await?;
+            core.restore_ids(part, end, ids);
+        }
+    }
+    Ok(core)
+}
+
+/// Where the checkpoint starts that the last record names; zero if there is none.
+async fn checkpoint<S: Store>(
+    store: &mut S,
+    last: RecordNumber,
+) -> Result<RecordNumber, StoreError> {
+    let records = read(store, last, 1).await?;
+    let (_, record) = records.first().ok_or_else(|| missing(last, last))?;
+    let header = open_header(record).map_err(|bad| StoreError::Damaged {
+        place: format!("record {last}"),
+        what: bad.to_string(),
+    })?;
+    Ok(header.checkpoint)
+}
+
+async fn ids_of<S: Store>(
+    store: &mut S,
+    first: RecordNumber,
+    end: RecordNumber,
+) -> Result<Vec<(dpc_core::ids::ObjectId, dpc_core::ids::Loc)>, StoreError> {
+    let mut ids = Vec::new();
+    let mut next = first;
+    while next < end {
+        let records = read(store, next, READ_BYTES_MAX).await?;
+        if records.is_empty() {
+            return Err(missing(next, end));
+        }
+        for (number, record) in records.into_iter().take_while(|(number, _)| *number < end) {
+            let (_, found) = entries(&record).map_err(|bad| StoreError::Damaged {
+                place: format!("record {number}"),
+                what: bad.to_string(),
+            })?;
+            ids.extend(mentions(&found));
+            next = number.next();
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(ids)
+}
+
+fn missing(number: RecordNumber, last: RecordNumber) -> StoreError {
+    StoreError::Damaged {
+        place: format!("record {number}"),
+        what: format!("it is missing; the log goes up to {last}"),
+    }
+}
+
+/// Whether a node takes and delivers.
+pub(crate) fn is_serving(phase: Phase) -> bool {
+    phase == Phase::Serving
+}

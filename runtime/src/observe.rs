@@ -1,0 +1,90 @@
+//! What the driver notices: lines in the log, counts, alarms.
+
+use dpc_core::effect::Note;
+use dpc_core::message::LinkRefusal;
+
+use crate::service::{Drained, Hub};
+
+/// One thing that core noted.
+pub(crate) fn note(hub: &Hub, note: &Note) {
+    let now = hub.clock.now().wall;
+    match note {
+        Note::NoDemand(ty, _) => {
+            tracing::info!(%ty, "{note}");
+            let text = format!("{note}; subscribe to it here or at a node within reach");
+            hub.alarms.raise("NO_DEMAND", ty.as_str(), text, now);
+        }
+        Note::DemandBack(ty) => {
+            tracing::info!(%ty, "{note}");
+            hub.alarms.clear("NO_DEMAND", ty.as_str());
+        }
+        Note::LinkRefused(name, refusal) => {
+            match refusal {
+                LinkRefusal::DuplicateLink | LinkRefusal::Itself => tracing::debug!("{note}"),
+                _ => tracing::warn!(peer = %name, "{note}"),
+            }
+            if let LinkRefusal::DuplicateName(_)
+            | LinkRefusal::RolledBack { .. }
+            | LinkRefusal::Forgotten(_) = refusal
+            {
+                hub.alarms.raise(refusal.reason(), name.as_str(), note.to_string(), now);
+            }
+        }
+        Note::LinkReady(link, name, lane) => {
+            tracing::info!(peer = %name, lane = %lane, "linked");
+            hub.links.ready(*link, name, *lane);
+            for reason in ["DUPLICATE_NODE_NAME", "LANE_ROLLED_BACK", "LANE_FORGOTTEN"] {
+                hub.alarms.clear(reason, name.as_str());
+            }
+        }
+        Note::TransferUnknown(transfer) => {
+            tracing::error!("{note}");
+            hub.alarms.raise("TRANSFER_UNKNOWN", transfer, note.to_string(), now);
+        }
+        Note::Duplicate(id) => tracing::info!(object = %id, "{note}"),
+        Note::Parked(id, _) => {
+            hub.metrics.parked.add(1);
+            tracing::info!(object = %id, "{note}");
+        }
+        Note::ClockJumped(_) => {
+            tracing::error!("{note}");
+            hub.alarms.raise("CLOCK_JUMPED", "", note.to_string(), now);
+        }
+        Note::ClockSteady => {
+            tracing::info!("{note}");
+            hub.alarms.clear("CLOCK_JUMPED", "");
+        }
+        Note::Drained { leases, ready } => {
+            tracing::info!("{note}");
+            hub.set_drained(Some(Drained { leases: *leases, ready: *ready }));
+        }
+        Note::LeaseLost(id) => tracing::debug!(object = %id, "{note}"),
+        Note::PeerMalformed(name, _) => tracing::warn!(peer = %name, "{note}"),
+    }
+}
+
+/// The disk went below its reserve, or has room again.
+pub(crate) fn disk(hub: &Hub, low: bool, free: u64) {
+    if low {
+        let text = format!(
+            "{free} bytes are free, below limits.disk_reserve: pushes, emits and advances are refused until there is room"
+        );
+        tracing::error!("DISK_LOW: {text}");
+        hub.alarms.raise("DISK_LOW", "", text, hub.clock.now().wall);
+    } else {
+        tracing::info!("the disk has room again");
+        hub.alarms.clear("DISK_LOW", "");
+    }
+}
+
+/// The history keeps counts only, or details again.
+pub(crate) fn history_behind(hub: &Hub, behind: bool) {
+    if behind {
+        let text = "the history is too far behind the log: it keeps counts only, and traces say that detail was dropped";
+        tracing::warn!("HISTORY_BEHIND: {text}");
+        hub.alarms.raise("HISTORY_BEHIND", "", text.to_owned(), hub.clock.now().wall);
+    } else {
+        tracing::info!("the history keeps details again");
+        hub.alarms.clear("HISTORY_BEHIND", "");
+    }
+}

@@ -1,0 +1,417 @@
+//! Where the driver and the edges meet: requests on their way in, answers on their way out.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use dpc_core::effect::{Delivery, LeaseEnd};
+use dpc_core::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber, RequestId, SessionId};
+use dpc_core::input::{Operator, ReplyTo};
+use dpc_core::message::Message;
+use dpc_core::names::Name;
+use dpc_core::object::TOKEN_PREFIX_BYTES;
+use dpc_core::refusal::{Code, Refusal};
+use dpc_core::time::{Span, Wall};
+use dpc_core::{Answer, Input, Limits};
+use dpc_proto::v1;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tonic::Status;
+
+use super::outbox::Outbox;
+use super::push::PushOut;
+use super::session::SessionOut;
+use crate::admin::alarms::Alarms;
+use crate::admin::metrics::Metrics;
+use crate::edge::Clock;
+use crate::history::HistoryHandle;
+use crate::link::Links;
+use crate::wire::error;
+
+/// Bytes of requests on their way to core, all connections together. Who comes then, waits.
+const INBOX_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of pushed objects without an answer, all streams together: below core's own bound, so that
+/// streams are slowed down and not refused.
+const PUSHED_BYTES_MAX: usize = 32 << 20;
+
+/// Room is given out in pieces of this size.
+const ROOM_UNIT_BYTES: usize = 1 << 10;
+
+/// Who this node is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its name.
+    pub name: Name,
+    /// Its lane.
+    pub lane: LaneId,
+    /// The epoch of its claim.
+    pub epoch: Epoch,
+    /// This start.
+    pub incarnation: Incarnation,
+    /// When it started.
+    pub started_at: Wall,
+    /// The kind of its store.
+    pub store: &'static str,
+    /// What an OK means.
+    pub durability: v1::Durability,
+}
+
+/// The addresses it listens on.
+#[derive(Clone, Debug, Default)]
+pub struct Addresses {
+    /// For clients.
+    pub clients: String,
+    /// For nodes.
+    pub nodes: String,
+    /// For people and metrics.
+    pub admin: String,
+}
+
+/// How far a node is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It takes and delivers.
+    Serving,
+    /// It takes nothing new.
+    Draining {
+        /// The open leases end then.
+        until: Wall,
+    },
+    /// It stops.
+    Stopping,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Drained {
+    /// Leases left.
+    pub(crate) leases: u64,
+    /// Ready objects left.
+    pub(crate) ready: u64,
+}
+
+/// Inputs that came together, with the room they take.
+pub(crate) struct Batch {
+    /// In order.
+    pub(crate) inputs: Vec<Input>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// Who waits for answers.
+#[derive(Clone)]
+enum Waiter {
+    Call(mpsc::UnboundedSender<(u64, Answer)>),
+    Push(Arc<Outbox<PushOut>>),
+    Session(Arc<Outbox<SessionOut>>),
+}
+
+/// See the module.
+pub(crate) struct Hub {
+    /// Who this node is.
+    pub(crate) identity: Identity,
+    /// The bounds in force.
+    pub(crate) limits: Limits,
+    /// The clocks.
+    pub(crate) clock: Clock,
+    /// The counters.
+    pub(crate) metrics: Metrics,
+    /// What needs a person.
+    pub(crate) alarms: Alarms,
+    /// The links to peers.
+    pub(crate) links: Links,
+    /// What has ended, where a history is kept.
+    pub(crate) history: Option<HistoryHandle>,
+    last_record: AtomicU64,
+    addresses: OnceLock<Addresses>,
+    inbox: mpsc::UnboundedSender<Batch>,
+    room: Arc<Semaphore>,
+    pushed_room: Arc<Semaphore>,
+    next_request: AtomicU64,
+    waiters: Mutex<BTreeMap<RequestId, Waiter>>,
+    phase: watch::Sender<Phase>,
+    drained: watch::Sender<Option<Drained>>,
+}
+
+impl Hub {
+    /// A hub and the end of its inbox that the driver reads.
+    pub(crate) fn new(
+        identity: Identity,
+        limits: Limits,
+        clock: Clock,
+        links: Links,
+        history: Option<HistoryHandle>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Batch>) {
+        let (inbox, outlet) = mpsc::unbounded_channel();
+        let room = |bytes: usize| Arc::new(Semaphore::new(bytes / ROOM_UNIT_BYTES));
+        let hub = Self {
+            identity,
+            limits,
+            clock,
+            metrics: Metrics::default(),
+            alarms: Alarms::default(),
+            links,
+            history,
+            last_record: AtomicU64::new(0),
+            addresses: OnceLock::new(),
+            inbox,
+            room: room(INBOX_BYTES_MAX),
+            pushed_room: room(PUSHED_BYTES_MAX),
+            next_request: AtomicU64::new(1),
+            waiters: Mutex::new(BTreeMap::new()),
+            phase: watch::Sender::new(Phase::Serving),
+            drained: watch::Sender::new(None),
+        };
+        (Arc::new(hub), outlet)
+    }
+
+    /// The addresses, once the ports are open.
+    pub(crate) fn addresses(&self) -> Addresses {
+        self.addresses.get().cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn set_addresses(&self, addresses: Addresses) {
+        self.addresses.set(addresses).expect("ports are opened once");
+    }
+
+    /// The number of the last durable record.
+    pub(crate) fn last_record(&self) -> u64 {
+        self.last_record.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_last_record(&self, number: RecordNumber) {
+        self.last_record.store(number.0, Ordering::Relaxed);
+    }
+
+    /// The part of a token that all leases of this start share.
+    pub(crate) fn lease_prefix(&self) -> [u8; TOKEN_PREFIX_BYTES] {
+        let mut prefix = [0; TOKEN_PREFIX_BYTES];
+        prefix[..16].copy_from_slice(&self.identity.lane.0);
+        prefix[16..24].copy_from_slice(&self.identity.epoch.0.to_be_bytes());
+        prefix[24..].copy_from_slice(&self.identity.incarnation.0.to_be_bytes());
+        prefix
+    }
+
+    /// Hands inputs to the driver; waits while too much is on its way.
+    pub(crate) async fn feed(&self, inputs: Vec<Input>, bytes: usize) {
+        let room = take_room(&self.room, bytes).await;
+        // The driver is gone only when the node stops: streams end with it.
+        let _stopping = self.inbox.send(Batch { inputs, _room: Some(room) });
+    }
+
+    /// Hands over an input that must not wait: ends of streams and links, which are few.
+    pub(crate) fn feed_now(&self, input: Input) {
+        let _stopping = self.inbox.send(Batch { inputs: vec![input], _room: None });
+    }
+
+    /// Room for pushed objects until they are answered.
+    pub(crate) async fn push_room(&self, bytes: usize) -> OwnedSemaphorePermit {
+        take_room(&self.pushed_room, bytes).await
+    }
+
+    /// A number for a request, a session or a stream.
+    pub(crate) fn next_request(&self) -> RequestId {
+        RequestId(self.next_request.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn add_push(&self, request: RequestId, out: Arc<Outbox<PushOut>>) {
+        self.waiters().insert(request, Waiter::Push(out));
+    }
+
+    pub(crate) fn add_session(&self, request: RequestId, out: Arc<Outbox<SessionOut>>) {
+        self.waiters().insert(request, Waiter::Session(out));
+    }
+
+    pub(crate) fn remove(&self, request: RequestId) {
+        self.waiters().remove(&request);
+    }
+
+    /// Streams that are open: sessions and pushes.
+    pub(crate) fn streams(&self) -> (u32, u32) {
+        self.waiters().values().fold((0, 0), |(sessions, pushes), waiter| match waiter {
+            Waiter::Session(_) => (sessions + 1, pushes),
+            Waiter::Push(_) => (sessions, pushes + 1),
+            Waiter::Call(_) => (sessions, pushes),
+        })
+    }
+
+    /// Starts a call: its answers come through what is returned.
+    pub(crate) fn call(self: &Arc<Self>) -> Call {
+        let request = self.next_request();
+        let (sender, answers) = mpsc::unbounded_channel();
+        self.waiters().insert(request, Waiter::Call(sender));
+        Call { hub: Arc::clone(self), request, answers }
+    }
+
+    /// Asks one question that has one answer.
+    pub(crate) async fn operator(self: &Arc<Self>, operator: Operator) -> Result<Answer, Status> {
+        let mut call = self.call();
+        let to = ReplyTo { request: call.request, seq: 0 };
+        self.feed(vec![Input::Operator(to, operator)], ROOM_UNIT_BYTES).await;
+        match call.next().await?.1 {
+            Answer::Refused(refusal) | Answer::RefusedAt(_, refusal) => {
+                Err(error::status(&refusal))
+            }
+            Answer::Unknown(why) => Err(error::status_of(&error::unknown(&why))),
+            answer => Ok(answer),
+        }
+    }
+
+    /// The phase, to watch.
+    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+        if let Phase::Draining { until } = phase {
+            let waiters: Vec<Waiter> = self.waiters().values().cloned().collect();
+            for waiter in waiters {
+                if let Waiter::Session(out) = waiter {
+                    out.with(|session| session.draining(until));
+                }
+            }
+        }
+    }
+
+    /// Starts a drain, unless one is under way. Core says when it has ended.
+    pub(crate) async fn start_drain(&self) {
+        if *self.phase.borrow() != Phase::Serving {
+            return;
+        }
+        let until = self.clock.now().wall + self.limits.drain;
+        self.set_drained(None);
+        self.set_phase(Phase::Draining { until });
+        // Nobody waits for this answer: the end of the drain is a note of core.
+        let to = ReplyTo { request: self.next_request(), seq: 0 };
+        self.feed(vec![Input::Operator(to, Operator::Drain)], ROOM_UNIT_BYTES).await;
+    }
+
+    /// The end of a drain, to watch.
+    pub(crate) fn drained(&self) -> watch::Receiver<Option<Drained>> {
+        self.drained.subscribe()
+    }
+
+    pub(crate) fn set_drained(&self, drained: Option<Drained>) {
+        self.drained.send_replace(drained);
+    }
+
+    /// An answer of core.
+    pub(crate) fn reply(&self, to: ReplyTo, answer: Answer) {
+        let waiter = self.waiters().get(&to.request).cloned();
+        match waiter {
+            // Whoever asked has gone: nobody is left to be told.
+            None => {}
+            Some(Waiter::Call(sender)) => {
+                let _asker_gone = sender.send((to.seq, answer));
+            }
+            Some(Waiter::Push(out)) => out.with(|push| push.answer(to.seq, answer)),
+            Some(Waiter::Session(out)) => {
+                let settled = out.with(|session| session.answer(to.seq, &answer));
+                self.metrics.settled.add(settled);
+            }
+        }
+    }
+
+    /// A delivery of core.
+    pub(crate) fn deliver(&self, session: SessionId, delivery: Box<Delivery>) {
+        let request = RequestId(session.0);
+        let waiter = self.waiters().get(&request).cloned();
+        // A session that has just ended: core learns of it next, and the lease goes back.
+        let Some(Waiter::Session(out)) = waiter else { return };
+        let now = self.clock.now();
+        self.metrics.delivered(&delivery.object.entity.ty);
+        if out.with(|session| session.deliver(delivery, now.mono)) {
+            return;
+        }
+        self.remove(request);
+        let refusal = Refusal::exhausted(
+            "unread_bytes",
+            super::session::UNREAD_BYTES_MAX as u64,
+            "the client does not read its deliveries; they go back. Read the stream steadily, or ask for less credit",
+        );
+        if out.cut(error::status(&refusal)) {
+            tracing::warn!(session = session.0, "session ended: its client does not read");
+            out.with(SessionOut::clear);
+            self.feed_now(Input::CloseSession(session));
+        }
+    }
+
+    /// A message of core to a peer.
+    pub(crate) fn send(&self, link: LinkId, message: Message) {
+        if let Message::Offer(offer) = &message
+            && let Some(link) = self.links.get(link)
+        {
+            link.count_sent(self.clock.now().mono, offer.objects.len() as u64);
+        }
+        self.links.send(link, message);
+    }
+
+    /// A lease of core has ended.
+    pub(crate) fn lease_ended(&self, session: SessionId, lease: u64, reason: LeaseEnd) {
+        let waiter = self.waiters().get(&RequestId(session.0)).cloned();
+        if let Some(Waiter::Session(out)) = waiter {
+            out.with(|session| session.lease_ended(lease, reason));
+        }
+    }
+
+    /// The driver has ended: nothing is answered any more.
+    pub(crate) fn end_all(&self, why: &str) {
+        self.set_phase(Phase::Stopping);
+        let waiters = std::mem::take(&mut *self.waiters());
+        for waiter in waiters.into_values() {
+            match waiter {
+                Waiter::Call(_) => {}
+                Waiter::Push(out) => {
+                    out.cut(stopping(why));
+                }
+                Waiter::Session(out) => {
+                    out.cut(stopping(why));
+                }
+            }
+        }
+    }
+
+    fn waiters(&self) -> MutexGuard<'_, BTreeMap<RequestId, Waiter>> {
+        self.waiters.lock().expect("nobody panics while holding it")
+    }
+}
+
+/// A unary call that waits for answers.
+pub(crate) struct Call {
+    hub: Arc<Hub>,
+    /// Its number.
+    pub(crate) request: RequestId,
+    answers: mpsc::UnboundedReceiver<(u64, Answer)>,
+}
+
+impl Call {
+    /// The next answer with its position.
+    pub(crate) async fn next(&mut self) -> Result<(u64, Answer), Status> {
+        let answer = self.answers.recv().await;
+        answer
+            .ok_or_else(|| error::status_of(&error::unknown("the node stopped before it answered")))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.hub.remove(self.request);
+    }
+}
+
+async fn take_room(room: &Arc<Semaphore>, bytes: usize) -> OwnedSemaphorePermit {
+    let units = bytes.div_ceil(ROOM_UNIT_BYTES).clamp(1, INBOX_BYTES_MAX / ROOM_UNIT_BYTES);
+    let units = u32::try_from(units).expect("bounded above");
+    Arc::clone(room).acquire_many_owned(units).await.expect("the room is never closed")
+}
+
+fn stopping(why: &str) -> Status {
+    error::status(
+        &Refusal::new(
+            Code::Unavailable,
+            "NODE_STOPPING",
+            format!("the node stops: {why}; what is without an answer may have been done"),
+        )
+        .retry_after(Span::secs(1)),
+    )
+}

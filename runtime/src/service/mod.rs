@@ -1,0 +1,18 @@
+//! What clients and people call: the services of the client port, and the hub through which they
+//! reach the driver.
+
+mod cloud;
+mod hub;
+mod inspect;
+mod operator;
+mod outbox;
+mod push;
+mod session;
+mod tally;
+
+pub(crate) use cloud::Cloud;
+pub use hub::{Addresses, Identity};
+pub(crate) use hub::{Batch, Drained, Hub, Phase};
+pub(crate) use inspect::answer_ask;
+pub(crate) use operator::Desk;
+pub(crate) use outbox::{Gather, OutStream, Outbox};

@@ -1,0 +1,8 @@
+//! Whole nodes in this process: real sockets on loopback, real stores in temporary folders.
+
+mod harness;
+mod life;
+mod mesh;
+mod refusals;
+
+pub(crate) use harness::{TestNode, object, start};

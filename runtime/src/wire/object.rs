@@ -1,0 +1,122 @@
+//! Objects on their way in, deliveries on their way out.
+
+use bytes::Bytes;
+use dpc_core::Limits;
+use dpc_core::effect::Delivery;
+use dpc_core::ids::ObjectId;
+use dpc_core::names::TypeName;
+use dpc_core::object::{Entity, Headers, Push, Time};
+use dpc_core::refusal::Refusal;
+use dpc_core::time::{Span, Wall};
+use dpc_proto::google::protobuf::{Any, Duration, Timestamp};
+use dpc_proto::v1;
+
+/// A payload shares the buffer of the message it arrived in. Smaller ones are copied, so that one
+/// small object that stays does not keep a large buffer.
+const PAYLOAD_SHARED_BYTES_MIN: usize = 1_024;
+
+/// What a delivery's type URL starts with: the host part is not kept.
+const TYPE_URL_HOST: &str = "type.googleapis.com/";
+
+/// What a delivery adds to the bytes of payload and headers, roughly.
+const DELIVERY_OVERHEAD_BYTES: usize = 256;
+
+pub(crate) fn push(object: v1::Object, limits: &Limits) -> Result<Push, Refusal> {
+    let id = if object.id.is_empty() { None } else { Some(object_id("id", &object.id)?) };
+    let entity = entity(object.entity, &object.headers, limits)?;
+    let not_before = match object.start {
+        None => None,
+        Some(v1::object::Start::NotBefore(at)) => Some(moment("not_before", &at)?),
+        Some(v1::object::Start::Delay(span)) => Some(Time::In(self::span("delay", span)?)),
+    };
+    let expires_at = match object.end {
+        None => None,
+        Some(v1::object::End::ExpiresAt(at)) => Some(moment("expires_at", &at)?),
+        Some(v1::object::End::ExpiresIn(span)) => Some(Time::In(self::span("expires_in", span)?)),
+    };
+    Ok(Push { id, entity, not_before, expires_at })
+}
+
+pub(crate) fn entity(
+    any: Option<Any>,
+    headers: &std::collections::BTreeMap<String, String>,
+    limits: &Limits,
+) -> Result<Entity, Refusal> {
+    let any = any.unwrap_or_default();
+    let ty = TypeName::from_type_url(&any.type_url)?;
+    let headers =
+        Headers::pack(headers.iter().map(|(key, value)| (key.as_str(), value.as_str())), limits)?;
+    let entity = Entity { ty, payload: own(any.value), headers };
+    entity.check(limits)?;
+    Ok(entity)
+}
+
+pub(crate) fn object_id(field: &'static str, text: &str) -> Result<ObjectId, Refusal> {
+    text.parse().map_err(|error| {
+        Refusal::invalid(field, "ID_MALFORMED", format!("{field} is {error}")).given(text)
+    })
+}
+
+/// A span that a client gives; negative or absurd ones are refused.
+pub(crate) fn span(field: &'static str, given: Duration) -> Result<Span, Refusal> {
+    let text = format!("{}.{:09}s", given.seconds, given.nanos);
+    std::time::Duration::try_from(given).map(Span::from).map_err(|error| {
+        Refusal::invalid(field, "TIME_OUT_OF_RANGE", format!("{field}: {error}")).given(text)
+    })
+}
+
+/// A moment that a client gives.
+pub(crate) fn wall(field: &'static str, given: &Timestamp) -> Result<Wall, Refusal> {
+    given
+        .unix_millis()
+        .map(Wall)
+        .map_err(|error| Refusal::invalid(field, "TIME_OUT_OF_RANGE", format!("{field}: {error}")))
+}
+
+fn moment(field: &'static str, given: &Timestamp) -> Result<Time, Refusal> {
+    Ok(Time::At(wall(field, given)?))
+}
+
+pub(crate) fn any(entity: &Entity) -> Any {
+    Any { type_url: [TYPE_URL_HOST, entity.ty.as_str()].concat(), value: entity.payload.clone() }
+}
+
+pub(crate) fn headers(headers: &Headers) -> std::collections::BTreeMap<String, String> {
+    headers.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// A delivery of a stream, without the token that its session can put together.
+pub(crate) fn delivery(delivery: &Delivery) -> v1::Delivery {
+    let object = &delivery.object;
+    v1::Delivery {
+        subscription: delivery.subscription.0,
+        lease: delivery.lease,
+        id: object.id.to_string(),
+        entity: Some(any(&object.entity)),
+        version: object.version,
+        delivery: object.deliveries,
+        failed_deliveries: object.failed,
+        headers: headers(&object.entity.headers),
+        origin: if object.moves == 0 { String::new() } else { object.origin.as_str().to_owned() },
+        hops: object.moves,
+        path: object.path.iter().map(|name| name.as_str().to_owned()).collect(),
+        pushed_at: Some(super::timestamp(object.pushed_at)),
+        lease_until: Some(super::timestamp(delivery.until_wall)),
+        possible_duplicate: object.possible_duplicate,
+        token: Bytes::new(),
+    }
+}
+
+/// Bytes that a delivery takes in a message, roughly and not less.
+pub(crate) fn delivery_bytes(delivery: &Delivery) -> usize {
+    let entity = &delivery.object.entity;
+    entity.payload.len() + entity.headers.as_packed().len() + DELIVERY_OVERHEAD_BYTES
+}
+
+fn own(payload: Bytes) -> Bytes {
+    if payload.len() < PAYLOAD_SHARED_BYTES_MIN {
+        Bytes::copy_from_slice(&payload)
+    } else {
+        payload
+    }
+}
