@@ -219,7 +219,7 @@ pub(crate) fn malformed(what: &str) -> Failure {
     Failure::new(Exit::NotDone, "INTERNAL", "MALFORMED_ANSWER", message)
 }
 
-fn code_name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

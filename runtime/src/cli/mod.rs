@@ -1,11 +1,11 @@
 //! The command line: parses it, does what it asks, and ends with the promised exit code.
 
+mod client;
 mod commands;
 mod confirm;
 mod connect;
 mod exit;
 mod failure;
-#[expect(dead_code, reason = "`push --lines` needs the client crate")]
 mod lines;
 mod output;
 mod payload;
@@ -168,13 +168,13 @@ fn asks_for_json(arguments: &[OsString]) -> bool {
 fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
     match command {
         Command::Serve(args) => serve::run(&args, output),
-        Command::Demo(args) => demo::run(&args, output),
-        Command::Push(args) => push::run(&args, output),
-        Command::Subscribe(args) => subscribe::run(&args, output),
+        Command::Demo(args) => block_on(demo::run(args, output)),
+        Command::Push(args) => block_on(push::run(args, output)),
+        Command::Subscribe(args) => block_on(subscribe::run(args, output)),
         Command::Sub(SubArgs { command: Some(SubCommand::Ls(args)), .. }) => {
             block_on(sub::ls(args, output))
         }
-        Command::Sub(SubArgs { subscribe: args, .. }) => subscribe::run(&args, output),
+        Command::Sub(SubArgs { subscribe: args, .. }) => block_on(subscribe::run(args, output)),
         Command::Settle(args) => block_on(settle::run(args, output)),
         Command::Object(command) => block_on(object::run(command, output)),
         Command::Parked(command) => block_on(parked::run(command, output)),
@@ -188,7 +188,10 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
 /// Runs a command that asks a node; one thread is plenty for that.
 fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(command)
+    let result = runtime.block_on(command);
+    // A read of stdin that has nothing to read must not keep the process.
+    runtime.shutdown_background();
+    result
 }
 
 fn complete(shell: Shell, output: &mut Output) -> Result<Exit, Failure> {

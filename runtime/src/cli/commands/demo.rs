@@ -20,6 +20,6 @@ pub(crate) struct DemoArgs {
     pub(crate) repo: Option<PathBuf>,
 }
 
-pub(crate) fn run(_args: &DemoArgs, _output: &mut Output) -> Result<Exit, Failure> {
+pub(crate) async fn run(_args: DemoArgs, _output: &mut Output) -> Result<Exit, Failure> {
     Err(Failure::not_built("dpc demo"))
 }

@@ -1,10 +1,19 @@
 //! `dpc subscribe`: receives objects, works on them and settles them.
 
+mod deliver;
+mod exec;
+mod take;
+
+use dpc_client::Verb;
+
 use crate::cli::connect::NodeArgs;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::config::Period;
+
+/// The reason of a rejection: which command was at work is all that is known.
+const REJECT_REASON: &str = "rejected by `dpc subscribe --settle reject`";
 
 /// Subscribes to types.
 #[derive(Debug, clap::Args)]
@@ -28,8 +37,8 @@ pub(crate) struct SubscribeArgs {
     #[arg(long, value_name = "VERB", default_value = "finalise")]
     pub(crate) settle: SettleArg,
     /// Run a command for each object, the payload on its stdin, DPC_ID, DPC_TYPE and DPC_DELIVERY
-    /// in its environment. Exit 0 finalises, 75 releases without blame, anything else releases as
-    /// failed.
+    /// in its environment, its stdout to stderr. Exit 0 finalises, 75 releases without blame,
+    /// anything else releases as failed. As many run at once as there is credit [default: 1].
     #[arg(long, value_name = "CMD", conflicts_with = "settle")]
     pub(crate) exec: Option<String>,
     #[command(flatten)]
@@ -52,6 +61,32 @@ pub(crate) enum SettleArg {
     None,
 }
 
-pub(crate) fn run(_args: &SubscribeArgs, _output: &mut Output) -> Result<Exit, Failure> {
-    Err(Failure::not_built("dpc subscribe"))
+impl SettleArg {
+    /// The settle; nothing if the lease is to run out.
+    fn verb(self) -> Option<Verb> {
+        match self {
+            Self::Finalise => Some(Verb::Finalise),
+            Self::Advance => Some(Verb::Advance(None)),
+            Self::Release => Some(Verb::Release(None)),
+            Self::Reject => Some(Verb::Reject(REJECT_REASON.to_owned())),
+            Self::None => None,
+        }
+    }
+}
+
+pub(crate) async fn run(args: SubscribeArgs, output: &mut Output) -> Result<Exit, Failure> {
+    match (&args.exec, args.settle.verb()) {
+        (Some(command), _) => exec::run(&args, command, output).await,
+        (None, Some(verb)) => deliver::run(&args, verb, output).await,
+        // A session gives its leases back when it ends. Only what is taken without one runs out.
+        (None, None) => take::run(&args, output).await,
+    }
+}
+
+/// Waits until nothing has come for as long as asked; for ever if that was not asked.
+async fn idle(idle_exit: Option<Period>) {
+    match idle_exit {
+        Some(period) => tokio::time::sleep(period.0).await,
+        None => std::future::pending().await,
+    }
 }

@@ -1,0 +1,3 @@
+//! `dpc demo`: the acceptance story, told on real node processes.
+
+mod history;
