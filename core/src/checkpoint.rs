@@ -20,7 +20,7 @@ impl Core {
     /// Writes the state as it is after everything written so far.
     pub(crate) fn encode_checkpoint(&self) -> Vec<u8> {
         let mut w = Writer::default();
-        w.int(self.generation_reserved());
+        w.int(self.generation_reserved().max(self.generation()));
         self.encode_parts(&mut w);
         self.encode_types(&mut w);
         self.encode_pages(&mut w);
@@ -344,8 +344,12 @@ impl Core {
                 let object = ObjectId(r.fixed()?);
                 let (at, place) = (r.loc()?, r.loc()?);
                 let queue = crate::catalogue::QueueId(r.u32()?);
+                if queue.0 as usize >= self.queues.len() {
+                    return Err(r.bad("a queue's number"));
+                }
                 let ty = self.queues.get(queue).ty;
                 self.queues.ty_mut(ty).held += 1;
+                self.remembered.note(object, at);
                 items.push(Held { id: object, at, place, queue });
             }
             self.transfers.incoming.insert(id, Incoming { state, items, key: None });

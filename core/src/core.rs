@@ -204,6 +204,7 @@ impl Core {
         self.catalogue.recount();
         self.reserve_generations();
         self.scan_blamed();
+        self.stirred = self.queues.waiting();
         self.look_at_wall(now.wall);
         self.settle_down(fx);
     }
@@ -503,7 +504,7 @@ impl Core {
 
     pub(crate) fn restore_generation(&mut self, counter: u64) {
         self.generation = self.generation.max(counter);
-        self.generation_reserved = self.generation;
+        self.generation_reserved = self.generation_reserved.max(counter);
     }
 
     /// A counter is used only below what the log has reserved, so that it never falls back.

@@ -56,6 +56,11 @@ impl Core {
         if !room || !q.has_room_for(place) {
             return self.page_out(slot);
         }
+        if let Some(expires) = self.object(slot).expires_at {
+            // It may have run out while somebody held it.
+            self.expiring.insert((expires, self.object(slot).id));
+            self.look_at_wall(expires);
+        }
         self.set_phase(slot, Phase::Ready);
         let now = self.now.mono;
         let live = self.memory.get_mut(slot);
@@ -222,6 +227,7 @@ impl Core {
 
     /// Removes an object from memory; its entry stays where the catalogue has it.
     pub(crate) fn forget_in_memory(&mut self, slot: Slot) -> Live {
+        self.end_transit(slot);
         self.set_phase(slot, Phase::Writing);
         let live = self.memory.remove(slot);
         let ty = self.queues.get(live.queue).ty;

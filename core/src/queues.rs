@@ -165,6 +165,12 @@ impl Queues {
         self.queues.iter()
     }
 
+    /// Queues with something in them.
+    pub(crate) fn waiting(&self) -> BTreeSet<QueueId> {
+        let ids = (0..).map(QueueId).zip(&self.queues);
+        ids.filter(|(_, q)| !q.is_empty()).map(|(id, _)| id).collect()
+    }
+
     pub(crate) fn get(&self, id: QueueId) -> &Queue {
         &self.queues[id.0 as usize]
     }

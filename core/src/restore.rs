@@ -118,7 +118,10 @@ impl Core {
             Entry::Verdict(lane) => {
                 self.transfers.verdicts.insert(lane);
             }
-            Entry::Duplicate { ty, .. } => {
+            Entry::Duplicate { transfer, ty, .. } => {
+                // A transfer of nothing but duplicates is held and released like any other.
+                let held = || Incoming { state: InState::Held, items: Vec::new(), key: None };
+                self.transfers.incoming.entry(transfer).or_insert_with(held);
                 let ty = self.queues.intern(&ty);
                 let books = &mut self.queues.ty_mut(ty).books;
                 books.moved_in += 1;
@@ -140,6 +143,9 @@ impl Core {
         standing: &Standing,
         object: Object,
     ) -> Result<(), String> {
+        if let Some(chase) = &object.chase {
+            self.restore_generation(chase.generation.counter);
+        }
         let ty = self.queues.intern(&object.entity.ty);
         let before = match was {
             Some(was) => {
@@ -269,6 +275,7 @@ impl Core {
             let ty = self.queues.get(held.queue).ty;
             let books = &mut self.queues.ty_mut(ty).books;
             books.moved_in += 1;
+            self.remembered.note(held.id, held.at);
             if self.catalogue.shelf_of(held.at) != Some(Shelf::Held) {
                 return Err(format!("{} should be held", held.at));
             }

@@ -24,7 +24,10 @@ use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
 use crate::record::{Ending, Entry, TransferId};
-use crate::time::{Mono, Wall};
+use crate::time::{Mono, Span, Wall};
+
+/// How long a demand whose offer was refused or not answered gets no further one.
+pub(crate) const PAUSE: Span = Span::millis(500);
 
 /// An offer of this incarnation that is not decided.
 #[derive(Debug)]
@@ -32,6 +35,7 @@ pub(crate) struct Outgoing {
     pub(crate) id: TransferId,
     pub(crate) link: LinkId,
     pub(crate) peer: Name,
+    key: DemandKey,
     pub(crate) slots: Vec<Slot>,
     /// The record that holds MOVED, once ACCEPT has come.
     pub(crate) moving: Option<RecordNumber>,
@@ -175,7 +179,7 @@ impl Core {
         }
         let deadline = self.now.mono + self.limits.offer_timeout;
         self.arm(deadline, Timer::Offer(n));
-        let out = Outgoing { id, link, peer, slots, moving: None, deadline };
+        let out = Outgoing { id, link, peer, key: key.clone(), slots, moving: None, deadline };
         self.transfers.outgoing.insert(n, out);
         let message = Message::Offer(Offer { transfer: id, key, objects: objects.into() });
         fx.push(Effect::Send { link, message, after: None });
@@ -195,6 +199,12 @@ impl Core {
         let out = self.transfers.outgoing.remove(&n).expect("the caller found it");
         assert!(out.moving.is_none(), "an accepted offer is decided by its commit");
         self.disarm(out.deadline, Timer::Offer(n));
+        let paused = Some(self.now.mono + PAUSE);
+        if let Some(l) = self.mesh.link_mut(out.link)
+            && let Some(remote) = l.demands.get_mut(&out.key)
+        {
+            remote.paused = paused;
+        }
         for slot in out.slots {
             self.give_back(slot, &out.peer, why);
         }
@@ -372,7 +382,9 @@ impl Core {
             kept -= bytes;
             let moved = self.transfers.remove_moved(&id).expect("just seen");
             for at in moved.shadows {
-                self.catalogue.take(at, Shelf::Shadow);
+                if self.catalogue.shelf_of(at) == Some(Shelf::Shadow) {
+                    self.catalogue.take(at, Shelf::Shadow);
+                }
             }
         }
     }
