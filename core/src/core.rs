@@ -1,6 +1,6 @@
 //! The node's state machine: dispatch of inputs, and what all its parts share.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand_core::Rng;
 use rand_pcg::Pcg64Mcg;
@@ -113,8 +113,8 @@ pub struct Core {
     pub(crate) resolving: Resolving,
     pub(crate) scans: Scans,
     timers: BTreeSet<(Mono, Timer)>,
-    /// Deadlines that many events ask for and the first one sets.
-    once: BTreeSet<Timer>,
+    /// Deadlines that many events ask for: the earliest counts.
+    once: BTreeMap<Timer, Mono>,
     /// Effects of [`Core::take_record`], which go out with the next call.
     pub(crate) later: Effects,
     /// Records to look into when their time comes: delayed or expiring objects on disk.
@@ -173,7 +173,7 @@ impl Core {
             resolving: Resolving::default(),
             scans: Scans::default(),
             timers: BTreeSet::new(),
-            once: BTreeSet::new(),
+            once: BTreeMap::new(),
             later: Effects::new(),
             due_pages: BTreeSet::new(),
             expiring: BTreeSet::new(),
@@ -201,6 +201,7 @@ impl Core {
         assert!(!self.started, "a core starts once");
         self.started = true;
         self.now = now;
+        self.drop_cut_pages();
         self.catalogue.recount();
         self.reserve_generations();
         self.scan_blamed();
@@ -369,11 +370,19 @@ impl Core {
         self.arm(at, Timer::Wall);
     }
 
-    /// Sets a deadline that many events may ask for: the first one counts.
+    /// Sets a deadline that many events may ask for: the earliest counts.
     pub(crate) fn arm_once(&mut self, span: Span, timer: Timer) {
-        if self.once.insert(timer) {
-            self.timers.insert((self.now.mono + span, timer));
+        let at = self.now.mono + span;
+        match self.once.get(&timer) {
+            Some(before) if *before <= at => return,
+            Some(before) => {
+                let before = *before;
+                self.disarm(before, timer);
+            }
+            None => {}
         }
+        self.once.insert(timer, at);
+        self.timers.insert((at, timer));
     }
 
     /// Takes a deadline back.

@@ -53,6 +53,7 @@ impl Core {
             return self.stall_quietly(missing, Input::Peer(link, Message::Offer(offer)), fx);
         }
         if offer.objects.iter().any(|o| self.is_undecided(o)) {
+            self.mark_demand(offer.key);
             return self.decline(link, id, OfferRefused::NotNow, fx);
         }
         self.hold(link, offer, fx);

@@ -39,6 +39,8 @@ pub(crate) struct Parts {
     /// What a truncation waits for, and where it cuts.
     cutting: Option<(RecordNumber, RecordNumber, u64)>,
     cut: RecordNumber,
+    /// The first record that the store kept at the start.
+    kept: RecordNumber,
     /// The history holds everything below, synced.
     history: RecordNumber,
     /// The last checkpoint's size: large ones are made less often.
@@ -52,9 +54,15 @@ impl Parts {
             pending: None,
             cutting: None,
             cut: first,
+            kept: first,
             history: RecordNumber(u64::MAX),
             checkpoint_bytes: 0,
         }
+    }
+
+    /// The first record that the store keeps.
+    pub(crate) fn kept(&self) -> RecordNumber {
+        self.kept
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Part> {
@@ -212,6 +220,20 @@ impl Core {
             next = next.min(at.max(Wall(self.now.wall.0 + 1)));
         }
         self.look_at_wall(next);
+    }
+
+    /// The last checkpoint may name ends and shadows in records that have been cut off since: they
+    /// had been forgotten, or carried forward, before the cut.
+    pub(crate) fn drop_cut_pages(&mut self) {
+        use crate::catalogue::Shelf;
+        let kept = self.parts.kept();
+        let cut: Vec<_> =
+            self.catalogue.iter().map(|(n, _)| *n).take_while(|n| *n < kept).collect();
+        for record in cut {
+            self.catalogue.take_set(record, Shelf::Ended);
+            self.catalogue.take_set(record, Shelf::Shadow);
+            self.remembered.drop_ends(record);
+        }
     }
 
     fn forget_old_ends(&mut self) {

@@ -208,7 +208,12 @@ impl Core {
         }
         for n in ready {
             let stalled = self.resolving.stalled.remove(&n).expect("just found");
+            let next = self.resolving.next;
             self.dispatch(stalled.input, fx);
+            if let Some(again) = self.resolving.stalled.get_mut(&next) {
+                // It waits once more for some of its ids: the others stay known meanwhile.
+                again.ids.extend(stalled.ids.iter().copied());
+            }
             for id in stalled.ids {
                 self.drop_found(id);
             }

@@ -97,9 +97,7 @@ impl Core {
                 self.transfers.insert_moved(transfer, Moved { receiver, shadows, taken: None });
             }
             Entry::Taken { transfer, at } => {
-                if let Some(moved) = self.transfers.moved.get_mut(&transfer) {
-                    moved.taken = Some(at);
-                }
+                self.transfers.set_taken(transfer, at);
             }
             Entry::Released { transfer } => self.apply_released(transfer)?,
             Entry::Aborted { transfer } => self.apply_aborted(transfer),
