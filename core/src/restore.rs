@@ -254,8 +254,11 @@ impl Core {
         {
             self.catalogue.take(before, Shelf::Ended);
         }
+        let back = end.was.is_none() && self.is_back(end.id, at);
         self.catalogue.put(at, Shelf::Ended, at);
-        self.remembered.note(end.id, at);
+        if !back {
+            self.remembered.note(end.id, at);
+        }
         self.remembered.note_end(end.at, at.record);
         Ok(())
     }

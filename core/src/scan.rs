@@ -15,6 +15,7 @@ use crate::memory::Then;
 use crate::names::Pattern;
 use crate::object::Object;
 use crate::record::{Ending, Entry, How, Standing};
+use crate::remember::Found;
 use crate::time::{Span, Wall};
 use crate::view::View;
 
@@ -301,16 +302,28 @@ impl Core {
                 let mut end = end.clone();
                 end.was = None;
                 let (id, wall) = (end.id, end.at);
+                let back = self.is_back(id, at);
                 self.lane.reserve(2_048);
                 let to = self.lane.write(&Entry::End(end));
                 self.catalogue.take(at, shelf);
                 self.catalogue.put(to, shelf, to);
                 self.remembered.drop_ends(at.record);
-                self.remembered.note(id, to);
+                if !back {
+                    self.remembered.note(id, to);
+                }
                 self.remembered.note_end(wall, to.record);
             }
             _ => unreachable!("only objects and ends are alive"),
         }
+    }
+
+    /// Whether an id whose end stands at `end` is known to live here again: the object came back,
+    /// and its old end must not hide it.
+    pub(crate) fn is_back(&self, id: ObjectId, end: Loc) -> bool {
+        let Found::At(at) = self.remembered.find(id) else {
+            return self.memory.by_id(id).is_some();
+        };
+        at != end && self.catalogue.shelf_of(at).is_some_and(|shelf| shelf != Shelf::Ended)
     }
 
     fn reshelve(&mut self, at: Loc, to: Loc, shelf: Shelf, place: Loc, object: &Object) {

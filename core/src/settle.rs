@@ -196,6 +196,11 @@ impl Core {
                     "processors",
                 ));
             }
+            let limit = 2 * u64::from(self.limits.types);
+            if self.queues.len() as u64 >= limit {
+                let message = "too many different sets of processors have handled objects here";
+                return Err(Refusal::exhausted("handled", limit, message));
+            }
         }
         let bytes = self.settle_bytes(n, settle);
         if bytes > RECORD_BYTES_MAX / 2 {
