@@ -3,7 +3,6 @@
 
 pub mod cli;
 pub mod config;
-#[expect(dead_code, reason = "the command does not call it yet")]
 mod demo;
 pub mod store;
 

@@ -1,17 +1,17 @@
 //! The command line: parses it, does what it asks, and ends with the promised exit code.
 
-mod client;
+pub(crate) mod client;
 mod commands;
 mod confirm;
 mod connect;
-mod exit;
-mod failure;
+pub(crate) mod exit;
+pub(crate) mod failure;
 mod lines;
-mod output;
+pub(crate) mod output;
 mod payload;
-mod progress;
-mod show;
-mod table;
+pub(crate) mod progress;
+pub(crate) mod show;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 mod times;

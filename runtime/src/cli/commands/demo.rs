@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
+use crate::demo;
 
 /// Runs the story.
 #[derive(Debug, clap::Args)]
@@ -20,6 +21,7 @@ pub(crate) struct DemoArgs {
     pub(crate) repo: Option<PathBuf>,
 }
 
-pub(crate) async fn run(_args: DemoArgs, _output: &mut Output) -> Result<Exit, Failure> {
-    Err(Failure::not_built("dpc demo"))
+pub(crate) async fn run(args: DemoArgs, output: &mut Output) -> Result<Exit, Failure> {
+    let DemoArgs { nodes, keep, repo } = args;
+    demo::run(demo::Plan { nodes, keep, repo: repo.as_deref() }, output).await
 }

@@ -150,7 +150,7 @@ impl Running {
     }
 
     /// Waits for the end, and for it to be a good one.
-    pub(crate) fn finish(mut self) -> Result<(), GitError> {
+    pub(crate) fn finish(&mut self) -> Result<(), GitError> {
         self.stdin = None;
         let status = self.child.wait();
         match status.map_err(|cause| self.broken(cause))? {
@@ -196,7 +196,8 @@ impl Iterator for Commits {
     fn next(&mut self) -> Option<Self::Item> {
         match self.log.token() {
             Ok(Some(first)) => Some(self.log.commit(&first)),
-            Ok(None) => None,
+            // A history that ends because git failed is not the whole history.
+            Ok(None) => self.log.finish().err().map(Err),
             Err(error) => Some(Err(error)),
         }
     }
