@@ -66,6 +66,11 @@ impl Queue {
         self.window.is_empty() && self.paged_count == 0
     }
 
+    /// The records that hold the rest.
+    pub(crate) fn paged_records(&self) -> impl Iterator<Item = RecordNumber> + '_ {
+        self.paged.values().copied()
+    }
+
     /// Whether an object of this place may wait in memory without passing others.
     pub(crate) fn has_room_for(&self, place: Loc, window_objects: usize) -> bool {
         self.window.len() < window_objects
