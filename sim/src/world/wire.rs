@@ -11,6 +11,9 @@ use super::{Event, World};
 /// How long a link that ended waits before it is dialled again.
 const REDIAL: Span = Span::millis(100);
 
+/// The same for a link that was refused for good: a second one to the same node.
+const REFUSED: Span = Span::secs(10);
+
 /// A configured link between two nodes; the first one dials.
 pub struct Wire {
     /// The two nodes.
@@ -19,6 +22,8 @@ pub struct Wire {
     /// Nothing arrives until it is let go: what was said meanwhile comes then, in order.
     pub(crate) held: Option<Vec<Event>>,
     pub(crate) conn: Option<Conn>,
+    /// The last connection was refused for good.
+    pub(crate) refused: bool,
 }
 
 /// One connection over a wire.
@@ -42,7 +47,7 @@ impl World {
     /// Links two nodes; `a` dials.
     pub fn link(&mut self, a: usize, b: usize) -> usize {
         assert_ne!(a, b, "a link has two ends");
-        self.wires.push(Wire { ends: [a, b], cut: false, held: None, conn: None });
+        self.wires.push(Wire { ends: [a, b], cut: false, held: None, conn: None, refused: false });
         let wire = self.wires.len() - 1;
         self.at(self.now, Event::Dial { wire });
         wire
@@ -144,7 +149,9 @@ impl World {
         if conn.open == [false, false] {
             self.wires[wire].conn = None;
             let jitter = Self::draw(&mut self.net, REDIAL.0);
-            self.after(Span(REDIAL.0 + jitter), Event::Dial { wire });
+            let refused = std::mem::take(&mut self.wires[wire].refused);
+            let span = if refused { REFUSED } else { REDIAL };
+            self.after(Span(span.0 + jitter), Event::Dial { wire });
         }
     }
 
@@ -163,6 +170,7 @@ impl World {
     pub(crate) fn close_link(&mut self, node: usize, link: LinkId, redial: bool) {
         let life = self.nodes[node].life.as_mut().expect("it has just spoken");
         let Some((wire, side)) = life.links.remove(&link) else { return };
+        self.wires[wire].refused |= !redial;
         self.put(wire, link, side, Arrival::End);
         let current = |c: &Conn| c.links[side] == link;
         if self.wires[wire].conn.as_ref().is_some_and(current) {
