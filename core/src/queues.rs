@@ -68,7 +68,7 @@ impl Queue {
 
     /// The records that hold the rest.
     pub(crate) fn paged_records(&self) -> impl Iterator<Item = RecordNumber> + '_ {
-        self.paged.values().copied()
+        self.paged.iter().map(|(_, record)| *record)
     }
 
     /// Whether an object of this place may wait in memory without passing others.
