@@ -206,7 +206,7 @@ impl Core {
             }
             if page.bytes == 0 {
                 // The record was being written with the checkpoint: its size was not known yet.
-                let bytes = u32::try_from(crate::limits::RECORD_TARGET_BYTES).unwrap_or(u32::MAX);
+                let bytes = u32::try_from(self.limits.record_target_bytes).unwrap_or(u32::MAX);
                 let entries = u32::try_from(page.live().max(1)).unwrap_or(u32::MAX);
                 (page.wall, page.bytes, page.entries) = (self.now.wall, bytes, entries);
             }

@@ -12,7 +12,7 @@ use crate::ids::{Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use crate::input::{Input, ReplyTo};
 use crate::lane::Lane;
 use crate::lease::Leases;
-use crate::limits::{CLOCK_JUMP, CLOCK_STEADY, GENERATION_JUMP_MAX, Limits, PAGES_MAX};
+use crate::limits::{CLOCK_JUMP, CLOCK_STEADY, GENERATION_JUMP_MAX, Limits};
 use crate::loads::Loads;
 use crate::memory::{Memory, Slot, Then};
 use crate::mesh::Mesh;
@@ -152,13 +152,14 @@ impl Core {
     /// [`Core::start`].
     pub fn new(settings: Settings, claimed: Claimed) -> Self {
         assert!(settings.incarnation.0 != 0, "an incarnation is never zero");
+        let target = settings.limits.record_target_bytes;
         let stream = |salt: u64| Pcg64Mcg::new(u128::from(settings.seed ^ salt) << 1 | 1);
         Self {
             name: settings.name,
             limits: settings.limits,
             now: Now::default(),
             started: false,
-            lane: Lane::new(settings.lane, claimed, settings.incarnation),
+            lane: Lane::new(settings.lane, claimed, settings.incarnation, target),
             catalogue: Catalogue::default(),
             parts: Parts::new(claimed.first),
             remembered: Remembered::default(),
@@ -273,7 +274,7 @@ impl Core {
     /// it and says [`Input::Committed`]. Records are taken, and must be committed, in order.
     pub fn take_record(&mut self, now: Now) -> Option<Record> {
         self.write_decisions();
-        if self.parts.is_full(&self.remembered) {
+        if self.parts.is_full(&self.remembered, &self.limits) {
             self.finish_part();
         }
         let (record, sealed) = self.lane.take(now)?;
@@ -559,7 +560,7 @@ impl Core {
 
     /// Whether the log's oldest parts should be written anew.
     pub(crate) fn pages_are_many(&self) -> bool {
-        self.catalogue.len() > PAGES_MAX
+        self.catalogue.len() > self.limits.pages
     }
 
     /// The object in a slot, for rules that only read.

@@ -53,7 +53,7 @@ impl Core {
         let q = self.queues.get(queue);
         let wanted = q.groups.iter().any(|g| self.subs.can_take(*g));
         let room = self.memory.waiting_bytes + weight <= self.limits.window_bytes || wanted;
-        if !room || !q.has_room_for(place) {
+        if !room || !q.has_room_for(place, self.limits.window_objects) {
             return self.page_out(slot);
         }
         if let Some(expires) = self.object(slot).expires_at {

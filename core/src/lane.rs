@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 
 use crate::effect::Record;
 use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, RecordNumber};
-use crate::limits::RECORD_TARGET_BYTES;
 use crate::object::{Hash16, Object};
 use crate::record::{Entry, Header, How, Standing, Writer, seal, write_object};
 use crate::store::Claimed;
@@ -33,6 +32,8 @@ pub(crate) struct Lane {
     uncommitted: u64,
     /// Everything written goes into the open record, whatever its size.
     grouped: bool,
+    /// Bytes at which the open record is closed.
+    target: usize,
 }
 
 /// A record that is being written.
@@ -54,7 +55,7 @@ pub(crate) struct Sealed {
 }
 
 impl Lane {
-    pub(crate) fn new(id: LaneId, claimed: Claimed, incarnation: Incarnation) -> Self {
+    pub(crate) fn new(id: LaneId, claimed: Claimed, incarnation: Incarnation, target: usize) -> Self {
         Self {
             id,
             epoch: claimed.epoch,
@@ -69,6 +70,7 @@ impl Lane {
             checkpoint: RecordNumber(0),
             uncommitted: 0,
             grouped: false,
+            target,
         }
     }
 
@@ -104,7 +106,7 @@ impl Lane {
         if self.grouped {
             return;
         }
-        if self.open.entries > 0 && self.open.writer.len() + bytes > RECORD_TARGET_BYTES {
+        if self.open.entries > 0 && self.open.writer.len() + bytes > self.target {
             let number = self.open.number.next();
             let full = std::mem::replace(&mut self.open, Draft { number, ..Draft::default() });
             self.closed.push_back(full);

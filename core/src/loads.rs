@@ -8,7 +8,7 @@ use crate::catalogue::{QueueId, Shelf};
 use crate::core::Core;
 use crate::effect::{Effect, Effects};
 use crate::ids::{Loc, ObjectId, RecordNumber};
-use crate::limits::{LOADS_MAX, WINDOW_OBJECTS_LOW, WINDOW_OBJECTS_MAX};
+use crate::limits::LOADS_MAX;
 use crate::object::Object;
 use crate::record::{Entry, How};
 use crate::scan::ScanId;
@@ -93,7 +93,7 @@ impl Core {
     pub(crate) fn want_page(&mut self, queue: QueueId, fx: &mut Effects) {
         let q = self.queues.get(queue);
         let full = self.memory.waiting_bytes >= self.limits.window_bytes && !q.window.is_empty();
-        if q.loading || q.window.len() >= WINDOW_OBJECTS_LOW || full {
+        if q.loading || q.window.len() >= (self.limits.window_objects / 4).max(1) || full {
             return;
         }
         let Some((_, record)) = q.paged.first() else { return };
@@ -176,7 +176,7 @@ impl Core {
             .filter(|(queue, order)| {
                 let q = self.queues.get(*queue);
                 let next = q.paged.first() == Some(&(*order, record));
-                next && q.window.len() < WINDOW_OBJECTS_MAX
+                next && q.window.len() < self.limits.window_objects
                     && q.groups.iter().any(|g| self.subs.can_take(*g))
             })
             .map(|(queue, _)| queue)

@@ -209,7 +209,8 @@ impl Core {
             let redial = may_redial(&refusal);
             let name = l.name.clone();
             fx.push(Effect::Note(Note::LinkRefused(name, refusal.clone())));
-            return fx.push(Effect::CloseLink { link, refusal, redial });
+            fx.push(Effect::CloseLink { link, refusal, redial });
+            return self.handle_link_down(link, fx);
         }
         if !l.ready {
             return self.refuse_link(link, LinkRefusal::Malformed("no Hello first".into()), fx);

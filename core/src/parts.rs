@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use crate::core::Core;
 use crate::effect::{Effect, Effects};
 use crate::ids::RecordNumber;
-use crate::limits::{CARRY_SLACK_BYTES, PART_BYTES, PART_IDS};
+use crate::limits::Limits;
 use crate::record::Entry;
 use crate::remember::Remembered;
 use crate::time::{Span, Wall};
@@ -77,10 +77,10 @@ impl Parts {
         self.parts.back_mut().expect("there is always a part being written").bytes += bytes;
     }
 
-    pub(crate) fn is_full(&self, remembered: &Remembered) -> bool {
-        let enough = PART_BYTES.max(4 * self.checkpoint_bytes);
+    pub(crate) fn is_full(&self, remembered: &Remembered, limits: &Limits) -> bool {
+        let enough = limits.part_bytes.max(4 * self.checkpoint_bytes);
         self.pending.is_none()
-            && (self.current().bytes >= enough || remembered.recent_len() >= PART_IDS)
+            && (self.current().bytes >= enough || remembered.recent_len() >= limits.part_ids)
     }
 
     pub(crate) fn restore(&mut self, parts: Vec<Part>) {
@@ -194,7 +194,7 @@ impl Core {
             return;
         }
         let (all, live) = (self.parts.bytes(), self.catalogue.live_bytes());
-        if all > 2 * live + CARRY_SLACK_BYTES || self.pages_are_many() {
+        if all > 2 * live + self.limits.carry_slack_bytes || self.pages_are_many() {
             let end = self.parts.end_of(oldest.number).expect("a later part stands behind it");
             self.start_carry(end, fx);
         }

@@ -7,7 +7,6 @@ use std::ops::Bound;
 use crate::catalogue::{QueueId, TypeId};
 use crate::effect::Books;
 use crate::ids::{Loc, RecordNumber};
-use crate::limits::WINDOW_OBJECTS_MAX;
 use crate::memory::Slot;
 use crate::names::{Name, Pattern, TypeName};
 use crate::subscriptions::GroupId;
@@ -67,9 +66,14 @@ impl Queue {
         self.window.is_empty() && self.paged_count == 0
     }
 
+    /// The records that hold the rest.
+    pub(crate) fn paged_records(&self) -> impl Iterator<Item = RecordNumber> + '_ {
+        self.paged.iter().map(|(_, record)| *record)
+    }
+
     /// Whether an object of this place may wait in memory without passing others.
-    pub(crate) fn has_room_for(&self, place: Loc) -> bool {
-        self.window.len() < WINDOW_OBJECTS_MAX
+    pub(crate) fn has_room_for(&self, place: Loc, window_objects: usize) -> bool {
+        self.window.len() < window_objects
             && self.paged.first().is_none_or(|(first, _)| place < *first)
     }
 }
