@@ -20,7 +20,7 @@ impl Core {
     /// Writes the state as it is after everything written so far.
     pub(crate) fn encode_checkpoint(&self) -> Vec<u8> {
         let mut w = Writer::default();
-        w.int(self.generation_reserved());
+        w.int(self.generation_reserved().max(self.generation()));
         self.encode_parts(&mut w);
         self.encode_types(&mut w);
         self.encode_pages(&mut w);
@@ -184,15 +184,18 @@ impl Core {
     fn decode_pages(&mut self, r: &mut Reader) -> Result<(), BadEntry> {
         for _ in 0..r.count()? {
             let record = RecordNumber(r.int()?);
-            let mut page =
-                Page { wall: Wall(r.int()?), bytes: r.u32()?, entries: r.u32()?, sets: Vec::new() };
+            // The last records before the checkpoint were closed and not yet sealed when it was
+            // written, so their sizes are not in it; they are closed all the same.
+            let (wall, bytes, entries) = (Wall(r.int()?), r.u32()?.max(1), r.u32()?);
+            let wall = if wall == Wall(0) { self.now.wall } else { wall };
+            let mut page = Page { wall, bytes, entries, sets: Vec::new() };
             for _ in 0..r.count()? {
                 let set = self.decode_set(r)?;
                 let count = set.positions.len() as u64;
                 match set.shelf {
                     Shelf::Ready(queue) => {
                         let q = self.queues.get_mut(queue);
-                        q.paged.insert(set.order, record);
+                        q.paged.insert((set.order, record));
                         q.paged_count += count;
                     }
                     Shelf::Delayed(ty) => self.queues.ty_mut(ty).delayed += count,
@@ -201,7 +204,15 @@ impl Core {
                 }
                 page.sets.push(set);
             }
-            self.catalogue.insert(record, page);
+            if page.bytes == 0 {
+                // The record was being written with the checkpoint: its size was not known yet.
+                let bytes = u32::try_from(self.limits.record_target_bytes).unwrap_or(u32::MAX);
+                let entries = u32::try_from(page.live().max(1)).unwrap_or(u32::MAX);
+                (page.wall, page.bytes, page.entries) = (self.now.wall, bytes, entries);
+            }
+            if !page.sets.is_empty() {
+                self.catalogue.insert(record, page);
+            }
         }
         Ok(())
     }
@@ -333,8 +344,12 @@ impl Core {
                 let object = ObjectId(r.fixed()?);
                 let (at, place) = (r.loc()?, r.loc()?);
                 let queue = crate::catalogue::QueueId(r.u32()?);
+                if queue.0 as usize >= self.queues.len() {
+                    return Err(r.bad("a queue's number"));
+                }
                 let ty = self.queues.get(queue).ty;
                 self.queues.ty_mut(ty).held += 1;
+                self.remembered.note(object, at);
                 items.push(Held { id: object, at, place, queue });
             }
             self.transfers.incoming.insert(id, Incoming { state, items, key: None });

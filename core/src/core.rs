@@ -1,6 +1,6 @@
 //! The node's state machine: dispatch of inputs, and what all its parts share.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand_core::Rng;
 use rand_pcg::Pcg64Mcg;
@@ -12,7 +12,7 @@ use crate::ids::{Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use crate::input::{Input, ReplyTo};
 use crate::lane::Lane;
 use crate::lease::Leases;
-use crate::limits::{CLOCK_JUMP, CLOCK_STEADY, GENERATION_JUMP_MAX, Limits, PAGES_MAX};
+use crate::limits::{CLOCK_JUMP, CLOCK_STEADY, GENERATION_JUMP_MAX, Limits};
 use crate::loads::Loads;
 use crate::memory::{Memory, Slot, Then};
 use crate::mesh::Mesh;
@@ -113,8 +113,8 @@ pub struct Core {
     pub(crate) resolving: Resolving,
     pub(crate) scans: Scans,
     timers: BTreeSet<(Mono, Timer)>,
-    /// Deadlines that many events ask for and the first one sets.
-    once: BTreeSet<Timer>,
+    /// Deadlines that many events ask for: the earliest counts.
+    once: BTreeMap<Timer, Mono>,
     /// Effects of [`Core::take_record`], which go out with the next call.
     pub(crate) later: Effects,
     /// Records to look into when their time comes: delayed or expiring objects on disk.
@@ -125,6 +125,8 @@ pub struct Core {
     pub(crate) blamed: BTreeSet<Loc>,
     /// Groups that may have something to take.
     pub(crate) hungry: BTreeSet<GroupId>,
+    /// Groups with credit that got nothing because leases are at their limit.
+    pub(crate) crowded_out: BTreeSet<GroupId>,
     /// Queues whose objects may have somewhere to go.
     pub(crate) stirred: BTreeSet<QueueId>,
     /// Decisions of the open record, with the objects they were taken for.
@@ -150,13 +152,14 @@ impl Core {
     /// [`Core::start`].
     pub fn new(settings: Settings, claimed: Claimed) -> Self {
         assert!(settings.incarnation.0 != 0, "an incarnation is never zero");
+        let target = settings.limits.record_target_bytes;
         let stream = |salt: u64| Pcg64Mcg::new(u128::from(settings.seed ^ salt) << 1 | 1);
         Self {
             name: settings.name,
             limits: settings.limits,
             now: Now::default(),
             started: false,
-            lane: Lane::new(settings.lane, claimed, settings.incarnation),
+            lane: Lane::new(settings.lane, claimed, settings.incarnation, target),
             catalogue: Catalogue::default(),
             parts: Parts::new(claimed.first),
             remembered: Remembered::default(),
@@ -171,12 +174,13 @@ impl Core {
             resolving: Resolving::default(),
             scans: Scans::default(),
             timers: BTreeSet::new(),
-            once: BTreeSet::new(),
+            once: BTreeMap::new(),
             later: Effects::new(),
             due_pages: BTreeSet::new(),
             expiring: BTreeSet::new(),
             blamed: BTreeSet::new(),
             hungry: BTreeSet::new(),
+            crowded_out: BTreeSet::new(),
             stirred: BTreeSet::new(),
             decisions: Vec::new(),
             pieces: crate::restore::Pieces::default(),
@@ -198,9 +202,11 @@ impl Core {
         assert!(!self.started, "a core starts once");
         self.started = true;
         self.now = now;
+        self.drop_cut_pages();
         self.catalogue.recount();
         self.reserve_generations();
         self.scan_blamed();
+        self.stirred = self.queues.waiting();
         self.look_at_wall(now.wall);
         self.settle_down(fx);
     }
@@ -268,7 +274,7 @@ impl Core {
     /// it and says [`Input::Committed`]. Records are taken, and must be committed, in order.
     pub fn take_record(&mut self, now: Now) -> Option<Record> {
         self.write_decisions();
-        if self.parts.is_full(&self.remembered) {
+        if self.parts.is_full(&self.remembered, &self.limits) {
             self.finish_part();
         }
         let (record, sealed) = self.lane.take(now)?;
@@ -365,11 +371,19 @@ impl Core {
         self.arm(at, Timer::Wall);
     }
 
-    /// Sets a deadline that many events may ask for: the first one counts.
+    /// Sets a deadline that many events may ask for: the earliest counts.
     pub(crate) fn arm_once(&mut self, span: Span, timer: Timer) {
-        if self.once.insert(timer) {
-            self.timers.insert((self.now.mono + span, timer));
+        let at = self.now.mono + span;
+        match self.once.get(&timer) {
+            Some(before) if *before <= at => return,
+            Some(before) => {
+                let before = *before;
+                self.disarm(before, timer);
+            }
+            None => {}
         }
+        self.once.insert(timer, at);
+        self.timers.insert((at, timer));
     }
 
     /// Takes a deadline back.
@@ -500,7 +514,7 @@ impl Core {
 
     pub(crate) fn restore_generation(&mut self, counter: u64) {
         self.generation = self.generation.max(counter);
-        self.generation_reserved = self.generation;
+        self.generation_reserved = self.generation_reserved.max(counter);
     }
 
     /// A counter is used only below what the log has reserved, so that it never falls back.
@@ -546,7 +560,7 @@ impl Core {
 
     /// Whether the log's oldest parts should be written anew.
     pub(crate) fn pages_are_many(&self) -> bool {
-        self.catalogue.len() > PAGES_MAX
+        self.catalogue.len() > self.limits.pages
     }
 
     /// The object in a slot, for rules that only read.

@@ -53,8 +53,13 @@ impl Core {
         let q = self.queues.get(queue);
         let wanted = q.groups.iter().any(|g| self.subs.can_take(*g));
         let room = self.memory.waiting_bytes + weight <= self.limits.window_bytes || wanted;
-        if !room || !q.has_room_for(place) {
+        if !room || !q.has_room_for(place, self.limits.window_objects) {
             return self.page_out(slot);
+        }
+        if let Some(expires) = self.object(slot).expires_at {
+            // It may have run out while somebody held it.
+            self.expiring.insert((expires, self.object(slot).id));
+            self.look_at_wall(expires);
         }
         self.set_phase(slot, Phase::Ready);
         let now = self.now.mono;
@@ -122,9 +127,9 @@ impl Core {
         let q = self.queues.get_mut(queue);
         if before != Some(order) {
             if let Some(before) = before {
-                q.paged.remove(&before);
+                q.paged.remove(&(before, at.record));
             }
-            q.paged.insert(order, at.record);
+            q.paged.insert((order, at.record));
         }
         q.paged_count += 1;
     }
@@ -222,6 +227,7 @@ impl Core {
 
     /// Removes an object from memory; its entry stays where the catalogue has it.
     pub(crate) fn forget_in_memory(&mut self, slot: Slot) -> Live {
+        self.end_transit(slot);
         self.set_phase(slot, Phase::Writing);
         let live = self.memory.remove(slot);
         let ty = self.queues.get(live.queue).ty;

@@ -10,6 +10,7 @@ use crate::effect::{Effect, Effects, Note};
 use crate::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
 use crate::input::Input;
 use crate::lane::entry_bytes;
+use crate::limits::{GENERATION_JUMP_MAX, HANDLED_MAX, MARKS_MAX, PATH_MAX};
 use crate::memory::{Phase, Then};
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
@@ -21,6 +22,9 @@ use crate::transfer::{Held, InState, Incoming};
 
 /// How long a receiver in doubt waits before it asks again.
 const DOUBT: Span = Span::secs(1);
+
+/// Most crossed lanes that an offered object may carry, whatever `max_hops` its sender has.
+const CROSSED_MAX: usize = 256;
 
 impl Core {
     /// A peer offers objects.
@@ -48,7 +52,24 @@ impl Core {
             self.mesh.uncount_received(link, &offer.key, offer.objects.len() as u64);
             return self.stall_quietly(missing, Input::Peer(link, Message::Offer(offer)), fx);
         }
+        if offer.objects.iter().any(|o| self.is_undecided(o)) {
+            self.mark_demand(offer.key);
+            return self.decline(link, id, OfferRefused::NotNow, fx);
+        }
         self.hold(link, offer, fx);
+    }
+
+    /// Whether a copy of an offered object is here whose handoff is not decided. It may be the
+    /// same object under an offer that is about to be aborted: kept out as a duplicate now, it
+    /// would be lost with that copy.
+    fn is_undecided(&self, object: &Object) -> bool {
+        match self.known(object.id) {
+            Known::InMemory(slot) => {
+                matches!(self.memory.get(slot).phase, Phase::Held(_) | Phase::Moving(_))
+            }
+            Known::OnDisk(Stored::Alive { shelf, .. }) => *shelf == Shelf::Held,
+            _ => false,
+        }
     }
 
     fn decline(&self, link: LinkId, transfer: TransferId, reason: OfferRefused, fx: &mut Effects) {
@@ -64,6 +85,7 @@ impl Core {
     fn check_offer(&self, link: LinkId, offer: &Offer) -> Result<(), OfferRefused> {
         if self.draining.is_some()
             || self.disk_low
+            || self.resolving.is_full()
             || self.lane.uncommitted() > self.limits.uncommitted_bytes
         {
             return Err(OfferRefused::NotNow);
@@ -77,6 +99,7 @@ impl Core {
         let sound = offer.objects.iter().all(|o| {
             ids.insert(o.id)
                 && o.entity.check(&self.limits).is_ok()
+                && self.is_bounded(o)
                 && self.check_type(&o.entity.ty).is_ok()
         });
         if fits && sound && !offer.objects.is_empty() {
@@ -84,6 +107,21 @@ impl Core {
         } else {
             Err(OfferRefused::Malformed)
         }
+    }
+
+    /// What an object carries besides its payload stays within what this node would write.
+    fn is_bounded(&self, o: &Object) -> bool {
+        let chase_is_sound = o.chase.as_ref().is_none_or(|c| {
+            let counter_max = self.generation().saturating_add(GENERATION_JUMP_MAX);
+            c.crossed.len() <= CROSSED_MAX && c.generation.counter <= counter_max
+        });
+        chase_is_sound
+            && o.entity.headers.as_packed().len() as u64
+                <= self.limits.headers_bytes + 8 * u64::from(self.limits.headers)
+            && o.path.len() <= PATH_MAX
+            && o.marks.len() <= MARKS_MAX
+            && o.handled.len() <= HANDLED_MAX
+            && o.handled.is_sorted()
     }
 
     /// Writes the offered objects as held, in one record, and accepts after its commit. A second
@@ -133,11 +171,7 @@ impl Core {
     fn is_duplicate(&self, object: &Object) -> bool {
         match self.known(object.id) {
             Known::Absent => false,
-            Known::InMemory(slot) => {
-                !matches!(self.memory.get(slot).phase, Phase::Moving(_))
-                    || self.object(slot).birth != object.birth
-            }
-            Known::OnDisk(Stored::Alive { .. }) => true,
+            Known::InMemory(_) | Known::OnDisk(Stored::Alive { .. }) => true,
             Known::OnDisk(Stored::Ended { end, .. }) => !returns(end, object),
             Known::NotLookedUp => unreachable!("offers are resolved before they are held"),
         }
@@ -196,6 +230,7 @@ impl Core {
         for held in items {
             let ty = self.queues.get(held.queue).ty;
             self.queues.ty_mut(ty).books.moved_in += 1;
+            self.remembered.note(held.id, held.at);
             match self.memory.by_id(held.id) {
                 Some(slot) if self.memory.get(slot).at == held.at => {
                     self.set_phase(slot, Phase::Writing);

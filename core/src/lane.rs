@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 
 use crate::effect::Record;
 use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, RecordNumber};
-use crate::limits::RECORD_TARGET_BYTES;
 use crate::object::{Hash16, Object};
 use crate::record::{Entry, Header, How, Standing, Writer, seal, write_object};
 use crate::store::Claimed;
@@ -31,6 +30,10 @@ pub(crate) struct Lane {
     taken_hashes: VecDeque<Hash16>,
     checkpoint: RecordNumber,
     uncommitted: u64,
+    /// Everything written goes into the open record, whatever its size.
+    grouped: bool,
+    /// Bytes at which the open record is closed.
+    target: usize,
 }
 
 /// A record that is being written.
@@ -52,7 +55,7 @@ pub(crate) struct Sealed {
 }
 
 impl Lane {
-    pub(crate) fn new(id: LaneId, claimed: Claimed, incarnation: Incarnation) -> Self {
+    pub(crate) fn new(id: LaneId, claimed: Claimed, incarnation: Incarnation, target: usize) -> Self {
         Self {
             id,
             epoch: claimed.epoch,
@@ -66,6 +69,8 @@ impl Lane {
             taken_hashes: VecDeque::new(),
             checkpoint: RecordNumber(0),
             uncommitted: 0,
+            grouped: false,
+            target,
         }
     }
 
@@ -98,11 +103,27 @@ impl Lane {
 
     /// Makes room for entries of about `bytes` that must stand in one record.
     pub(crate) fn reserve(&mut self, bytes: usize) {
-        if self.open.entries > 0 && self.open.writer.len() + bytes > RECORD_TARGET_BYTES {
+        if self.grouped {
+            return;
+        }
+        if self.open.entries > 0 && self.open.writer.len() + bytes > self.target {
             let number = self.open.number.next();
             let full = std::mem::replace(&mut self.open, Draft { number, ..Draft::default() });
             self.closed.push_back(full);
         }
+    }
+
+    /// Starts a group of entries of about `bytes` together that must stand in one record: until
+    /// [`Lane::end_group`] nothing that is written makes room for itself alone (P4).
+    pub(crate) fn begin_group(&mut self, bytes: usize) {
+        self.reserve(bytes);
+        self.grouped = true;
+    }
+
+    /// Ends a group.
+    pub(crate) fn end_group(&mut self) {
+        assert!(self.grouped, "a group ends once");
+        self.grouped = false;
     }
 
     /// Writes an entry and says where it stands.

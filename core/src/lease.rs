@@ -7,6 +7,7 @@ use crate::effect::{Answer, Delivery, Effect, Effects, LeaseEnd, Note};
 use crate::ids::{ObjectId, SessionId};
 use crate::input::{LeaseRef, Lessee, ReplyTo};
 use crate::memory::{Phase, Slot};
+use crate::names::Name;
 use crate::object::{Hash16, Token};
 use crate::record::Entry;
 use crate::refusal::{Code, Refusal};
@@ -17,10 +18,12 @@ use crate::time::{Mono, Span};
 const SETTLED_MAX: usize = 65_536;
 
 /// One lease.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Lease {
     pub(crate) slot: Slot,
     pub(crate) holder: Holder,
+    /// The processor it was given to; its subscription may end before it.
+    pub(crate) processor: Name,
     pub(crate) until: Mono,
     pub(crate) span: Span,
     pub(crate) begun: bool,
@@ -78,7 +81,13 @@ impl Leases {
 
 impl Core {
     /// Gives a ready object, already out of its queue, to somebody.
-    pub(crate) fn lease(&mut self, slot: Slot, holder: Holder, span: Span) -> Delivery {
+    pub(crate) fn lease(
+        &mut self,
+        slot: Slot,
+        holder: Holder,
+        processor: Name,
+        span: Span,
+    ) -> Delivery {
         self.leases.last += 1;
         let n = self.leases.last;
         let until = self.now.mono + span;
@@ -87,7 +96,7 @@ impl Core {
         live.object.deliveries += 1;
         live.dirty = true;
         let object = live.object.clone();
-        self.leases.live.insert(n, Lease { slot, holder, until, span, begun: false });
+        self.leases.live.insert(n, Lease { slot, holder, processor, until, span, begun: false });
         self.arm(until, Timer::Lease(n));
         let subscription = match holder {
             Holder::Stream((session, subscription)) => {
@@ -228,7 +237,7 @@ impl Core {
     }
 
     pub(crate) fn on_lease_expired(&mut self, n: u64, fx: &mut Effects) {
-        let Some(lease) = self.leases.get(n).copied() else { return };
+        let Some(lease) = self.leases.get(n).cloned() else { return };
         if lease.until > self.now.mono {
             return;
         }

@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod catalogue;
+mod check;
 mod checkpoint;
 mod core;
 pub mod decision;
 mod demand;
+mod digest;
 pub mod effect;
 mod flow;
 mod hold;

@@ -71,6 +71,19 @@ pub struct Limits {
     pub uncommitted_bytes: u64,
     /// Most objects in transit for one demand of one link.
     pub transit: u32,
+    /// Most objects kept ready in memory for one queue; the rest is paged. Below a quarter of it a
+    /// queue with demand asks for its next page.
+    pub window_objects: usize,
+    /// Bytes at which the open record is closed.
+    pub record_target_bytes: usize,
+    /// Log bytes after which a part ends with a checkpoint.
+    pub part_bytes: u64,
+    /// Ids after which a part ends with a checkpoint: it bounds the memory of the recent ids.
+    pub part_ids: usize,
+    /// Dead log bytes that are tolerated besides as many as there are live ones.
+    pub carry_slack_bytes: u64,
+    /// Records with something alive in them, beyond which the oldest are packed anew.
+    pub pages: usize,
 }
 
 impl Default for Limits {
@@ -109,6 +122,12 @@ impl Default for Limits {
             leased_bytes: 128 << 20,
             uncommitted_bytes: 64 << 20,
             transit: 1_024,
+            window_objects: 1_024,
+            record_target_bytes: 64 << 10,
+            part_bytes: 64 << 20,
+            part_ids: 262_144,
+            carry_slack_bytes: 96 << 20,
+            pages: 1_000_000,
         }
     }
 }
@@ -129,24 +148,10 @@ pub const REASON_BYTES_MAX: usize = 1_024;
 pub const TAKE_MAX: u32 = 100;
 /// Longest wait of a unary `Take`.
 pub const TAKE_WAIT_MAX: Span = Span::secs(60);
-/// Most objects kept ready in memory for one queue; the rest is paged.
-pub const WINDOW_OBJECTS_MAX: usize = 1_024;
-/// Below this many a queue with demand asks for its next page.
-pub const WINDOW_OBJECTS_LOW: usize = 256;
 /// Most pages being read at once.
 pub const LOADS_MAX: usize = 16;
 /// Most requests that wait for an id to be looked up.
 pub const RESOLVING_MAX: usize = 4_096;
-/// Bytes at which the open record is closed.
-pub const RECORD_TARGET_BYTES: usize = 64 << 10;
-/// Log bytes after which a part ends with a checkpoint.
-pub const PART_BYTES: u64 = 64 << 20;
-/// Ids after which a part ends with a checkpoint: it bounds the memory of the recent ids.
-pub const PART_IDS: usize = 262_144;
-/// Dead log bytes that are tolerated besides as many as there are live ones.
-pub const CARRY_SLACK_BYTES: u64 = 96 << 20;
-/// Records with something alive in them, beyond which the oldest are packed anew.
-pub const PAGES_MAX: usize = 1_000_000;
 /// Most objects of one offer.
 pub const OFFER_OBJECTS_MAX: usize = 256;
 /// Most payload bytes of one offer (a single larger object travels alone).
@@ -166,5 +171,3 @@ pub const CLOCK_JUMP: Span = Span::secs(3_600);
 /// How long the wall clock must be steady after a jump before expiry goes on by itself.
 pub const CLOCK_STEADY: Span = Span::secs(600);
 
-const _: () = assert!(WINDOW_OBJECTS_LOW < WINDOW_OBJECTS_MAX);
-const _: () = assert!(RECORD_TARGET_BYTES < crate::store::RECORD_BYTES_MAX);

@@ -1,6 +1,6 @@
 //! Records read back from the log, and who waits for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use crate::catalogue::{QueueId, Shelf};
 use crate::core::Core;
 use crate::effect::{Effect, Effects};
 use crate::ids::{Loc, ObjectId, RecordNumber};
-use crate::limits::{LOADS_MAX, WINDOW_OBJECTS_LOW, WINDOW_OBJECTS_MAX};
+use crate::limits::LOADS_MAX;
 use crate::object::Object;
 use crate::record::{Entry, How};
 use crate::scan::ScanId;
@@ -30,6 +30,15 @@ pub(crate) struct Loads {
     waiting: BTreeMap<RecordNumber, Vec<Purpose>>,
     /// Pages being read for queues.
     pages: usize,
+    /// Queues that want a page and have to wait for another to come.
+    starved: BTreeSet<QueueId>,
+}
+
+impl Loads {
+    /// The lowest record that is being read.
+    pub(crate) fn lowest(&self) -> Option<RecordNumber> {
+        self.waiting.first_key_value().map(|(record, _)| *record)
+    }
 }
 
 impl Core {
@@ -74,6 +83,9 @@ impl Core {
         }
         if pages {
             self.bring_in_others(record, bytes.len(), &entries, fx);
+            for queue in std::mem::take(&mut self.loads.starved) {
+                self.want_page(queue, fx);
+            }
         }
     }
 
@@ -81,13 +93,12 @@ impl Core {
     pub(crate) fn want_page(&mut self, queue: QueueId, fx: &mut Effects) {
         let q = self.queues.get(queue);
         let full = self.memory.waiting_bytes >= self.limits.window_bytes && !q.window.is_empty();
-        if q.loading || q.window.len() >= WINDOW_OBJECTS_LOW || full {
+        if q.loading || q.window.len() >= (self.limits.window_objects / 4).max(1) || full {
             return;
         }
-        let Some((_, record)) = q.paged.first_key_value() else { return };
+        let Some((_, record)) = q.paged.first() else { return };
         if self.loads.pages >= LOADS_MAX {
-            // The queue is looked at again as soon as a page has come.
-            self.stirred.insert(queue);
+            self.loads.starved.insert(queue);
             return;
         }
         let record = *record;
@@ -107,7 +118,7 @@ impl Core {
     ) {
         let Some(set) = self.catalogue.take_set(record, Shelf::Ready(queue)) else { return };
         let q = self.queues.get_mut(queue);
-        q.paged.remove(&set.order);
+        q.paged.remove(&(set.order, record));
         q.paged_count -= set.positions.len() as u64;
         let share = set.positions.len() * 4 < entries.len();
         for position in set.positions.iter() {
@@ -164,8 +175,8 @@ impl Core {
             })
             .filter(|(queue, order)| {
                 let q = self.queues.get(*queue);
-                let next = q.paged.first_key_value().is_some_and(|(first, _)| first == order);
-                next && q.window.len() < WINDOW_OBJECTS_MAX
+                let next = q.paged.first() == Some(&(*order, record));
+                next && q.window.len() < self.limits.window_objects
                     && q.groups.iter().any(|g| self.subs.can_take(*g))
             })
             .map(|(queue, _)| queue)

@@ -32,6 +32,9 @@ pub(crate) struct Link {
     pub(crate) incarnation: Incarnation,
     /// What the peer can use.
     pub(crate) demands: BTreeMap<DemandKey, Remote>,
+    /// Objects offered since the link came up for demands that are withdrawn now: windows are
+    /// absolute totals, so the count goes on when the demand comes back.
+    pub(crate) spent: BTreeMap<DemandKey, u64>,
     /// What the peer has been told.
     pub(crate) told: BTreeMap<DemandKey, Demand>,
     /// Objects the peer has offered since the link came up, by window.
@@ -45,6 +48,8 @@ pub(crate) struct Link {
 pub(crate) struct Remote {
     pub(crate) demand: Demand,
     pub(crate) offered: u64,
+    /// Nothing is offered for it until then: it has just refused an offer, or not answered.
+    pub(crate) paused: Option<Mono>,
 }
 
 /// Who waits for a passed settle.
@@ -108,7 +113,9 @@ impl Mesh {
 
     pub(crate) fn count_received(&mut self, link: LinkId, key: &DemandKey, count: u64) {
         if let Some(l) = self.link_mut(link) {
-            *l.received.entry(key.clone()).or_default() += count;
+            if l.received.len() < crate::limits::ADVERTS_MAX || l.received.contains_key(key) {
+                *l.received.entry(key.clone()).or_default() += count;
+            }
             l.received_objects += count;
         }
     }
@@ -149,6 +156,7 @@ impl Core {
             lane: LaneId::default(),
             incarnation: Incarnation(0),
             demands: BTreeMap::new(),
+            spent: BTreeMap::new(),
             told: BTreeMap::new(),
             received: BTreeMap::new(),
             sent_objects: 0,
@@ -182,9 +190,9 @@ impl Core {
         }
         self.withdraw_all(link);
         let l = self.mesh.links.remove(&link).expect("just found");
+        self.mesh.refresh_asked.retain(|(via, _), _| *via != link);
         for key in l.demands.keys() {
             self.mesh.index(key, link, false);
-            self.mesh.refresh_asked.remove(&(link, key.clone()));
             self.on_demand_changed(key);
         }
     }
@@ -201,7 +209,8 @@ impl Core {
             let redial = may_redial(&refusal);
             let name = l.name.clone();
             fx.push(Effect::Note(Note::LinkRefused(name, refusal.clone())));
-            return fx.push(Effect::CloseLink { link, refusal, redial });
+            fx.push(Effect::CloseLink { link, refusal, redial });
+            return self.handle_link_down(link, fx);
         }
         if !l.ready {
             return self.refuse_link(link, LinkRefusal::Malformed("no Hello first".into()), fx);
@@ -210,6 +219,10 @@ impl Core {
     }
 
     fn on_message(&mut self, link: LinkId, message: Message, fx: &mut Effects) {
+        let peer = self.mesh.links[&link].lane;
+        if message.speaker().is_some_and(|lane| lane != peer) {
+            return; // Only a transfer's two lanes decide it.
+        }
         match message {
             Message::Hello(_) | Message::Refuse(_) => unreachable!("handled before"),
             Message::Adverts(adverts) => self.on_adverts(link, adverts, fx),
@@ -378,12 +391,15 @@ impl Core {
                 Some(demand) => match l.demands.get_mut(&advert.key) {
                     Some(remote) => remote.demand = demand,
                     None => {
-                        l.demands.insert(advert.key.clone(), Remote { demand, offered: 0 });
+                        let offered = l.spent.remove(&advert.key).unwrap_or(0);
+                        let remote = Remote { demand, offered, paused: None };
+                        l.demands.insert(advert.key.clone(), remote);
                     }
                 },
                 None => {
-                    if l.demands.remove(&advert.key).is_none() {
-                        continue;
+                    let Some(remote) = l.demands.remove(&advert.key) else { continue };
+                    if remote.offered > 0 {
+                        l.spent.insert(advert.key.clone(), remote.offered);
                     }
                 }
             }
@@ -474,6 +490,10 @@ impl Core {
         fx: &mut Effects,
     ) {
         let missing = self.unresolved([token.object]);
+        if !missing.is_empty() && self.resolving.is_full() {
+            let message = Message::PassedSettle { ask, answer: PassedAnswer::Unknown };
+            return fx.push(Effect::Send { link, message, after: None });
+        }
         if !missing.is_empty() {
             let message = Message::PassSettle { ask, hops_left, token, content };
             return self.stall_quietly(missing, Input::Peer(link, message), fx);
@@ -484,7 +504,8 @@ impl Core {
             && self.pass_on(asker, hops_left, token, content, Some(link), fx);
         if !passed {
             let message = Message::PassedSettle { ask, answer };
-            fx.push(Effect::Send { link, message, after: None });
+            let after = self.lane.barrier().filter(|_| answer == PassedAnswer::Done);
+            fx.push(Effect::Send { link, message, after });
         }
     }
 

@@ -236,6 +236,20 @@ pub enum OfferRefused {
 }
 
 impl Message {
+    /// The lane whose word this is, where only one lane may say it.
+    pub(crate) fn speaker(&self) -> Option<LaneId> {
+        match self {
+            Self::Accept { transfer: id, .. }
+            | Self::Decline { transfer: id, .. }
+            | Self::Taken(id)
+            | Self::Status(id)
+            | Self::TransferUnknown(id) => Some(id.receiver),
+            Self::Release(id) | Self::Abort(id) | Self::Wait(id) => Some(id.sender),
+            Self::Forget { sender, .. } => Some(*sender),
+            _ => None,
+        }
+    }
+
     /// The objects' ids, for traces.
     fn ids(objects: &[Object]) -> String {
         objects.iter().map(|o| short_id(&o.id)).collect::<Vec<_>>().join(",")

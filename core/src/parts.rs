@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use crate::core::Core;
 use crate::effect::{Effect, Effects};
 use crate::ids::RecordNumber;
-use crate::limits::{CARRY_SLACK_BYTES, PART_BYTES, PART_IDS};
+use crate::limits::Limits;
 use crate::record::Entry;
 use crate::remember::Remembered;
 use crate::time::{Span, Wall};
@@ -39,6 +39,8 @@ pub(crate) struct Parts {
     /// What a truncation waits for, and where it cuts.
     cutting: Option<(RecordNumber, RecordNumber, u64)>,
     cut: RecordNumber,
+    /// The first record that the store kept at the start.
+    kept: RecordNumber,
     /// The history holds everything below, synced.
     history: RecordNumber,
     /// The last checkpoint's size: large ones are made less often.
@@ -52,9 +54,15 @@ impl Parts {
             pending: None,
             cutting: None,
             cut: first,
+            kept: first,
             history: RecordNumber(u64::MAX),
             checkpoint_bytes: 0,
         }
+    }
+
+    /// The first record that the store keeps.
+    pub(crate) fn kept(&self) -> RecordNumber {
+        self.kept
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Part> {
@@ -69,10 +77,10 @@ impl Parts {
         self.parts.back_mut().expect("there is always a part being written").bytes += bytes;
     }
 
-    pub(crate) fn is_full(&self, remembered: &Remembered) -> bool {
-        let enough = PART_BYTES.max(4 * self.checkpoint_bytes);
+    pub(crate) fn is_full(&self, remembered: &Remembered, limits: &Limits) -> bool {
+        let enough = limits.part_bytes.max(4 * self.checkpoint_bytes);
         self.pending.is_none()
-            && (self.current().bytes >= enough || remembered.recent_len() >= PART_IDS)
+            && (self.current().bytes >= enough || remembered.recent_len() >= limits.part_ids)
     }
 
     pub(crate) fn restore(&mut self, parts: Vec<Part>) {
@@ -173,7 +181,8 @@ impl Core {
     fn first_needed(&self) -> RecordNumber {
         let cut = self.parts.cut;
         let alive = self.catalogue.first_from(cut).unwrap_or_else(|| self.lane.ticket());
-        alive.min(self.lane.checkpoint()).min(self.parts.history)
+        let read = self.loads.lowest().unwrap_or(alive);
+        alive.min(self.lane.checkpoint()).min(self.parts.history).min(read)
     }
 
     /// Carries the oldest part's survivors forward when the log holds too much that is dead, or
@@ -185,7 +194,7 @@ impl Core {
             return;
         }
         let (all, live) = (self.parts.bytes(), self.catalogue.live_bytes());
-        if all > 2 * live + CARRY_SLACK_BYTES || self.pages_are_many() {
+        if all > 2 * live + self.limits.carry_slack_bytes || self.pages_are_many() {
             let end = self.parts.end_of(oldest.number).expect("a later part stands behind it");
             self.start_carry(end, fx);
         }
@@ -211,6 +220,20 @@ impl Core {
             next = next.min(at.max(Wall(self.now.wall.0 + 1)));
         }
         self.look_at_wall(next);
+    }
+
+    /// The last checkpoint may name ends and shadows in records that have been cut off since: they
+    /// had been forgotten, or carried forward, before the cut.
+    pub(crate) fn drop_cut_pages(&mut self) {
+        use crate::catalogue::Shelf;
+        let kept = self.parts.kept();
+        let cut: Vec<_> =
+            self.catalogue.iter().map(|(n, _)| *n).take_while(|n| *n < kept).collect();
+        for record in cut {
+            self.catalogue.take_set(record, Shelf::Ended);
+            self.catalogue.take_set(record, Shelf::Shadow);
+            self.remembered.drop_ends(record);
+        }
     }
 
     fn forget_old_ends(&mut self) {

@@ -1,13 +1,12 @@
 //! Types and their queues. A queue holds the ready objects of one type that the same processors
 //! have handled, in the order of arrival: its front in memory, the rest in the catalogue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use crate::catalogue::{QueueId, TypeId};
 use crate::effect::Books;
 use crate::ids::{Loc, RecordNumber};
-use crate::limits::WINDOW_OBJECTS_MAX;
 use crate::memory::Slot;
 use crate::names::{Name, Pattern, TypeName};
 use crate::subscriptions::GroupId;
@@ -37,8 +36,9 @@ pub(crate) struct Queue {
     pub(crate) handled: Vec<Name>,
     /// The front, in memory.
     pub(crate) window: BTreeMap<Loc, Slot>,
-    /// The rest: records by the place of their first object.
-    pub(crate) paged: BTreeMap<Loc, RecordNumber>,
+    /// The rest: records, with the place of their first object. Two records may start with the
+    /// same place while what one of them holds is written again.
+    pub(crate) paged: BTreeSet<(Loc, RecordNumber)>,
     /// How many objects are in the rest.
     pub(crate) paged_count: u64,
     /// Local groups that may take its objects.
@@ -66,10 +66,15 @@ impl Queue {
         self.window.is_empty() && self.paged_count == 0
     }
 
+    /// The records that hold the rest.
+    pub(crate) fn paged_records(&self) -> impl Iterator<Item = RecordNumber> + '_ {
+        self.paged.iter().map(|(_, record)| *record)
+    }
+
     /// Whether an object of this place may wait in memory without passing others.
-    pub(crate) fn has_room_for(&self, place: Loc) -> bool {
-        self.window.len() < WINDOW_OBJECTS_MAX
-            && self.paged.first_key_value().is_none_or(|(first, _)| place < *first)
+    pub(crate) fn has_room_for(&self, place: Loc, window_objects: usize) -> bool {
+        self.window.len() < window_objects
+            && self.paged.first().is_none_or(|(first, _)| place < *first)
     }
 }
 
@@ -145,7 +150,7 @@ impl Queues {
             ty,
             handled: handled.to_vec(),
             window: BTreeMap::new(),
-            paged: BTreeMap::new(),
+            paged: BTreeSet::new(),
             paged_count: 0,
             groups,
             loading: false,
@@ -162,6 +167,12 @@ impl Queues {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Queue> {
         self.queues.iter()
+    }
+
+    /// Queues with something in them.
+    pub(crate) fn waiting(&self) -> BTreeSet<QueueId> {
+        let ids = (0..).map(QueueId).zip(&self.queues);
+        ids.filter(|(_, q)| !q.is_empty()).map(|(id, _)| id).collect()
     }
 
     pub(crate) fn get(&self, id: QueueId) -> &Queue {

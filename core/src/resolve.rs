@@ -71,6 +71,13 @@ impl Stored {
     }
 }
 
+impl Resolving {
+    /// Whether no further input may wait.
+    pub(crate) fn is_full(&self) -> bool {
+        self.stalled.len() >= RESOLVING_MAX
+    }
+}
+
 impl Core {
     /// Ids among these that need the disk.
     pub(crate) fn unresolved(&self, ids: impl IntoIterator<Item = ObjectId>) -> Vec<ObjectId> {
@@ -86,10 +93,21 @@ impl Core {
         match (found, self.resolving.found.get(&id)) {
             (Found::Absent, _) | (Found::Perhaps(_), Some(None)) => Known::Absent,
             (Found::At(at), _) if self.catalogue.shelf_of(at).is_none() => Known::Absent,
-            (Found::At(at), Some(Some(stored))) if stored.at() == at => Known::OnDisk(stored),
-            (Found::Perhaps(_), Some(Some(stored))) => Known::OnDisk(stored),
+            (Found::At(at), Some(Some(stored))) if stored.at() == at && self.stands(stored) => {
+                Known::OnDisk(stored)
+            }
+            (Found::Perhaps(_), Some(Some(stored))) if self.stands(stored) => Known::OnDisk(stored),
             _ => Known::NotLookedUp,
         }
+    }
+
+    /// Whether what was found is still so: another input may have moved it since.
+    fn stands(&self, stored: &Stored) -> bool {
+        let shelf = match stored {
+            Stored::Alive { shelf, .. } => *shelf,
+            Stored::Ended { .. } => Shelf::Ended,
+        };
+        self.catalogue.shelf_of(stored.at()) == Some(shelf)
     }
 
     /// Keeps an input until these ids have been looked up, then handles it again.
@@ -100,7 +118,7 @@ impl Core {
         input: Input,
         fx: &mut Effects,
     ) {
-        if self.resolving.stalled.len() >= RESOLVING_MAX {
+        if self.resolving.is_full() {
             let limit = RESOLVING_MAX as u64;
             let message = "too many known ids are being looked up; retry in a moment";
             return self.refuse(to, Refusal::exhausted("id", limit, message), fx);
@@ -146,8 +164,8 @@ impl Core {
             Some(at) if self.catalogue.shelf_of(at).is_some() => {
                 self.load(at.record, Purpose::Resolve(id, at), fx);
             }
-            Some(_) => self.on_resolved(id, None, fx),
-            None => match rest.pop_front() {
+            // Nothing is alive there: held once and aborted, perhaps. An older part may know more.
+            _ => match rest.pop_front() {
                 Some(part) => fx.push(Effect::LookUp { part, id }),
                 None => self.on_resolved(id, None, fx),
             },
@@ -190,7 +208,12 @@ impl Core {
         }
         for n in ready {
             let stalled = self.resolving.stalled.remove(&n).expect("just found");
+            let next = self.resolving.next;
             self.dispatch(stalled.input, fx);
+            if let Some(again) = self.resolving.stalled.get_mut(&next) {
+                // It waits once more for some of its ids: the others stay known meanwhile.
+                again.ids.extend(stalled.ids.iter().copied());
+            }
             for id in stalled.ids {
                 self.drop_found(id);
             }

@@ -21,6 +21,8 @@ pub(crate) struct Pieces {
     first: RecordNumber,
     bytes: BytesMut,
     next: u32,
+    /// Nothing came before: the checkpoint is the state.
+    is_start: bool,
 }
 
 impl Core {
@@ -95,9 +97,7 @@ impl Core {
                 self.transfers.insert_moved(transfer, Moved { receiver, shadows, taken: None });
             }
             Entry::Taken { transfer, at } => {
-                if let Some(moved) = self.transfers.moved.get_mut(&transfer) {
-                    moved.taken = Some(at);
-                }
+                self.transfers.set_taken(transfer, at);
             }
             Entry::Released { transfer } => self.apply_released(transfer)?,
             Entry::Aborted { transfer } => self.apply_aborted(transfer),
@@ -116,7 +116,10 @@ impl Core {
             Entry::Verdict(lane) => {
                 self.transfers.verdicts.insert(lane);
             }
-            Entry::Duplicate { ty, .. } => {
+            Entry::Duplicate { transfer, ty, .. } => {
+                // A transfer of nothing but duplicates is held and released like any other.
+                let held = || Incoming { state: InState::Held, items: Vec::new(), key: None };
+                self.transfers.incoming.entry(transfer).or_insert_with(held);
                 let ty = self.queues.intern(&ty);
                 let books = &mut self.queues.ty_mut(ty).books;
                 books.moved_in += 1;
@@ -138,6 +141,9 @@ impl Core {
         standing: &Standing,
         object: Object,
     ) -> Result<(), String> {
+        if let Some(chase) = &object.chase {
+            self.restore_generation(chase.generation.counter);
+        }
         let ty = self.queues.intern(&object.entity.ty);
         let before = match was {
             Some(was) => {
@@ -145,10 +151,14 @@ impl Core {
                 if blamed && how == How::Carried {
                     self.blamed.insert(at);
                 }
+                let before = self.apply_leave(was)?;
+                if how == How::Reclaimed {
+                    self.transfers.drop_shadow(was);
+                }
                 if how == How::Carried {
                     self.transfers.carried(was, at);
                 }
-                self.apply_leave(was)?
+                before
             }
             None => None,
         };
@@ -244,8 +254,11 @@ impl Core {
         {
             self.catalogue.take(before, Shelf::Ended);
         }
+        let back = end.was.is_none() && self.is_back(end.id, at);
         self.catalogue.put(at, Shelf::Ended, at);
-        self.remembered.note(end.id, at);
+        if !back {
+            self.remembered.note(end.id, at);
+        }
         self.remembered.note_end(end.at, at.record);
         Ok(())
     }
@@ -263,6 +276,7 @@ impl Core {
             let ty = self.queues.get(held.queue).ty;
             let books = &mut self.queues.ty_mut(ty).books;
             books.moved_in += 1;
+            self.remembered.note(held.id, held.at);
             if self.catalogue.shelf_of(held.at) != Some(Shelf::Held) {
                 return Err(format!("{} should be held", held.at));
             }
@@ -294,7 +308,10 @@ impl Core {
         header: &Header,
     ) -> Result<(), String> {
         if index == 0 {
-            self.pieces = Pieces { first: record, bytes: BytesMut::new(), next: 0 };
+            let is_start = self.parts.current().bytes == 0
+                && self.catalogue.len() == 0
+                && self.queues.types_len() == 0;
+            self.pieces = Pieces { first: record, bytes: BytesMut::new(), next: 0, is_start };
         }
         if index != self.pieces.next {
             return Err(format!("piece {index} of a checkpoint, expected {}", self.pieces.next));
@@ -304,12 +321,9 @@ impl Core {
         if index + 1 < of {
             return Ok(());
         }
-        let first = self.pieces.first;
-        let bytes = std::mem::take(&mut self.pieces).bytes.freeze();
-        if self.parts.current().bytes == 0
-            && self.catalogue.len() == 0
-            && self.queues.types_len() == 0
-        {
+        let Pieces { first, bytes, is_start, .. } = std::mem::take(&mut self.pieces);
+        let bytes = bytes.freeze();
+        if is_start {
             self.decode_checkpoint(bytes).map_err(|e| e.to_string())?;
         } else {
             // Reached by replay: the state is here already. A new part starts all the same.

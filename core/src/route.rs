@@ -39,6 +39,7 @@ use crate::message::{DemandKey, Refresh};
 use crate::object::{Chase, Generation, Object};
 use crate::subscriptions::{may_take, patterns_of};
 use crate::time::Span;
+use crate::transfer::PAUSE;
 
 /// A peer's demand for a queue, as one pass of choices sees it.
 #[derive(Clone, Debug)]
@@ -51,6 +52,8 @@ struct Way {
     generation: Generation,
     /// What is left of its window.
     open: u64,
+    /// It refused an offer a moment ago.
+    paused: bool,
     /// Objects under way on its link.
     outstanding: u64,
     /// Whether the link may take one more offer.
@@ -72,6 +75,9 @@ impl Core {
             let q = self.queues.get(queue);
             let unwanted = q.groups.is_empty() && ways.is_empty();
             self.set_no_demand(queue, unwanted, fx);
+            if ways.iter().any(|w| w.paused) {
+                self.look_again(queue, PAUSE);
+            }
             if !ways.is_empty() {
                 self.send_away(queue, ways, fx);
             }
@@ -93,6 +99,8 @@ impl Core {
                 let l = self.mesh.link(*link)?;
                 let remote = l.demands.get(key)?;
                 let (offers, outstanding) = self.transfers.outstanding(*link);
+                let open = remote.demand.window.saturating_sub(remote.offered);
+                let paused = remote.paused.is_some_and(|until| until > self.now.mono);
                 Some(Way {
                     link: *link,
                     key: key.clone(),
@@ -100,7 +108,8 @@ impl Core {
                     lane: l.lane,
                     distance: remote.demand.distance,
                     generation: remote.demand.generation,
-                    open: remote.demand.window.saturating_sub(remote.offered),
+                    open: if paused { 0 } else { open },
+                    paused,
                     outstanding,
                     has_room: offers < OFFERS_MAX,
                 })

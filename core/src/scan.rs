@@ -15,6 +15,7 @@ use crate::memory::Then;
 use crate::names::Pattern;
 use crate::object::Object;
 use crate::record::{Ending, Entry, How, Standing};
+use crate::remember::Found;
 use crate::time::{Span, Wall};
 use crate::view::View;
 
@@ -106,6 +107,10 @@ impl Core {
     fn step_scan(&mut self, id: ScanId, fx: &mut Effects) {
         let scan = self.scans.scans.get_mut(&id).expect("scans end by themselves");
         let enough = matches!(&scan.work, Work::List(l) if l.found.len() >= l.limit);
+        // A record without anything alive may have been cut off the log since the scan began.
+        while scan.records.front().is_some_and(|record| self.catalogue.page(*record).is_none()) {
+            scan.records.pop_front();
+        }
         match scan.records.pop_front() {
             Some(record) if !enough => self.load(record, Purpose::Scan(id), fx),
             _ => {
@@ -234,7 +239,7 @@ impl Core {
                 let q = self.queues.get_mut(queue);
                 q.paged_count -= 1;
                 if let (true, Some(order)) = (empty, order) {
-                    q.paged.remove(&order);
+                    q.paged.remove(&(order, at.record));
                 }
                 self.tidy_queue(queue);
             }
@@ -279,6 +284,8 @@ impl Core {
                         Some(transfer) => Standing::Shadow(transfer),
                         None => return self.unshelve(at, shelf),
                     },
+                    // A released object is ready although its entry says held: the shelf is right.
+                    (Shelf::Ready(_) | Shelf::Delayed(_), _) => Standing::Flowing,
                     _ => standing.clone(),
                 };
                 self.lane.reserve(entry_bytes(&object));
@@ -295,16 +302,28 @@ impl Core {
                 let mut end = end.clone();
                 end.was = None;
                 let (id, wall) = (end.id, end.at);
+                let back = self.is_back(id, at);
                 self.lane.reserve(2_048);
                 let to = self.lane.write(&Entry::End(end));
                 self.catalogue.take(at, shelf);
                 self.catalogue.put(to, shelf, to);
                 self.remembered.drop_ends(at.record);
-                self.remembered.note(id, to);
+                if !back {
+                    self.remembered.note(id, to);
+                }
                 self.remembered.note_end(wall, to.record);
             }
             _ => unreachable!("only objects and ends are alive"),
         }
+    }
+
+    /// Whether an id whose end stands at `end` is known to live here again: the object came back,
+    /// and its old end must not hide it.
+    pub(crate) fn is_back(&self, id: ObjectId, end: Loc) -> bool {
+        let Found::At(at) = self.remembered.find(id) else {
+            return self.memory.by_id(id).is_some();
+        };
+        at != end && self.catalogue.shelf_of(at).is_some_and(|shelf| shelf != Shelf::Ended)
     }
 
     fn reshelve(&mut self, at: Loc, to: Loc, shelf: Shelf, place: Loc, object: &Object) {
@@ -455,6 +474,7 @@ impl Core {
         let ty = self.queues.intern(&object.entity.ty);
         let queue = self.queue_for(ty, &object.handled);
         self.catalogue.take(at, Shelf::Shadow);
+        self.transfers.drop_shadow(at);
         self.lane.reserve(entry_bytes(&object));
         let standing = Standing::Flowing;
         let to = self.lane.write_object(How::Reclaimed, Some(at), None, &standing, &mut object);

@@ -58,7 +58,12 @@ impl Core {
             }
             None => {
                 let group = self.group_for(&demand);
-                self.subs.add(key, group, s.credit, lease, self.now.wall);
+                let held = |n: &&u64| {
+                    self.leases.get(**n).is_some_and(|l| l.holder == Holder::Stream(key))
+                };
+                let in_flight = self.subs.sessions[&s.session].leases.iter().filter(held).count();
+                let in_flight = u32::try_from(in_flight).expect("leases are bounded");
+                self.subs.add(key, group, (s.credit, in_flight), lease, self.now.wall);
                 let session = self.subs.sessions.get_mut(&s.session).expect("checked");
                 session.subs.insert(s.subscription);
                 self.hungry.insert(group);
@@ -154,6 +159,7 @@ impl Core {
             }
         }
         self.hungry.remove(&group);
+        self.crowded_out.remove(&group);
         self.subs.remove_group(group);
         self.demand_vanishes(key);
     }
@@ -162,6 +168,9 @@ impl Core {
     pub(crate) fn feed_groups(&mut self, fx: &mut Effects) {
         if self.draining.is_some() {
             return self.hungry.clear();
+        }
+        if !self.leases_are_full() {
+            self.hungry.append(&mut self.crowded_out);
         }
         while !self.hungry.is_empty() {
             for group in std::mem::take(&mut self.hungry) {
@@ -175,7 +184,11 @@ impl Core {
     /// One turn of a group. Says whether it could go on.
     fn feed_group(&mut self, group: GroupId, fx: &mut Effects) -> bool {
         for _ in 0..TURN {
-            if !self.subs.can_take(group) || self.leases_are_full() {
+            if !self.subs.can_take(group) {
+                return false;
+            }
+            if self.leases_are_full() {
+                self.crowded_out.insert(group);
                 return false;
             }
             let Some(queue) = self.next_queue(group, fx) else { return false };
@@ -186,7 +199,8 @@ impl Core {
             self.take_ready(slot);
             let key = self.subs.next_free(group).expect("can_take was asked");
             let span = self.subs.subs[&key].lease;
-            let delivery = self.lease(slot, Holder::Stream(key), span);
+            let processor = self.subs.group(group).key.processor.clone();
+            let delivery = self.lease(slot, Holder::Stream(key), processor, span);
             self.note_delivery(group, delivery.object.id, delivery.object.moves);
             fx.push(Effect::Deliver(key.0, Box::new(delivery)));
             self.want_page(queue, fx);

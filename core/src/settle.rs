@@ -1,5 +1,7 @@
 //! Settling: how a lease ends by its holder's word. Settle and emits are one commit (P4).
 
+use std::collections::BTreeSet;
+
 use crate::catalogue::Shelf;
 use crate::core::Core;
 use crate::effect::{Answer, Effects};
@@ -64,9 +66,10 @@ impl Core {
             Ok(n) => {
                 self.check_against_object(n, settle)?;
                 let emits = self.check_emits(&settle.emits)?;
-                self.lane.reserve(self.settle_bytes(n, settle));
+                self.lane.begin_group(self.settle_bytes(n, settle));
                 self.apply_settle(n, &settle.verb, content, fx);
                 self.apply_emits(&settle.emits, &emits);
+                self.lane.end_group();
                 Ok(true)
             }
             Err(refusal) if refusal.reason == "LEASE_LOST" => {
@@ -156,6 +159,7 @@ impl Core {
                 "items",
             ));
         }
+        self.check_together(settle.emits.iter())?;
         match &settle.verb {
             Verb::Release { delay, .. } if *delay > self.limits.horizon => {
                 let (limit, given) = (self.limits.horizon.0 / 1_000_000, delay.0 / 1_000_000);
@@ -192,6 +196,11 @@ impl Core {
                     "processors",
                 ));
             }
+            let limit = 2 * u64::from(self.limits.types);
+            if self.queues.len() as u64 >= limit {
+                let message = "too many different sets of processors have handled objects here";
+                return Err(Refusal::exhausted("handled", limit, message));
+            }
         }
         let bytes = self.settle_bytes(n, settle);
         if bytes > RECORD_BYTES_MAX / 2 {
@@ -202,14 +211,21 @@ impl Core {
 
     /// Emits are checked like pushes. Those that were emitted before are left out.
     fn check_emits(&self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
+        for emit in emits {
+            emit.check(&self.limits, self.now)?;
+            self.check_type(&emit.entity.ty)?;
+            if self.disk_low {
+                self.check_open_for_work()?;
+            }
+        }
+        self.fresh_emits(emits)
+    }
+
+    /// Which emits are new, and not repeated.
+    fn fresh_emits(&self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
         emits
             .iter()
             .map(|emit| {
-                emit.check(&self.limits, self.now)?;
-                self.check_type(&emit.entity.ty)?;
-                if self.disk_low {
-                    self.check_open_for_work()?;
-                }
                 let Some(id) = emit.id else { return Ok(true) };
                 let before = self.pushed_before(id, &emit.entity.hash())?;
                 Ok(matches!(before, PushedBefore::No))
@@ -217,12 +233,36 @@ impl Core {
             .collect()
     }
 
+    /// Objects that one commit brings in: each id once, and no more new types than there is room
+    /// for. State is unchanged.
+    fn check_together<'a>(&self, pushes: impl Iterator<Item = &'a Push>) -> Result<(), Refusal> {
+        let (mut ids, mut types) = (BTreeSet::new(), BTreeSet::new());
+        for push in pushes {
+            if let Some(id) = push.id
+                && !ids.insert(id)
+            {
+                let message = "one request names the id twice; give each object its own id";
+                return Err(Refusal::invalid("id", "ID_TWICE", message).given(id));
+            }
+            if self.queues.type_id(&push.entity.ty).is_none() {
+                types.insert(&push.entity.ty);
+            }
+        }
+        let limit = self.limits.types as usize;
+        if !types.is_empty() && self.queues.types_len() + types.len() > limit {
+            let message = format!("the node keeps {limit} types apart and these would be more");
+            return Err(Refusal::exhausted("types", limit as u64, message));
+        }
+        Ok(())
+    }
+
     fn settle_bytes(&self, n: u64, settle: &Settle) -> usize {
         let lease = self.leases.get(n).expect("the caller found it");
         let object = match &settle.verb {
             Verb::Finalise => 256 + 17 * 90,
             Verb::Advance(Some(entity)) => {
-                entity.payload.len() + entry_bytes(self.object(lease.slot))
+                let entity = entity.payload.len() + entity.headers.as_packed().len();
+                512 + entity + entry_bytes(self.object(lease.slot))
             }
             _ => entry_bytes(self.object(lease.slot)) + 1_200,
         };
@@ -245,8 +285,8 @@ impl Core {
 
     /// Ends the lease and writes what the verb says. Everything has been checked.
     fn apply_settle(&mut self, n: u64, verb: &Verb, content: Hash16, fx: &mut Effects) {
-        let processor = self.processor_of(n);
         let lease = self.end_lease(n, true);
+        let processor = lease.processor;
         let slot = lease.slot;
         let session = match lease.holder {
             Holder::Stream((session, _)) => Some(session),
@@ -259,7 +299,7 @@ impl Core {
         self.memory.get_mut(slot).object.mark(token, content);
         let begun_at = lease.begun.then(|| self.memory.get(slot).at);
         match verb {
-            Verb::Finalise => self.end(slot, Ending::Final, processor),
+            Verb::Finalise => self.end(slot, Ending::Final, Some(processor)),
             Verb::Advance(Some(entity)) => self.advance(slot, entity.clone()),
             Verb::Advance(None) => self.set_handled(slot, processor),
             Verb::Release { delay, failed: true } => self.count_failure(slot, *delay, fx),
@@ -271,24 +311,13 @@ impl Core {
         }
     }
 
-    fn processor_of(&self, n: u64) -> Option<Name> {
-        match self.leases.get(n)?.holder {
-            Holder::Stream(key) => {
-                let group = self.subs.subs.get(&key)?.group;
-                Some(self.subs.group(group).key.processor.clone())
-            }
-            Holder::Taker => self.takes.processor_of(n),
-        }
-    }
-
     fn release(&mut self, slot: Slot, delay: Span) {
         let not_before = (delay > Span::ZERO).then(|| self.now.wall + delay);
         self.memory.get_mut(slot).object.not_before = not_before;
         self.return_object(slot, How::Returned);
     }
 
-    fn set_handled(&mut self, slot: Slot, processor: Option<Name>) {
-        let name = processor.expect("a lease has a processor while it lives");
+    fn set_handled(&mut self, slot: Slot, name: Name) {
         let object = &mut self.memory.get_mut(slot).object;
         if let Err(i) = object.handled.binary_search(&name) {
             object.handled.insert(i, name);
@@ -379,14 +408,14 @@ impl Core {
                 self.reply_when_durable(to, Answer::Done(done), fx);
             }
             Ok(Some(bytes)) => {
-                self.lane.reserve(bytes);
+                self.lane.begin_group(bytes);
                 for settle in &transaction.settles {
                     let content = settle.content_hash();
                     for lease in &settle.leases {
                         let n = self.find_lease(lessee, *lease).expect("checked");
                         self.apply_settle(n, &settle.verb, content, fx);
                     }
-                    let fresh = self.check_emits(&settle.emits).expect("checked");
+                    let fresh = self.fresh_emits(&settle.emits).expect("checked");
                     self.apply_emits(&settle.emits, &fresh);
                 }
                 for push in transaction.pushes {
@@ -397,6 +426,7 @@ impl Core {
                         self.store(id, push, hash, How::Pushed);
                     }
                 }
+                self.lane.end_group();
                 let done = transaction.settles.iter().map(|s| s.leases.len() as u64).sum();
                 self.reply_durable(to, Answer::Done(done), fx);
             }
@@ -429,6 +459,8 @@ impl Core {
                 "the transaction holds nothing",
             )));
         }
+        let emits = t.settles.iter().flat_map(|s| &s.emits);
+        self.check_together(emits.chain(&t.pushes)).map_err(whole)?;
         let (mut bytes, mut payload, mut seen, mut repeats) = (0, 0u64, Vec::new(), 0);
         for (i, settle) in t.settles.iter().enumerate() {
             let at = |refusal: Refusal| (u32::try_from(i).expect("bounded"), refusal);

@@ -136,12 +136,20 @@ impl Subscriptions {
         group
     }
 
-    /// Adds a subscription to its group.
-    pub(crate) fn add(&mut self, key: SubKey, group: GroupId, credit: u32, lease: Span, now: Wall) {
+    /// Adds a subscription to its group. Deliveries of an earlier subscription of its number that
+    /// are not settled count as its own.
+    pub(crate) fn add(
+        &mut self,
+        key: SubKey,
+        group: GroupId,
+        (credit, in_flight): (u32, u32),
+        lease: Span,
+        now: Wall,
+    ) {
         let sub = Subscription {
             group,
             credit,
-            in_flight: 0,
+            in_flight,
             lease,
             delivered: 0,
             settled: 0,
@@ -152,7 +160,7 @@ impl Subscriptions {
         let g = self.group_mut(group);
         g.subs.insert(key);
         g.credit += u64::from(credit);
-        g.free += u64::from(credit);
+        g.free += u64::from(credit.saturating_sub(in_flight));
         self.ring(key);
     }
 
@@ -216,7 +224,7 @@ impl Subscriptions {
 
     /// Whether a group can take an object now.
     pub(crate) fn can_take(&self, group: GroupId) -> bool {
-        !self.group(group).ring.is_empty()
+        self.group(group).free > 0
     }
 
     fn ring(&mut self, key: SubKey) {

@@ -24,7 +24,10 @@ use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
 use crate::record::{Ending, Entry, TransferId};
-use crate::time::{Mono, Wall};
+use crate::time::{Mono, Span, Wall};
+
+/// How long a demand whose offer was refused or not answered gets no further one.
+pub(crate) const PAUSE: Span = Span::millis(500);
 
 /// An offer of this incarnation that is not decided.
 #[derive(Debug)]
@@ -32,6 +35,7 @@ pub(crate) struct Outgoing {
     pub(crate) id: TransferId,
     pub(crate) link: LinkId,
     pub(crate) peer: Name,
+    key: DemandKey,
     pub(crate) slots: Vec<Slot>,
     /// The record that holds MOVED, once ACCEPT has come.
     pub(crate) moving: Option<RecordNumber>,
@@ -87,6 +91,8 @@ pub(crate) struct Transfers {
     pub(crate) forgotten: BTreeMap<(LaneId, Epoch, Incarnation), u64>,
     /// Lanes that were forgotten for ever.
     pub(crate) verdicts: BTreeSet<LaneId>,
+    /// Those of `moved` that are not taken: TAKEN costs nothing for all that is kept.
+    untaken: BTreeSet<TransferId>,
     /// Shadows by place, for carrying.
     shadows: BTreeMap<Loc, TransferId>,
     /// Transfers whose FORGET has been said, by receiver's lane.
@@ -118,11 +124,31 @@ impl Transfers {
         for at in &moved.shadows {
             self.shadows.insert(*at, id);
         }
+        if moved.taken.is_none() {
+            self.untaken.insert(id);
+        }
         self.moved.insert(id, moved);
+    }
+
+    /// The receiver has taken a transfer. Says whether that is new.
+    pub(crate) fn set_taken(&mut self, id: TransferId, at: Wall) -> bool {
+        let Some(moved) = self.moved.get_mut(&id) else { return false };
+        self.untaken.remove(&id);
+        moved.taken.replace(at).is_none()
+    }
+
+    /// A shadow is alive again under another entry.
+    pub(crate) fn drop_shadow(&mut self, at: Loc) {
+        if let Some(transfer) = self.shadows.remove(&at)
+            && let Some(moved) = self.moved.get_mut(&transfer)
+        {
+            moved.shadows.remove(&at);
+        }
     }
 
     fn remove_moved(&mut self, id: &TransferId) -> Option<Moved> {
         let moved = self.moved.remove(id)?;
+        self.untaken.remove(id);
         moved.shadows.iter().for_each(|at| {
             self.shadows.remove(at);
         });
@@ -131,7 +157,7 @@ impl Transfers {
 
     /// Transfers in doubt with a peer's lane, both ways.
     pub(crate) fn in_doubt(&self, lane: LaneId) -> u64 {
-        let out = self.moved.iter().filter(|(id, m)| id.receiver == lane && m.taken.is_none());
+        let out = self.untaken.iter().filter(|id| id.receiver == lane);
         let held =
             self.incoming.iter().filter(|(id, i)| id.sender == lane && i.state == InState::Held);
         (out.count() + held.count()) as u64
@@ -166,7 +192,7 @@ impl Core {
         }
         let deadline = self.now.mono + self.limits.offer_timeout;
         self.arm(deadline, Timer::Offer(n));
-        let out = Outgoing { id, link, peer, slots, moving: None, deadline };
+        let out = Outgoing { id, link, peer, key: key.clone(), slots, moving: None, deadline };
         self.transfers.outgoing.insert(n, out);
         let message = Message::Offer(Offer { transfer: id, key, objects: objects.into() });
         fx.push(Effect::Send { link, message, after: None });
@@ -186,6 +212,12 @@ impl Core {
         let out = self.transfers.outgoing.remove(&n).expect("the caller found it");
         assert!(out.moving.is_none(), "an accepted offer is decided by its commit");
         self.disarm(out.deadline, Timer::Offer(n));
+        let paused = Some(self.now.mono + PAUSE);
+        if let Some(l) = self.mesh.link_mut(out.link)
+            && let Some(remote) = l.demands.get_mut(&out.key)
+        {
+            remote.paused = paused;
+        }
         for slot in out.slots {
             self.give_back(slot, &out.peer, why);
         }
@@ -305,10 +337,10 @@ impl Core {
     /// The receiver owns the objects durably: the shadow goes after its retention.
     pub(crate) fn on_taken(&mut self, link: LinkId, id: TransferId, fx: &mut Effects) {
         let at = self.now.wall;
-        match self.transfers.moved.get_mut(&id) {
-            Some(moved) if moved.taken.is_none() => moved.taken = Some(at),
-            _ => return,
+        if self.transfers.moved.get(&id).is_none_or(|m| m.taken.is_some()) {
+            return;
         }
+        self.transfers.set_taken(id, at);
         self.lane.write(&Entry::Taken { transfer: id, at });
         self.say_forget(link, id.receiver, fx);
     }
@@ -320,13 +352,8 @@ impl Core {
             id.receiver == receiver && id.epoch == epoch && id.incarnation == incarnation
         };
         let open = self.transfers.outgoing.values().map(|o| &o.id).filter(mine);
-        let untaken = self
-            .transfers
-            .moved
-            .iter()
-            .filter(|(_, m)| m.taken.is_none())
-            .map(|(id, _)| id)
-            .filter(mine);
+        let first = TransferId { sender: self.lane.id, receiver, epoch, incarnation, n: 0 };
+        let untaken = self.transfers.untaken.range(first..).take(1).filter(mine);
         let lowest = open.chain(untaken).map(|id| id.n).min();
         let through = lowest.map_or(self.transfers.last, |n| n - 1);
         let said = self.transfers.forget_said.entry(receiver).or_default();
@@ -363,7 +390,9 @@ impl Core {
             kept -= bytes;
             let moved = self.transfers.remove_moved(&id).expect("just seen");
             for at in moved.shadows {
-                self.catalogue.take(at, Shelf::Shadow);
+                if self.catalogue.shelf_of(at) == Some(Shelf::Shadow) {
+                    self.catalogue.take(at, Shelf::Shadow);
+                }
             }
         }
     }
@@ -372,13 +401,9 @@ impl Core {
     pub(crate) fn resume_transfers(&mut self, link: LinkId, lane: LaneId, fx: &mut Effects) {
         let open =
             |id: &TransferId| self.transfers.outgoing.get(&id.n).is_some_and(|o| o.id == *id);
-        let untaken: Vec<TransferId> = self
-            .transfers
-            .moved
-            .iter()
-            .filter(|(id, m)| id.receiver == lane && m.taken.is_none() && !open(id))
-            .map(|(id, _)| *id)
-            .collect();
+        let untaken = self.transfers.untaken.iter();
+        let untaken: Vec<TransferId> =
+            untaken.filter(|id| id.receiver == lane && !open(id)).copied().collect();
         for id in untaken {
             fx.push(Effect::Send { link, message: Message::Release(id), after: None });
         }

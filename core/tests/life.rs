@@ -154,3 +154,82 @@ fn an_object_is_pushed_delivered_finalised_and_stays_so_after_a_restart() {
     again.tell(subscribe(5));
     assert_eq!(again.deliveries().iter().map(|d| d.0).collect::<Vec<_>>(), [ObjectId([2; 16])]);
 }
+
+/// A push of this type with this much payload.
+fn big(id: u8, bytes: usize) -> Push {
+    let ty = TypeName::from_type_url("big").expect("valid");
+    let entity = Entity { ty, payload: Bytes::from(vec![id; bytes]), headers: Headers::default() };
+    Push { id: Some(ObjectId([id; 16])), entity, not_before: None, expires_at: None }
+}
+
+#[test]
+fn a_settle_and_its_emits_stand_in_one_record_however_large() {
+    let mut bench = Bench::start(Vec::new(), 1);
+    bench.tell(push(1, "a"));
+    bench.tell(Input::OpenSession(SessionId(1)));
+    bench.tell(subscribe(1));
+    let lease = bench.deliveries()[0].1;
+    let before = bench.log.len();
+    let settle = Settle {
+        leases: vec![LeaseRef::Number(lease)],
+        verb: Verb::Finalise,
+        emits: vec![big(2, 60_000), big(3, 60_000)],
+    };
+    bench.tell(Input::Settle(to(3), Lessee::Session(SessionId(1)), settle));
+    let with_work = bench.log[before..]
+        .iter()
+        .map(|record| dpc_core::record::entries(record).expect("undamaged").1)
+        .filter(|entries| dpc_core::record::mentions(entries).next().is_some());
+    assert_eq!(with_work.count(), 1, "a settle whose emits stand elsewhere can be cut in two");
+}
+
+fn settle(lease: u64, verb: Verb, emits: Vec<Push>) -> Input {
+    let settle = Settle { leases: vec![LeaseRef::Number(lease)], verb, emits };
+    Input::Settle(to(3), Lessee::Session(SessionId(1)), settle)
+}
+
+fn unsubscribe() -> Input {
+    Input::Unsubscribe(to(4), SessionId(1), SubscriptionId(1))
+}
+
+#[test]
+fn a_lease_outlives_its_subscription_and_counts_for_the_next_of_its_number() {
+    let mut bench = Bench::start(Vec::new(), 1);
+    (1..=4).for_each(|id| bench.tell(push(id, "a")));
+    bench.tell(Input::OpenSession(SessionId(1)));
+    bench.tell(subscribe(2));
+    let leases = bench.deliveries();
+    bench.tell(unsubscribe());
+    bench.tell(subscribe(2));
+    assert_eq!(bench.deliveries().len(), 0, "two deliveries are unsettled: no credit is free");
+    bench.tell(finalise(leases[0].1));
+    assert_eq!(bench.deliveries().len(), 1);
+    bench.tell(unsubscribe());
+    bench.tell(settle(leases[1].1, Verb::Advance(None), Vec::new()));
+    assert_eq!(bench.state(leases[1].0), State::Ready, "handled by its processor, alive");
+}
+
+#[test]
+fn credit_lowered_below_what_is_in_flight_delivers_nothing_until_it_is_free() {
+    let mut bench = Bench::start(Vec::new(), 1);
+    (1..=2).for_each(|id| bench.tell(push(id, "a")));
+    bench.tell(Input::OpenSession(SessionId(1)));
+    bench.tell(subscribe(10));
+    assert_eq!(bench.deliveries().len(), 2);
+    bench.tell(subscribe(1));
+    bench.tell(push(3, "a"));
+    assert_eq!(bench.deliveries().len(), 0);
+}
+
+#[test]
+fn one_request_that_names_an_id_twice_is_refused() {
+    let mut bench = Bench::start(Vec::new(), 1);
+    bench.tell(push(1, "a"));
+    bench.tell(Input::OpenSession(SessionId(1)));
+    bench.tell(subscribe(1));
+    let lease = bench.deliveries()[0].1;
+    bench.tell(settle(lease, Verb::Finalise, vec![big(2, 1), big(2, 1)]));
+    let twice = |e: &Effect| matches!(e, Effect::Reply { answer: Answer::Refused(r), .. } if r.reason == "ID_TWICE");
+    assert!(bench.said.iter().any(twice));
+    assert_eq!(bench.state(ObjectId([1; 16])), State::Leased);
+}

@@ -15,54 +15,89 @@ use dpc_core::{Span, Wall};
 use runtime::history::{History, HistoryOptions, Report};
 
 const LANE: LaneId = LaneId([7; 16]);
+const START: Wall = Wall(1_700_000_000_000);
+const ASKED: u64 = 2_000;
 
 fn main() {
     let objects = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
     for (ids, is_ordered) in [("version 7", true), ("version 4", false)] {
         for shared in [1, 8, 64] {
             let log = log(objects, shared, is_ordered);
-            measure(&format!("{ids} ids, decisions shared by {shared:2}"), &log, objects);
+            measure(
+                &format!("{ids} ids, decisions shared by {shared:2}"),
+                &log,
+                objects,
+                is_ordered,
+            );
         }
     }
 }
 
-fn measure(what: &str, log: &[Bytes], objects: u64) {
+fn measure(what: &str, log: &[Bytes], objects: u64, is_ordered: bool) {
     let dir = tempfile::tempdir().expect("a folder for the database");
     let (to, reports) = channel();
     let report = move |report| to.send(report).expect("the receiver outlives the history");
     let options = HistoryOptions { queue: u64::MAX, lag: u64::MAX, ..HistoryOptions::default() };
     let (history, _) =
         History::open(dir.path(), LANE, RecordNumber(0), options, Box::new(report)).expect("opens");
-    let start = Instant::now();
+    let (start, cpu) = (Instant::now(), cpu_seconds());
     for (record, number) in log.iter().zip(1..) {
         history.handle().feed(RecordNumber(number), record.clone());
     }
     history.close();
-    let spent = start.elapsed();
+    let (spent, cpu) = (start.elapsed(), cpu_seconds() - cpu);
     let syncs = reports.iter().filter(|report| matches!(report, Report::Stands(_))).count();
     let file = std::fs::metadata(dir.path().join("history.db")).expect("it is there").len();
     let log_bytes: usize = log.iter().map(Bytes::len).sum();
+    let each = |seconds: f64| seconds * 1e6 / objects as f64;
     println!(
-        "{what}: {:.2} us and {} B an object ({objects} objects, {} B of log an object, {syncs} syncs)",
-        spent.as_secs_f64() * 1e6 / objects as f64,
+        "{what}: {:.2} us ({:.2} us of CPU) and {} B an object",
+        each(spent.as_secs_f64()),
+        each(cpu),
         file / objects,
-        log_bytes as u64 / objects,
     );
-    let start = Instant::now();
+    println!(
+        "    {objects} objects, {} B of log an object, {syncs} syncs",
+        log_bytes as u64 / objects
+    );
+    ask(dir.path(), log, objects, is_ordered);
+    let cpu = cpu_seconds();
     for record in log {
         std::hint::black_box(record::entries(record).expect("well formed"));
     }
-    println!(
-        "    of it {:.2} us to read the records",
-        start.elapsed().as_secs_f64() * 1e6 / objects as f64
-    );
+    println!("    of it {:.2} us of CPU to read the records", each(cpu_seconds() - cpu));
+}
+
+/// Processor time of this process so far, by Linux's count of hundredths of a second.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux says");
+    let fields = stat.rsplit(") ").next().expect("the name ends").split(' ');
+    let ticks: f64 = fields.skip(11).take(2).map(|n| n.parse::<f64>().expect("a number")).sum();
+    ticks / 100.0
+}
+
+/// Asks for objects all over the history.
+fn ask(dir: &std::path::Path, log: &[Bytes], objects: u64, is_ordered: bool) {
+    let last = RecordNumber(log.len() as u64);
+    let (history, _) =
+        History::open(dir, LANE, last, HistoryOptions::default(), Box::new(drop)).expect("opens");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it starts");
+    let start = Instant::now();
+    for n in 0..ASKED {
+        let n = n * 7_919 % objects;
+        let wall = Wall(START.0 + n / 64 + 1);
+        let trace = runtime.block_on(history.handle().trace(id(n, wall, is_ordered)));
+        assert_eq!(trace.expect("answered").lines.len(), 3, "object {n}");
+    }
+    println!("    a trace in {:.0} us", start.elapsed().as_secs_f64() * 1e6 / ASKED as f64);
+    history.close();
 }
 
 /// Groups of 64: pushed with a decision to wait, then offered nowhere, delivered and finalised.
 fn log(objects: u64, shared: usize, is_ordered: bool) -> Vec<Bytes> {
     let mut records = Vec::new();
     let mut hash = [0; 16];
-    let mut wall = Wall(1_700_000_000_000);
+    let mut wall = START;
     for group in (0..objects).collect::<Vec<_>>().chunks(64) {
         wall = wall + Span::millis(1);
         let ids: Vec<ObjectId> = group.iter().map(|&n| id(n, wall, is_ordered)).collect();

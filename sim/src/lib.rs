@@ -1,5 +1,11 @@
-//! Deterministic simulation of dpc: simulated stores, and the contract that every store keeps.
+//! Deterministic simulation of dpc: simulated stores, a world of bare cores with the promises
+//! checked at every step, scenario scripts, and the contract that every store keeps.
 #![forbid(unsafe_code)]
 
+pub mod checks;
 pub mod contract;
+pub mod coverage;
 pub mod store;
+pub mod swarm;
+pub mod trace;
+pub mod world;

@@ -108,6 +108,13 @@ impl SimDisk {
         self.lock().lane
     }
 
+    /// The first number kept and every committed record from it on.
+    pub fn contents(&self) -> (RecordNumber, Vec<(RecordNumber, Bytes)>) {
+        let disk = self.lock();
+        let committed = disk.rows.iter().filter(|(number, _)| **number <= disk.head);
+        (disk.first, committed.map(|(number, row)| (*number, row.bytes.clone())).collect())
+    }
+
     /// Pulls the plug: by seed, each record that was not synced is lost, torn, or kept.
     pub fn power_cut(&self) {
         let disk = &mut *self.lock();
@@ -124,6 +131,12 @@ impl SimDisk {
     /// Makes the next append end this way.
     pub fn fail_next(&self, fault: Fault) {
         self.lock().fault = Some(fault);
+    }
+
+    /// No fault waits any more, and nothing is stalled.
+    pub fn forget_faults(&self) {
+        let disk = &mut *self.lock();
+        (disk.fault, disk.stalled_until) = (None, Mono(0));
     }
 
     /// Limits the bytes that the disk holds; `u64::MAX` lifts the limit.

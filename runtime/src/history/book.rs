@@ -46,15 +46,6 @@ pub(super) struct Book {
     is_dirty: bool,
 }
 
-/// What became of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Applied {
-    /// It has been taken in.
-    New,
-    /// It had been before.
-    Known,
-}
-
 impl Book {
     /// Opens the database in `path`, or begins an empty one, for a lane whose log ends at `last`.
     pub(super) fn open(
@@ -124,21 +115,19 @@ impl Book {
         number: RecordNumber,
         record: &Bytes,
         detail: bool,
-    ) -> DbResult<Applied> {
-        if number < self.state.next {
-            return Ok(Applied::Known);
-        }
+    ) -> DbResult<()> {
+        assert!(number >= self.state.next, "what is known is not taken in again");
         self.db.begin()?;
         self.is_dirty = true;
         let (header, entries) = match record::entries(record) {
             Ok(read) if read.0.number == number && read.0.lane == self.state.lane => read,
             Ok((header, _)) => {
                 self.skip(number, &format!("it says {} of lane {}", header.number, header.lane));
-                return Ok(Applied::New);
+                return Ok(());
             }
             Err(bad) => {
                 self.skip(number, &bad.to_string());
-                return Ok(Applied::New);
+                return Ok(());
             }
         };
         self.follow(&header)?;
@@ -162,8 +151,7 @@ impl Book {
         self.state.next = number.next();
         self.state.hash = Some(record::hash_of(record));
         self.state.last_wall = self.state.last_wall.max(header.wall);
-        self.keep_bounds(header.wall, is_turned)?;
-        Ok(Applied::New)
+        self.keep_bounds(header.wall, is_turned)
     }
 
     /// A committed record that cannot be read: its detail is lost, and said to be.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dpc_core::ids::{LaneId, RecordNumber};
 
-use super::book::{Applied, Book};
+use super::book::Book;
 use super::db::{DbError, DbResult};
 use super::folder;
 use super::inbox::{Ask, Pulled, Query, Shared, Stop};
@@ -136,8 +136,7 @@ impl Worker {
             (self.report)(Report::Behind(is_behind));
         }
         match applied {
-            Ok(Applied::Known) => {}
-            Ok(Applied::New) => {
+            Ok(()) => {
                 self.sync_at.get_or_insert_with(|| Instant::now() + self.options.sync.to_std());
             }
             Err(error) => self.fail(error),

@@ -19,7 +19,7 @@ use tonic::Status;
 
 use super::outbox::Outbox;
 use super::push::PushOut;
-use super::session::SessionOut;
+use super::session::{Reads, SessionOut, UNREAD_BYTES_MAX, UNREAD_SPAN_MAX};
 use crate::admin::alarms::Alarms;
 use crate::admin::metrics::Metrics;
 use crate::edge::Clock;
@@ -313,25 +313,28 @@ impl Hub {
     }
 
     /// A delivery of core.
-    pub(crate) fn deliver(&self, session: SessionId, delivery: Box<Delivery>) {
+    pub(crate) fn deliver(self: &Arc<Self>, session: SessionId, delivery: Box<Delivery>) {
         let request = RequestId(session.0);
         let waiter = self.waiters().get(&request).cloned();
         // A session that has just ended: core learns of it next, and the lease goes back.
         let Some(Waiter::Session(out)) = waiter else { return };
-        let now = self.clock.now();
         self.metrics.delivered(&delivery.object.entity.ty);
-        if out.with(|session| session.deliver(delivery, now.mono)) {
-            return;
+        if out.with(|session| session.deliver(delivery)) {
+            tokio::spawn(watch_reader(Arc::clone(self), out, session));
         }
-        self.remove(request);
+    }
+
+    /// Ends a session whose client reads nothing: its leases go back.
+    fn cut_session(&self, session: SessionId, out: &Outbox<SessionOut>) {
         let refusal = Refusal::exhausted(
             "unread_bytes",
-            super::session::UNREAD_BYTES_MAX as u64,
+            UNREAD_BYTES_MAX as u64,
             "the client does not read its deliveries; they go back. Read the stream steadily, or ask for less credit",
         );
         if out.cut(error::status(&refusal)) {
             tracing::warn!(session = session.0, "session ended: its client does not read");
             out.with(SessionOut::clear);
+            self.remove(RequestId(session.0));
             self.feed_now(Input::CloseSession(session));
         }
     }
@@ -396,6 +399,18 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.hub.remove(self.request);
+    }
+}
+
+/// Watches a session that much waits for until its client has caught up, or is cut.
+async fn watch_reader(hub: Arc<Hub>, out: Arc<Outbox<SessionOut>>, session: SessionId) {
+    loop {
+        tokio::time::sleep(UNREAD_SPAN_MAX).await;
+        match out.with(SessionOut::look_again) {
+            Reads::Enough => return,
+            Reads::Slowly => {}
+            Reads::Nothing => return hub.cut_session(session, &out),
+        }
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dpc_core::effect::{Delivery, LeaseEnd};
 use dpc_core::ids::{RequestId, SessionId, SubscriptionId};
 use dpc_core::input::{Lessee, ReplyTo, Subscribe};
 use dpc_core::refusal::{Code, Refusal};
-use dpc_core::time::{Mono, Span, Wall};
+use dpc_core::time::Wall;
 use dpc_core::{Answer, Input};
 use dpc_proto::v1;
 use tokio::sync::Semaphore;
@@ -27,7 +28,7 @@ use crate::wire::{WINDOW_ITEMS, error, object, timestamp, view};
 pub(crate) const UNREAD_BYTES_MAX: usize = 16 << 20;
 
 /// How long a client may read nothing with that much waiting.
-const UNREAD_SPAN_MAX: Span = Span::secs(5);
+pub(crate) const UNREAD_SPAN_MAX: Duration = Duration::from_secs(5);
 
 /// Bytes of deliveries in one message: enough to share the cost, small enough to leave soon.
 const MESSAGE_BYTES: usize = 128 << 10;
@@ -37,6 +38,17 @@ const MESSAGE_DELIVERIES_MAX: usize = 512;
 
 /// Answers and lease ends in one message.
 const ANSWERS_MAX: usize = 4_096;
+
+/// Whether a client that much waits for has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// So much that it need not be watched.
+    Enough,
+    /// Something.
+    Slowly,
+    /// Nothing at all.
+    Nothing,
+}
 
 /// What a session has to say.
 pub(crate) struct SessionOut {
@@ -49,10 +61,10 @@ pub(crate) struct SessionOut {
     ended: VecDeque<(u64, LeaseEnd)>,
     deliveries: VecDeque<Box<Delivery>>,
     unread_bytes: usize,
-    /// When something was last taken, or there was nothing to take.
-    read_at: Mono,
-    /// The clock of the last delivery, to know when something is taken.
-    now: Mono,
+    /// Messages with deliveries that the transport has taken.
+    taken: u64,
+    /// How many it had taken when too much waited, while somebody watches whether it takes more.
+    watched_at: Option<u64>,
     draining: Option<Wall>,
     window: Arc<Semaphore>,
 }
@@ -66,7 +78,6 @@ impl SessionOut {
             epoch: hub.identity.epoch.0,
             limits: Some(view::limits(&hub.limits)),
         };
-        let now = hub.clock.now().mono;
         Self {
             opened: Some(opened),
             tally: Tally::default(),
@@ -76,8 +87,8 @@ impl SessionOut {
             ended: VecDeque::new(),
             deliveries: VecDeque::new(),
             unread_bytes: 0,
-            read_at: now,
-            now,
+            taken: 0,
+            watched_at: None,
             draining: None,
             window: Arc::new(Semaphore::new(WINDOW_ITEMS as usize)),
         }
@@ -103,15 +114,28 @@ impl SessionOut {
         self.answered += 1;
     }
 
-    /// A delivery. False if the client reads nothing and too much waits for it.
-    pub(crate) fn deliver(&mut self, delivery: Box<Delivery>, now: Mono) -> bool {
-        self.now = now;
-        if self.deliveries.is_empty() {
-            self.read_at = now;
-        }
+    /// A delivery. True if from now on somebody has to watch whether the client reads at all.
+    pub(crate) fn deliver(&mut self, delivery: Box<Delivery>) -> bool {
         self.unread_bytes += object::delivery_bytes(&delivery);
         self.deliveries.push_back(delivery);
-        self.unread_bytes <= UNREAD_BYTES_MAX || now - self.read_at <= UNREAD_SPAN_MAX
+        let watch = self.unread_bytes > UNREAD_BYTES_MAX && self.watched_at.is_none();
+        if watch {
+            self.watched_at = Some(self.taken);
+        }
+        watch
+    }
+
+    /// Looks again after a while whether the client reads.
+    pub(crate) fn look_again(&mut self) -> Reads {
+        let before = self.watched_at.replace(self.taken);
+        if self.unread_bytes <= UNREAD_BYTES_MAX {
+            self.watched_at = None;
+            Reads::Enough
+        } else if before == Some(self.taken) {
+            Reads::Nothing
+        } else {
+            Reads::Slowly
+        }
     }
 
     pub(crate) fn lease_ended(&mut self, lease: u64, reason: LeaseEnd) {
@@ -176,7 +200,7 @@ impl SessionOut {
             return None;
         }
         self.unread_bytes -= bytes;
-        self.read_at = self.now;
+        self.taken += 1;
         Some(Response::Deliveries(v1::Deliveries { deliveries }))
     }
 }

@@ -179,9 +179,14 @@ impl TestSession {
     }
 
     pub(crate) async fn subscribe(&mut self, pattern: &str) {
+        self.subscribe_with(pattern, 16).await;
+    }
+
+    pub(crate) async fn subscribe_with(&mut self, pattern: &str, credit: u32) {
         let subscribe = v1::Subscribe {
             subscription: 1,
             pattern: pattern.to_owned(),
+            credit: Some(credit),
             ..v1::Subscribe::default()
         };
         self.ask(v1::session_item::Item::Subscribe(subscribe)).await.expect("subscribes");

@@ -170,3 +170,32 @@ async fn a_node_that_drains_says_so_and_ends() {
     node.ended().await.expect("ends well");
     assert!(session.next().await.is_none(), "the stream ends");
 }
+
+#[tokio::test]
+async fn a_subscriber_that_does_not_read_is_cut_and_the_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start("a", dir.path(), &[]).await;
+    let mut stuck = TestSession::open(&node).await;
+    stuck.subscribe_with("acme.*", 1_000).await;
+    let big = "x".repeat(1 << 20);
+    let mut cloud = node.cloud().await.max_encoding_message_size(32 << 20);
+    // More than the transport's windows and the node's patience hold.
+    for _ in 0..3 {
+        let objects = vec![object("acme.Big", &big); 8];
+        cloud.push(v1::PushRequest { objects }).await.expect("stored");
+    }
+    until("the stream is cut", || async {
+        node.page("/metrics").await.contains("\ndpc_sessions 0\n")
+    })
+    .await;
+    let mut brisk = TestSession::open(&node).await;
+    brisk.subscribe_with("acme.*", 64).await;
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < 24 {
+        let delivery = brisk.delivery().await;
+        brisk.finalise(delivery.lease).await.expect("settles");
+        seen.insert(delivery.id);
+    }
+    drop(stuck);
+    node.stop().await;
+}

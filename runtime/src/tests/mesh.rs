@@ -104,3 +104,73 @@ fn free_port() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     listener.local_addr().expect("bound").to_string()
 }
+
+#[tokio::test]
+async fn objects_cross_a_line_of_nodes_and_without_demand_the_links_are_silent() {
+    const COUNT: usize = 1_500;
+    let dirs: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let a = start("a", dirs[0].path(), &[]).await;
+    let b = start("b", dirs[1].path(), std::slice::from_ref(&a.ready.addresses.nodes)).await;
+    let c = start("c", dirs[2].path(), std::slice::from_ref(&b.ready.addresses.nodes)).await;
+    linked(&a, 1).await;
+    linked(&b, 2).await;
+    let mut cloud = a.cloud().await;
+    for _ in 0..COUNT / 500 {
+        let objects = vec![object("acme.Order", "0123456789"); 500];
+        let response = cloud.push(v1::PushRequest { objects }).await.expect("stored");
+        assert!(response.into_inner().refused.is_empty());
+    }
+    let silent = |page: String| -> Vec<String> {
+        page.lines().filter(|l| l.starts_with("dpc_link")).map(str::to_owned).collect()
+    };
+    let before = silent(b.page("/metrics").await);
+    // A rule that moves objects without demand would do so on the next commit at the latest.
+    push(&a, object("acme.Order", "last")).await;
+    assert_eq!(silent(b.page("/metrics").await), before, "no demand, no handoff");
+    assert!(before.contains(&"dpc_links_up 2".to_owned()));
+
+    let mut session = TestSession::open(&c).await;
+    session.subscribe_with("acme.*", 300).await;
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < COUNT + 1 {
+        let delivery = session.delivery().await;
+        assert_eq!(delivery.hops, 2, "{delivery:?}");
+        assert!(seen.insert(delivery.id), "delivered twice");
+        session.finalise(delivery.lease).await.expect("settles");
+    }
+    let types = c.desk().await.list_types(v1::ListTypesRequest::default()).await;
+    let books = types.expect("listed").into_inner().types[0].books.expect("there");
+    assert_eq!((books.moved_in, books.finalised), (COUNT as u64 + 1, COUNT as u64 + 1));
+    for node in [a, b, c] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_in_flight_when_a_peer_died_arrives_after_its_return() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let port = free_port();
+    let a = start("a", dirs[0].path(), std::slice::from_ref(&port)).await;
+    let b = super::harness::start_at("b", dirs[1].path(), &[], &port).await;
+    linked(&a, 1).await;
+    let mut session = TestSession::open(&b).await;
+    session.subscribe("acme.Order").await;
+    for _ in 0..40 {
+        push(&a, object("acme.Order", "x")).await;
+    }
+    let taken = session.delivery().await;
+    session.finalise(taken.lease).await.expect("settles");
+    drop(session);
+    b.stop().await;
+    let b = super::harness::start_at("b", dirs[1].path(), &[], &port).await;
+    let mut session = TestSession::open(&b).await;
+    session.subscribe("acme.Order").await;
+    let mut seen = std::collections::BTreeSet::from([taken.id]);
+    while seen.len() < 40 {
+        let delivery = session.delivery().await;
+        assert!(seen.insert(delivery.id), "settled twice");
+        session.finalise(delivery.lease).await.expect("settles");
+    }
+    a.stop().await;
+    b.stop().await;
+}

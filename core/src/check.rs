@@ -1,0 +1,175 @@
+//! Invariants over the whole state, for tests: what every input must leave true.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::catalogue::{QueueId, Shelf, TypeId};
+use crate::core::Core;
+use crate::ids::RecordNumber;
+use crate::memory::Phase;
+
+#[derive(Default, Debug, PartialEq, Eq)]
+struct Counts {
+    leased: u64,
+    delayed: u64,
+    parked: u64,
+    offered: u64,
+    held: u64,
+    writing: u64,
+}
+
+impl Core {
+    /// Panics at the first invariant that does not hold. Its cost grows with the state.
+    pub fn check(&self) {
+        self.check_memory();
+        self.check_shelves();
+        self.check_leases();
+        self.check_groups();
+        self.check_transfers();
+    }
+
+    fn check_memory(&self) {
+        let (mut waiting, mut leased) = (0, 0);
+        for (slot, live) in self.memory.iter() {
+            let id = live.object.id;
+            let stands = self.queues.get(live.queue).window.get(&live.place) == Some(&slot);
+            assert_eq!(stands, live.phase == Phase::Ready, "{id}: {:?} and its queue", live.phase);
+            match live.phase {
+                Phase::Ready => waiting += live.object.weight(),
+                Phase::Leased(n) => {
+                    leased += live.object.weight();
+                    let lease = self.leases.get(n);
+                    assert!(lease.is_some_and(|l| l.slot == slot), "{id} is leased under {n}");
+                }
+                Phase::Offered(n) | Phase::Moving(n) => {
+                    let out = self.transfers.outgoing.get(&n);
+                    assert!(out.is_some_and(|o| o.slots.contains(&slot)), "{id} is in offer {n}");
+                }
+                Phase::Held(transfer) => {
+                    let held = self.transfers.incoming.get(&transfer);
+                    assert!(
+                        held.is_some_and(|i| i.items.iter().any(|h| h.id == id)),
+                        "{id} is held for {transfer}"
+                    );
+                }
+                Phase::Writing | Phase::Delayed(_) => {}
+            }
+        }
+        assert_eq!(self.memory.waiting_bytes, waiting, "bytes of what waits");
+        assert_eq!(self.memory.leased_bytes, leased, "bytes of what is leased");
+    }
+
+    fn check_shelves(&self) {
+        let mut counts = BTreeMap::<TypeId, Counts>::new();
+        let mut paged = BTreeMap::<QueueId, (u64, BTreeSet<RecordNumber>)>::new();
+        for (record, page) in self.catalogue.iter() {
+            for set in &page.sets {
+                let n = set.positions.len() as u64;
+                assert!(n > 0, "no shelf is empty");
+                match set.shelf {
+                    Shelf::Ready(queue) => {
+                        let entry = paged.entry(queue).or_default();
+                        entry.0 += n;
+                        entry.1.insert(*record);
+                    }
+                    Shelf::Delayed(ty) => counts.entry(ty).or_default().delayed += n,
+                    Shelf::Parked(ty) => counts.entry(ty).or_default().parked += n,
+                    Shelf::Memory | Shelf::Held | Shelf::Shadow | Shelf::Ended => {}
+                }
+            }
+        }
+        for i in 0..self.queues.len() {
+            let id = QueueId(u32::try_from(i).expect("queues are bounded"));
+            let q = self.queues.get(id);
+            let (count, records) = paged.remove(&id).unwrap_or_default();
+            assert_eq!(q.paged_count, count, "paged objects of queue {i}");
+            let known: BTreeSet<RecordNumber> = q.paged_records().collect();
+            assert_eq!(known, records, "records of queue {i}");
+        }
+        self.check_counts(counts);
+    }
+
+    fn check_counts(&self, mut counts: BTreeMap<TypeId, Counts>) {
+        for (_, live) in self.memory.iter() {
+            let c = counts.entry(self.queues.get(live.queue).ty).or_default();
+            match live.phase {
+                Phase::Writing | Phase::Moving(_) => c.writing += 1,
+                Phase::Ready => {}
+                Phase::Delayed(_) => c.delayed += 1,
+                Phase::Leased(_) => c.leased += 1,
+                Phase::Offered(_) => c.offered += 1,
+                Phase::Held(_) => c.held += 1,
+            }
+        }
+        for incoming in self.transfers.incoming.values() {
+            for held in &incoming.items {
+                if self.catalogue.shelf_of(held.at) == Some(Shelf::Held) {
+                    counts.entry(self.queues.get(held.queue).ty).or_default().held += 1;
+                }
+            }
+        }
+        for (id, t) in self.queues.types() {
+            let counted = Counts {
+                leased: t.leased,
+                delayed: t.delayed,
+                parked: t.parked,
+                offered: t.offered,
+                held: t.held,
+                writing: t.writing,
+            };
+            assert_eq!(counted, counts.remove(&id).unwrap_or_default(), "counts of {}", t.name);
+        }
+    }
+
+    fn check_leases(&self) {
+        let mut in_flight = BTreeMap::new();
+        for (n, lease) in self.leases.iter() {
+            let live = self.memory.get(lease.slot);
+            assert_eq!(live.phase, Phase::Leased(n), "lease {n} and its object");
+            if let crate::lease::Holder::Stream(key) = lease.holder {
+                assert!(
+                    self.subs.sessions.get(&key.0).is_some_and(|s| s.leases.contains(&n)),
+                    "lease {n} is known to its session"
+                );
+                *in_flight.entry(key).or_insert(0u32) += 1;
+            }
+        }
+        for (key, sub) in &self.subs.subs {
+            let leases = in_flight.get(key).copied().unwrap_or(0);
+            assert!(sub.in_flight <= leases, "{key:?} counts no lease that is not there");
+        }
+    }
+
+    fn check_groups(&self) {
+        for (id, group) in self.subs.groups() {
+            let subs = || group.subs.iter().map(|key| &self.subs.subs[key]);
+            let free: u64 = subs().map(|s| u64::from(s.credit.saturating_sub(s.in_flight))).sum();
+            assert_eq!(group.free, free, "free credit of {}", group.key);
+            let credit: u64 = subs().map(|s| u64::from(s.credit)).sum();
+            assert_eq!(group.credit, credit, "credit of {}", group.key);
+            assert_eq!(self.subs.can_take(id), free > 0, "{} can take", group.key);
+        }
+        for i in 0..self.queues.len() {
+            let id = QueueId(u32::try_from(i).expect("queues are bounded"));
+            let q = self.queues.get(id);
+            for group in &q.groups {
+                let ready = self.subs.group(*group).ready.contains(&id);
+                assert_eq!(ready, !q.is_empty(), "queue {i} is offered to its groups");
+            }
+        }
+    }
+
+    fn check_transfers(&self) {
+        for (transfer, moved) in &self.transfers.moved {
+            for at in &moved.shadows {
+                assert_eq!(
+                    self.catalogue.shelf_of(*at),
+                    Some(Shelf::Shadow),
+                    "{at}, a shadow of {transfer}"
+                );
+            }
+        }
+        for (n, out) in &self.transfers.outgoing {
+            assert!(out.id.n == *n && !out.slots.is_empty(), "offer {n} holds something");
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The story of a run: each input on a line, its consequences indented below, in the words of the
+//! domain, with simulated time. What has no consequence is left out.
+
+use bytes::Bytes;
+use dpc_core::effect::{Delivery, Note};
+use dpc_core::ids::{LinkId, RecordNumber};
+use dpc_core::input::{ListState, Operator, Settle, Verb, Which};
+use dpc_core::message::short_id;
+use dpc_core::names::Name;
+use dpc_core::record::{Ending, Entry, How, Standing, entries};
+use dpc_core::time::Mono;
+use dpc_core::{Answer, Effect};
+
+use crate::world::{Pushing, World};
+
+/// A story that is being written, or not.
+#[derive(Debug, Default)]
+pub struct Trace {
+    on: bool,
+    /// Objects' wire acks, adverts and bookkeeping too.
+    text: String,
+    /// An input whose line is written with its first consequence.
+    waiting: Option<String>,
+}
+
+impl Trace {
+    pub(crate) fn new(on: bool) -> Self {
+        Self { on, text: String::new(), waiting: None }
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// The story so far.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Takes the story so far.
+    pub fn take(&mut self) -> String {
+        self.waiting = None;
+        std::mem::take(&mut self.text)
+    }
+
+    /// Something from outside the nodes: a step of the script, a fault.
+    pub(crate) fn headline(&mut self, at: Mono, what: &str) {
+        if self.on {
+            self.waiting = None;
+            self.text.push_str(&format!("{at} == {what}\n"));
+        }
+    }
+
+    /// An input of a node; it is written with its first consequence.
+    pub(crate) fn input(&mut self, at: Mono, line: String) {
+        self.waiting = Some(format!("{at} {}", tidy(&line)));
+    }
+
+    /// A consequence.
+    pub(crate) fn effect(&mut self, line: Option<String>) {
+        let Some(line) = line else { return };
+        if let Some(input) = self.waiting.take() {
+            self.text.push_str(&input);
+            self.text.push('\n');
+        }
+        self.text.push_str(&format!("         > {}\n", tidy(&line)));
+    }
+}
+
+/// Lanes in traces are numbered like their nodes: `x1@00000002` is `x1@n2`.
+fn tidy(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(i) = rest.find("0000000") {
+        let (head, tail) = rest.split_at(i);
+        out.push_str(head);
+        let digit = tail.as_bytes().get(7).copied().unwrap_or(b'0');
+        let alone = !tail.as_bytes().get(8).is_some_and(u8::is_ascii_hexdigit)
+            && !head.ends_with(|c: char| c.is_ascii_hexdigit());
+        if alone && digit.is_ascii_digit() {
+            out.push('n');
+            out.push(char::from(digit));
+            rest = &tail[8..];
+        } else {
+            out.push_str(&tail[..7]);
+            rest = &tail[7..];
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// ` as NAME`, unless the name is the default one.
+pub(crate) fn as_processor(name: &Name) -> String {
+    if name.as_str() == "default" { String::new() } else { format!(" as {name}") }
+}
+
+pub(crate) fn order_line(node: &Name, order: &Operator) -> String {
+    let which = |which: &Which| match which {
+        Which::Ids(ids) => ids.iter().map(short_id).collect::<Vec<_>>().join(","),
+        Which::Type(ty) => ty.to_string(),
+        Which::All => "everything".into(),
+    };
+    match order {
+        Operator::Inspect(id) => format!("{node} < why {}", short_id(id)),
+        Operator::List { state: Some(ListState::Parked), .. } => format!("{node} < list parked"),
+        Operator::List { .. } => format!("{node} < list"),
+        Operator::Redrive(w) => format!("{node} < redrive {}", which(w)),
+        Operator::DiscardParked(w) => format!("{node} < discard parked {}", which(w)),
+        Operator::Discard(id) => format!("{node} < discard {}", short_id(id)),
+        Operator::Types => format!("{node} < types"),
+        Operator::Subscriptions => format!("{node} < subscriptions"),
+        Operator::Nodes => format!("{node} < nodes"),
+        Operator::Drain => format!("{node} < drain"),
+        Operator::Resume => format!("{node} < resume"),
+        Operator::Forget { name, reclaim } => {
+            format!("{node} < forget {name}{}", if *reclaim { " and reclaim" } else { "" })
+        }
+        Operator::ConfirmClock => format!("{node} < the clock is right"),
+    }
+}
+
+impl World {
+    fn peer_of(&self, node: usize, link: LinkId) -> String {
+        let ends = |(wire, side): &(usize, usize)| self.wires[*wire].ends[1 - side];
+        let life = self.nodes[node].life.as_ref();
+        let peer = life.and_then(|l| l.links.get(&link)).map(ends);
+        peer.map_or_else(|| "nobody".into(), |p| self.nodes[p].name.to_string())
+    }
+
+    pub(crate) fn effect_line(&self, node: usize, effect: &Effect) -> Option<String> {
+        let waits = |n: &Option<RecordNumber>| match n {
+            Some(n) if self.nodes[node].life.as_ref().is_some_and(|l| *n > l.committed) => {
+                format!(" once #{n} is durable")
+            }
+            _ => String::new(),
+        };
+        Some(match effect {
+            Effect::Reply { answer, after, .. } => {
+                format!("answer{}: {}", waits(after), answer_text(answer)?)
+            }
+            Effect::Deliver(session, d) => {
+                format!("deliver to session {session}: {}", delivery_text(d))
+            }
+            Effect::Send { link, message, after } => {
+                format!("to {}{}: {message}", self.peer_of(node, *link), waits(after))
+            }
+            Effect::LeaseEnded { session, lease, reason } => {
+                format!("tell session {session}: lease {lease} has ended ({reason:?})")
+                    .to_lowercase()
+            }
+            Effect::CloseLink { link, refusal, .. } => {
+                format!("close the link to {}: {}", self.peer_of(node, *link), refusal.reason())
+            }
+            Effect::Note(Note::LinkReady(_, name, _)) => format!("note: linked with {name}"),
+            other => other.to_string(),
+        })
+    }
+
+    /// An effect that was held and goes out now: it was told when it was held.
+    #[expect(clippy::unused_self, reason = "the same shape as its neighbours")]
+    pub(crate) fn released_line(&self, _node: usize, effect: &Effect) -> Option<String> {
+        match effect {
+            Effect::Reply { answer, .. } => Some(format!("answer: {}", answer_text(answer)?)),
+            Effect::Send { link, message, .. } => {
+                Some(format!("to {}: {message}", self.peer_of(_node, *link)))
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn push_line(&self, pushing: &Pushing) -> String {
+        let push = &pushing.push;
+        let mut line = format!(
+            "{} < push {} type {} {:?}",
+            self.nodes[pushing.node].name,
+            push.id.as_ref().map_or_else(|| "?".into(), short_id),
+            push.entity.ty,
+            String::from_utf8_lossy(&push.entity.payload)
+        );
+        if let Some(dpc_core::object::Time::In(span)) = push.not_before {
+            line.push_str(&format!(", delay {span}"));
+        }
+        if let Some(dpc_core::object::Time::In(span)) = push.expires_at {
+            line.push_str(&format!(", expires in {span}"));
+        }
+        line
+    }
+
+    pub(crate) fn settle_line(&self, node: usize, d: &Delivery, settle: &Settle) -> String {
+        let verb = match &settle.verb {
+            Verb::Finalise => "finalises".to_owned(),
+            Verb::Advance(None) => "has handled".to_owned(),
+            Verb::Advance(Some(entity)) => format!("advances to {}", entity.ty),
+            Verb::Release { failed: false, .. } => "releases".to_owned(),
+            Verb::Release { failed: true, .. } => "fails on".to_owned(),
+            Verb::Reject(reason) => format!("rejects ({reason})"),
+        };
+        let emits: Vec<String> = settle
+            .emits
+            .iter()
+            .map(|e| {
+                let id = e.id.as_ref().map_or_else(|| "?".into(), short_id);
+                format!(", emits {id} type {}", e.entity.ty)
+            })
+            .collect();
+        let name = &self.nodes[node].name;
+        let id = short_id(&d.object.id);
+        format!("{name} < lease {} {verb} {id}{}", d.lease, emits.concat())
+    }
+
+    /// What a record on its way to the disk says.
+    #[expect(clippy::unused_self, reason = "the same shape as its neighbours")]
+    pub(crate) fn record_line(&self, number: RecordNumber, bytes: &Bytes) -> Option<String> {
+        let (_, entries) = entries(bytes).expect("it was just sealed");
+        let texts: Vec<String> = entries.iter().filter_map(|(_, e)| entry_text(e)).collect();
+        let what = if texts.is_empty() { "bookkeeping".into() } else { texts.join("; ") };
+        Some(format!("write #{number}: {what}"))
+    }
+}
+
+fn delivery_text(d: &Delivery) -> String {
+    let o = &d.object;
+    let mut text = format!("{} type {} v{}", short_id(&o.id), o.entity.ty, o.version);
+    if o.deliveries > 1 {
+        text.push_str(&format!(", delivery {}", o.deliveries));
+    }
+    if o.moves > 0 {
+        let path: Vec<&str> = o.path.iter().map(Name::as_str).collect();
+        text.push_str(&format!(", came by {}", path.join(", ")));
+    }
+    format!("{text} (lease {})", d.lease)
+}
+
+fn answer_text(answer: &Answer) -> Option<String> {
+    Some(match answer {
+        Answer::View(view) => view.text.clone(),
+        Answer::Taken(taken) if taken.is_empty() => "nothing to take".into(),
+        Answer::Taken(taken) => {
+            let each: Vec<String> = taken.iter().map(delivery_text).collect();
+            format!("taken {}", each.join(", "))
+        }
+        Answer::Views(views) => {
+            let each: Vec<String> = views
+                .iter()
+                .map(|v| format!("{} {}", short_id(&v.id), v.state.as_str()))
+                .collect();
+            format!("listed: {}", each.join(", "))
+        }
+        other => other.to_string(),
+    })
+}
+
+fn entry_text(entry: &Entry) -> Option<String> {
+    match entry {
+        Entry::Object { how, standing, object, .. } => {
+            let verb = match how {
+                How::Pushed => "pushed",
+                How::Emitted => "emitted",
+                How::Advanced if object.handled.is_empty() => "advanced",
+                How::Advanced => "handled",
+                How::Received => "held",
+                How::Carried => "carried",
+                How::Returned if object.failed > 0 => "failed",
+                How::Returned => "returned",
+                How::Parked => "parked",
+                How::Redriven => "redriven",
+                How::Reclaimed => "reclaimed",
+            };
+            let reason = match standing {
+                Standing::Parked(reason) => format!(" ({reason})"),
+                _ => String::new(),
+            };
+            Some(format!("{verb} {}{reason}", short_id(&object.id)))
+        }
+        Entry::End(end) => Some(match &end.ending {
+            Ending::Final => format!("final {}", short_id(&end.id)),
+            Ending::Discarded(reason) => format!("discarded {} ({reason})", short_id(&end.id)),
+            Ending::Moved(_) => format!("moved {}", short_id(&end.id)),
+        }),
+        Entry::Moved { transfer, receiver, .. } => Some(format!("{transfer} is {receiver}'s")),
+        Entry::Taken { transfer, .. } => Some(format!("{transfer} was taken")),
+        Entry::Released { transfer } => Some(format!("{transfer} is ours")),
+        Entry::Aborted { transfer } => Some(format!("{transfer} came to nothing")),
+        Entry::Begun(locs) => Some(format!("{} begun", locs.len())),
+        Entry::Duplicate { id, .. } => Some(format!("duplicate {} kept out", short_id(id))),
+        Entry::Verdict(lane) => Some(format!("lane {} is gone for ever", lane.short())),
+        Entry::Checkpoint { index: 0, .. } => Some("checkpoint".into()),
+        Entry::Decision { decision, objects } => {
+            let ids: Vec<String> = objects.iter().map(|(id, _)| short_id(id)).collect();
+            Some(format!("decided {}: {decision}", ids.join(",")))
+        }
+        Entry::Forgotten { .. }
+        | Entry::Checkpoint { .. }
+        | Entry::Peer(_)
+        | Entry::Generation(_) => None,
+    }
+}

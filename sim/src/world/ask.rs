@@ -1,0 +1,95 @@
+//! What checks and swarms ask of a world, and the stranger things they do to it.
+
+use dpc_core::ids::{LaneId, ObjectId};
+use dpc_core::input::{LeaseRef, Lessee, Operator};
+use dpc_core::{Answer, Input, Limits};
+
+use super::{Mode, World};
+
+impl super::Node {
+    /// Whether its process is paused.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+}
+
+impl World {
+    /// The limits of every node.
+    pub fn plan_limits(&self) -> &Limits {
+        &self.plan.limits
+    }
+
+    /// Writes a line into the story.
+    pub fn say(&mut self, what: &str) {
+        self.trace.headline(self.now, what);
+    }
+
+    /// A node is told whether its disk is below its reserve.
+    pub fn tell_disk(&mut self, node: usize, low: bool) {
+        if !self.nodes[node].paused {
+            self.feed(node, Input::Disk { low });
+        }
+    }
+
+    /// A client subscribes on its stream again, after having ended the subscription there.
+    pub fn subscribe_again(&mut self, client: usize) {
+        self.unsubscribe(client);
+        self.clients[client].wants = true;
+        let credit = self.clients[client].credit;
+        self.set_credit(client, credit);
+        self.on_reconnect(client);
+    }
+
+    /// A client settles a delivery, and once more: the same way, or differently.
+    pub fn settle_twice(&mut self, client: usize, lease: u64, first: Mode, second: Option<Mode>) {
+        let Some(delivery) = self.clients[client].hand.remove(&lease) else { return };
+        let (node, session) = (self.clients[client].node, self.clients[client].session);
+        let Some(session) = session.filter(|_| !self.nodes[node].paused) else { return };
+        let settle = self.settle_of(LeaseRef::Number(lease), &first);
+        let again = match second {
+            None => settle.clone(),
+            Some(mode) => self.settle_of(LeaseRef::Number(lease), &mode),
+        };
+        let lessee = Lessee::Session(session);
+        self.send_settle(node, lessee, settle, &delivery);
+        if self.nodes[node].is_up() {
+            self.send_settle(node, lessee, again, &delivery);
+        }
+    }
+
+    /// Why an object has not come to its end, in the words of the node that has it.
+    pub fn explain_stuck(&mut self, lane: LaneId, id: ObjectId) -> String {
+        let node = self.node_of(lane).expect("every lane has its node");
+        let name = self.nodes[node].name.clone();
+        self.answers.clear();
+        self.operate(node, Operator::Inspect(id));
+        self.run_for(dpc_core::Span::secs(1));
+        let text = match self.answers.last() {
+            Some(Answer::View(view)) => view.text.clone(),
+            _ => "no answer".into(),
+        };
+        let left = self.checks.unfinished().len();
+        format!("P11: {id} is stuck at {name}, {left} in all: {text}")
+    }
+
+    /// A core recovered from the log must stand where the running one stands.
+    pub fn compare_with_recovered(&mut self, node: usize) -> Result<(), String> {
+        let twin = self.recovered_twin(node).digest();
+        let core = self.nodes[node].core().expect("it runs");
+        let live = core.digest();
+        if live == twin {
+            return Ok(());
+        }
+        let name = &self.nodes[node].name;
+        let differ = |a: &str, b: &str| {
+            let there: std::collections::BTreeSet<&str> = b.lines().collect();
+            let only = a.lines().filter(|l| !there.contains(l)).take(6);
+            only.collect::<Vec<_>>().join(" | ")
+        };
+        Err(format!(
+            "R8: {name} recovered differs from {name} live; live only: {}; recovered only: {}",
+            differ(&live, &twin),
+            differ(&twin, &live)
+        ))
+    }
+}

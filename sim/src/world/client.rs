@@ -1,0 +1,614 @@
+//! Clients: who pushes, subscribes and settles, and what they were told.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use dpc_core::effect::Delivery;
+use dpc_core::ids::{ObjectId, RequestId, SessionId, SubscriptionId};
+use dpc_core::input::{
+    LeaseRef, Lessee, Operator, ReplyTo, Settle, Subscribe, Take, Transaction, Verb,
+};
+use dpc_core::names::{Name, Pattern, TypeName};
+use dpc_core::object::{Entity, Headers, Push, Time, Token};
+use dpc_core::time::Span;
+use dpc_core::{Answer, Input};
+
+use super::{Event, World, object_id};
+
+/// What a client does with what it is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Finalises it.
+    Finalise,
+    /// Holds it: the lease runs out, unless somebody settles it by hand.
+    Hold,
+    /// Begins to work on it and never ends.
+    Begin,
+    /// Gives it back, not to blame.
+    Release,
+    /// Gives it back as failed.
+    Fail,
+    /// Rejects it.
+    Reject,
+    /// Handles it without ending it.
+    Handle,
+    /// Turns it into another type.
+    Advance(TypeName),
+    /// Finalises it and emits one object of another type.
+    Emit(TypeName),
+    /// Any of these, drawn each time.
+    Any(Vec<TypeName>),
+}
+
+/// A client with one stream and one subscription; it comes back to its node by itself.
+pub struct Client {
+    /// Its node.
+    pub node: usize,
+    /// What it wants.
+    pub pattern: Pattern,
+    /// As which processor.
+    pub processor: Name,
+    /// Its credit.
+    pub credit: u32,
+    /// What it does.
+    pub mode: Mode,
+    /// Its lease, or the default.
+    pub lease: Option<Span>,
+    /// Its open stream.
+    pub(crate) session: Option<SessionId>,
+    /// Whether it wants to be there at all.
+    pub(crate) wants: bool,
+    pub(crate) hand: BTreeMap<u64, Delivery>,
+}
+
+/// What a client asks of its node for a subscription.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// The node.
+    pub node: usize,
+    /// The type or prefix.
+    pub pattern: String,
+    /// The processor.
+    pub processor: String,
+    /// The credit.
+    pub credit: u32,
+    /// What it does.
+    pub mode: Mode,
+    /// Its lease, or the default.
+    pub lease: Option<Span>,
+}
+
+/// A push that may have to be said again.
+#[derive(Clone, Debug)]
+pub struct Pushing {
+    /// The node.
+    pub node: usize,
+    /// What.
+    pub push: Push,
+    /// How often it may still be repeated.
+    pub retries: u32,
+}
+
+/// A request that waits for its answer.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// A push.
+    Push(Pushing),
+    /// A settle of one lease.
+    Settle {
+        /// The node.
+        node: usize,
+        /// The lease's token.
+        token: Token,
+        /// What it was.
+        settle: Settle,
+        /// The version that was delivered.
+        version: u32,
+    },
+    /// Several settles.
+    Transaction {
+        /// The node.
+        node: usize,
+        /// The tokens with the versions.
+        tokens: Vec<(Token, u32)>,
+        /// What it was.
+        transaction: Transaction,
+    },
+    /// A unary receive.
+    Take {
+        /// The node.
+        node: usize,
+        /// What is done with what comes.
+        mode: Mode,
+    },
+    /// Anything else.
+    Other {
+        /// The node.
+        node: usize,
+    },
+}
+
+impl Op {
+    fn node(&self) -> usize {
+        match self {
+            Self::Push(Pushing { node, .. })
+            | Self::Settle { node, .. }
+            | Self::Transaction { node, .. }
+            | Self::Take { node, .. }
+            | Self::Other { node } => *node,
+        }
+    }
+}
+
+/// A type's name.
+pub(crate) fn type_name(text: &str) -> TypeName {
+    TypeName::from_type_url(text).expect("scripts use valid types")
+}
+
+/// An entity with a text as its payload.
+pub(crate) fn entity(ty: &str, text: &str) -> Entity {
+    Entity {
+        ty: type_name(ty),
+        payload: Bytes::copy_from_slice(text.as_bytes()),
+        headers: Headers::default(),
+    }
+}
+
+impl World {
+    pub(crate) fn ask(&mut self, op: Op) -> ReplyTo {
+        self.requests += 1;
+        self.ops.insert(self.requests, op);
+        ReplyTo { request: RequestId(self.requests), seq: 0 }
+    }
+
+    /// The next unused object id.
+    pub fn new_id(&mut self) -> ObjectId {
+        self.last_id += 1;
+        object_id(self.last_id)
+    }
+
+    /// Pushes an object at a node.
+    pub fn push(&mut self, node: usize, push: Push, retries: u32) {
+        self.send_push(Pushing { node, push, retries });
+    }
+
+    /// A push of a text with the next id.
+    pub fn push_text(&mut self, node: usize, ty: &str, text: &str) -> ObjectId {
+        let id = self.new_id();
+        let push = Push {
+            id: Some(id),
+            entity: entity(ty, text),
+            not_before: None,
+            expires_at: None,
+        };
+        self.push(node, push, 0);
+        id
+    }
+
+    pub(crate) fn send_push(&mut self, pushing: Pushing) {
+        let node = pushing.node;
+        if self.nodes[node].life.is_none() || self.nodes[node].paused {
+            if pushing.retries > 0 {
+                let again = Pushing { retries: pushing.retries - 1, ..pushing };
+                self.after(Span::secs(1), Event::Retry { push: Box::new(again) });
+            }
+            return;
+        }
+        if self.trace.is_on() {
+            let line = self.push_line(&pushing);
+            self.trace.input(self.now, line);
+        }
+        self.checks.on_push(self.nodes[node].lane, &pushing.push);
+        let push = pushing.push.clone();
+        let to = self.ask(Op::Push(pushing));
+        self.feed(node, Input::Push(to, push));
+    }
+
+    /// A client subscribes; it comes back when its node does.
+    pub fn subscribe(&mut self, wish: Wish) -> usize {
+        self.clients.push(Client {
+            node: wish.node,
+            pattern: Pattern::new(&wish.pattern).expect("scripts use valid patterns"),
+            processor: Name::new("processor", &wish.processor).expect("a valid name"),
+            credit: wish.credit,
+            mode: wish.mode,
+            lease: wish.lease,
+            session: None,
+            wants: true,
+            hand: BTreeMap::new(),
+        });
+        let client = self.clients.len() - 1;
+        self.on_reconnect(client);
+        client
+    }
+
+    /// A client's subscription ends; its stream and leases stay.
+    pub fn unsubscribe(&mut self, client: usize) {
+        self.clients[client].wants = false;
+        let (node, session) = (self.clients[client].node, self.clients[client].session);
+        if let (Some(session), true) = (session, self.nodes[node].is_up()) {
+            if self.trace.is_on() {
+                let what = &self.clients[client].pattern;
+                let line = format!("{} < unsubscribe {what}", self.nodes[node].name);
+                self.trace.input(self.now, line);
+            }
+            let to = self.ask(Op::Other { node });
+            self.feed(node, Input::Unsubscribe(to, session, SubscriptionId(1)));
+        }
+    }
+
+    /// A client's stream ends.
+    pub fn leave(&mut self, client: usize) {
+        self.clients[client].wants = false;
+        self.hang_up(client);
+    }
+
+    fn hang_up(&mut self, client: usize) {
+        let node = self.clients[client].node;
+        self.clients[client].hand.clear();
+        let Some(session) = self.clients[client].session.take() else { return };
+        if self.nodes[node].is_up() && !self.nodes[node].paused {
+            if self.trace.is_on() {
+                let line = format!("{} < session {session} ends", self.nodes[node].name);
+                self.trace.input(self.now, line);
+            }
+            self.feed(node, Input::CloseSession(session));
+        }
+    }
+
+    /// A client loses its stream and comes back.
+    pub fn reconnect(&mut self, client: usize) {
+        self.hang_up(client);
+        self.after(Span::millis(50), Event::Reconnect { client });
+    }
+
+    pub(crate) fn on_reconnect(&mut self, client: usize) {
+        let c = &self.clients[client];
+        let node = c.node;
+        if !c.wants || c.session.is_some() || !self.nodes[node].is_up() {
+            return;
+        }
+        if self.nodes[node].paused {
+            return self.after(Span::secs(1), Event::Reconnect { client });
+        }
+        self.nodes[node].sessions += 1;
+        let session = SessionId(self.nodes[node].sessions);
+        self.clients[client].session = Some(session);
+        self.feed(node, Input::OpenSession(session));
+        self.say_subscribe(client);
+    }
+
+    /// Sets a client's credit.
+    pub fn set_credit(&mut self, client: usize, credit: u32) {
+        self.clients[client].credit = credit;
+        if self.clients[client].session.is_some() {
+            self.say_subscribe(client);
+        }
+    }
+
+    fn say_subscribe(&mut self, client: usize) {
+        let c = &self.clients[client];
+        let node = c.node;
+        let Some(session) = c.session else { return };
+        if !self.nodes[node].is_up() || self.nodes[node].paused {
+            return;
+        }
+        let subscribe = Subscribe {
+            session,
+            subscription: SubscriptionId(1),
+            pattern: c.pattern.clone(),
+            processor: c.processor.clone(),
+            credit: c.credit,
+            lease: c.lease,
+        };
+        if self.trace.is_on() {
+            let who = crate::trace::as_processor(&subscribe.processor);
+            let line = format!(
+                "{} < session {session} subscribes {}{who}, credit {}",
+                self.nodes[node].name, subscribe.pattern, subscribe.credit
+            );
+            self.trace.input(self.now, line);
+        }
+        let to = self.ask(Op::Other { node });
+        self.feed(node, Input::Subscribe(to, subscribe));
+    }
+
+    /// A unary receive.
+    pub fn take(&mut self, node: usize, pattern: &str, processor: &str, count: u32, mode: Mode) {
+        let take = Take {
+            pattern: Pattern::new(pattern).expect("scripts use valid patterns"),
+            processor: Name::new("processor", processor).expect("a valid name"),
+            wait: Span::secs(5),
+            count,
+            lease: None,
+        };
+        if !self.nodes[node].is_up() || self.nodes[node].paused {
+            return;
+        }
+        if self.trace.is_on() {
+            let who = crate::trace::as_processor(&take.processor);
+            let line = format!("{} < take {count} of {pattern}{who}", self.nodes[node].name);
+            self.trace.input(self.now, line);
+        }
+        let to = self.ask(Op::Take { node, mode });
+        self.feed(node, Input::Take(to, take));
+    }
+
+    /// An operator asks or orders something.
+    pub fn operate(&mut self, node: usize, order: Operator) {
+        if !self.nodes[node].is_up() || self.nodes[node].paused {
+            return;
+        }
+        if self.trace.is_on() {
+            let line = crate::trace::order_line(&self.nodes[node].name, &order);
+            self.trace.input(self.now, line);
+        }
+        let to = self.ask(Op::Other { node });
+        self.feed(node, Input::Operator(to, order));
+    }
+
+    pub(crate) fn on_delivery(&mut self, node: usize, session: SessionId, delivery: Delivery) {
+        let client = self
+            .clients
+            .iter()
+            .position(|c| c.node == node && c.session == Some(session));
+        let Some(client) = client else { return };
+        let lease = delivery.lease;
+        self.coverage.add_if("an object with hops was delivered", delivery.object.moves > 1);
+        self.clients[client].hand.insert(lease, delivery);
+        if self.clients[client].mode == Mode::Hold {
+            return;
+        }
+        let think =
+            self.plan.think.0 + Self::draw(&mut self.minds, self.plan.think_spread.0);
+        let life = self.nodes[node].lives;
+        self.after(Span(think), Event::Think { node, life, lease });
+    }
+
+    pub(crate) fn on_lease_ended(&mut self, node: usize, session: SessionId, lease: u64) {
+        let holder =
+            self.clients.iter_mut().find(|c| c.node == node && c.session == Some(session));
+        if let Some(client) = holder {
+            client.hand.remove(&lease);
+        }
+        self.coverage.add("lease ran out");
+    }
+
+    pub(crate) fn on_think(&mut self, node: usize, life: u64, lease: u64) {
+        if !self.is_life(node, life) || self.nodes[node].paused {
+            return;
+        }
+        let held = |c: &Client| c.node == node && c.hand.contains_key(&lease);
+        let Some(client) = self.clients.iter().position(held) else { return };
+        let mode = self.clients[client].mode.clone();
+        self.act(client, lease, mode);
+    }
+
+    /// A client settles one delivery as a mode says.
+    pub fn act(&mut self, client: usize, lease: u64, mode: Mode) {
+        let Some(delivery) = self.clients[client].hand.get(&lease).cloned() else { return };
+        let (node, session) = (self.clients[client].node, self.clients[client].session);
+        let Some(session) = session else { return };
+        let mode = self.drawn(mode);
+        if mode == Mode::Hold {
+            return;
+        }
+        if mode == Mode::Begin {
+            if self.trace.is_on() {
+                let line = format!("{} < session {session} begins lease {lease}", self.nodes[node].name);
+                self.trace.input(self.now, line);
+            }
+            let to = self.ask(Op::Other { node });
+            let leases = vec![LeaseRef::Number(lease)];
+            return self.feed(node, Input::Begin(to, Lessee::Session(session), leases));
+        }
+        self.clients[client].hand.remove(&lease);
+        let settle = self.settle_of(LeaseRef::Number(lease), &mode);
+        self.send_settle(node, Lessee::Session(session), settle, &delivery);
+    }
+
+    /// Deliveries in a client's hands, oldest first.
+    pub fn hand(&self, client: usize) -> Vec<u64> {
+        self.clients[client].hand.keys().copied().collect()
+    }
+
+    /// The clients.
+    pub fn clients(&self) -> &[Client] {
+        &self.clients
+    }
+
+    /// Changes what a client does from now on.
+    pub fn set_mode(&mut self, client: usize, mode: Mode) {
+        self.clients[client].mode = mode;
+    }
+
+    fn drawn(&mut self, mode: Mode) -> Mode {
+        let Mode::Any(types) = mode else { return mode };
+        let ty = types[Self::draw(&mut self.minds, types.len() as u64) as usize].clone();
+        match Self::draw(&mut self.minds, 20) {
+            0 => Mode::Hold,
+            1 => Mode::Begin,
+            2 | 3 => Mode::Release,
+            4 => Mode::Fail,
+            5 => Mode::Reject,
+            6 | 7 => Mode::Handle,
+            8 | 9 => Mode::Advance(ty),
+            10 | 11 => Mode::Emit(ty),
+            _ => Mode::Finalise,
+        }
+    }
+
+    pub(crate) fn settle_of(&mut self, lease: LeaseRef, mode: &Mode) -> Settle {
+        let mut emits = Vec::new();
+        let verb = match mode {
+            Mode::Finalise | Mode::Any(_) | Mode::Hold | Mode::Begin => Verb::Finalise,
+            Mode::Release => Verb::Release { delay: Span::ZERO, failed: false },
+            Mode::Fail => Verb::Release { delay: Span::ZERO, failed: true },
+            Mode::Reject => Verb::Reject("not understood".into()),
+            Mode::Handle => Verb::Advance(None),
+            Mode::Advance(ty) => Verb::Advance(Some(entity(ty.as_str(), "advanced"))),
+            Mode::Emit(ty) => {
+                for _ in 0..=Self::draw(&mut self.minds, 2) {
+                    emits.push(Push {
+                        id: Some(self.new_id()),
+                        entity: entity(ty.as_str(), "emitted"),
+                        not_before: None,
+                        expires_at: None,
+                    });
+                }
+                Verb::Finalise
+            }
+        };
+        Settle { leases: vec![lease], verb, emits }
+    }
+
+    pub(crate) fn send_settle(
+        &mut self,
+        node: usize,
+        lessee: Lessee,
+        settle: Settle,
+        delivery: &Delivery,
+    ) {
+        let token = self.token_of(node, delivery);
+        if self.trace.is_on() {
+            let line = self.settle_line(node, delivery, &settle);
+            self.trace.input(self.now, line);
+        }
+        self.checks.on_settle(&token, delivery.object.version, &settle);
+        let version = delivery.object.version;
+        let to = self.ask(Op::Settle { node, token, settle: settle.clone(), version });
+        self.feed(node, Input::Settle(to, lessee, settle));
+    }
+
+    /// The full token of a delivery.
+    pub(crate) fn token_of(&self, node: usize, delivery: &Delivery) -> Token {
+        let core = self.nodes[node].core().expect("its delivery is in somebody's hands");
+        Token {
+            lane: core.lane_id(),
+            epoch: delivery.epoch,
+            incarnation: core.incarnation(),
+            n: delivery.lease,
+            object: delivery.object.id,
+        }
+    }
+
+    /// A client settles several of its deliveries and pushes one object, all or nothing.
+    pub fn transact(&mut self, client: usize, leases: &[u64], modes: &[Mode], push_ty: Option<&str>) {
+        let (node, session) = (self.clients[client].node, self.clients[client].session);
+        let Some(session) = session else { return };
+        let (mut settles, mut tokens) = (Vec::new(), Vec::new());
+        for (lease, mode) in leases.iter().zip(modes) {
+            let Some(delivery) = self.clients[client].hand.remove(lease) else { continue };
+            let settle = self.settle_of(LeaseRef::Number(*lease), mode);
+            let token = self.token_of(node, &delivery);
+            self.checks.on_settle(&token, delivery.object.version, &settle);
+            tokens.push((token, delivery.object.version));
+            settles.push(settle);
+        }
+        let mut pushes = Vec::new();
+        if let Some(ty) = push_ty {
+            let id = Some(self.new_id());
+            let push =
+                Push { id, entity: entity(ty, "transacted"), not_before: None, expires_at: None };
+            self.checks.on_push(self.nodes[node].lane, &push);
+            pushes.push(push);
+        }
+        if settles.is_empty() && pushes.is_empty() {
+            return;
+        }
+        if self.trace.is_on() {
+            let name = &self.nodes[node].name;
+            let (n, m) = (settles.len(), pushes.len());
+            let line = format!("{name} < session {session}: transaction of {n} settles, {m} pushes");
+            self.trace.input(self.now, line);
+        }
+        let transaction = Transaction { settles, pushes };
+        self.coverage.add("transaction");
+        let op = Op::Transaction { node, tokens, transaction: transaction.clone() };
+        let to = self.ask(op);
+        self.feed(node, Input::Transaction(to, Lessee::Session(session), transaction));
+    }
+
+    pub(crate) fn on_answer(&mut self, node: usize, to: ReplyTo, answer: Answer) {
+        let Some(op) = self.ops.get(&to.request.0).cloned() else {
+            return self.checks.fail("P8", format!("answered twice or unasked: {answer}"));
+        };
+        self.ops.remove(&to.request.0);
+        let lane = self.nodes[node].lane;
+        match &op {
+            Op::Push(pushing) => self.checks.on_pushed(lane, &pushing.push, &answer),
+            Op::Settle { token, settle, version, .. } => {
+                // A refusal of a lease comes before the count of those that were done.
+                if let Answer::RefusedAt(..) = answer {
+                    self.ops.insert(to.request.0, Op::Other { node });
+                }
+                self.checks.on_settled(token, *version, settle, &answer, &mut self.coverage);
+            }
+            Op::Transaction { tokens, transaction, .. } => {
+                self.checks.on_transacted(lane, tokens, transaction, &answer);
+            }
+            Op::Take { mode, .. } => {
+                if let Answer::Taken(taken) = &answer {
+                    self.on_taken(node, taken, mode.clone());
+                }
+            }
+            Op::Other { .. } => self.answers.push(answer),
+        }
+    }
+
+    fn on_taken(&mut self, node: usize, taken: &[Delivery], mode: Mode) {
+        let lane = self.nodes[node].lane;
+        for delivery in taken {
+            self.coverage.add("taken without a stream");
+            self.checks.on_delivery(lane, delivery, &mut self.coverage);
+            let mode = self.drawn(mode.clone());
+            if matches!(mode, Mode::Hold | Mode::Begin) {
+                continue;
+            }
+            let token = self.token_of(node, delivery);
+            let settle = self.settle_of(LeaseRef::Token(token), &mode);
+            self.send_settle(node, Lessee::Bearer, settle, delivery);
+        }
+    }
+
+    /// The streams of a dead process are gone.
+    pub(crate) fn forget_sessions(&mut self, node: usize) {
+        for client in self.clients.iter_mut().filter(|c| c.node == node) {
+            client.session = None;
+            client.hand.clear();
+        }
+    }
+
+    /// Requests to a dead process are never answered; pushes may be repeated.
+    pub(crate) fn forget_ops(&mut self, node: usize) {
+        let lost: Vec<u64> =
+            self.ops.iter().filter(|(_, op)| op.node() == node).map(|(n, _)| *n).collect();
+        for n in lost {
+            let op = self.ops.remove(&n).expect("just listed");
+            if let Op::Push(pushing) = op
+                && pushing.retries > 0
+            {
+                self.coverage.add("push repeated after a crash");
+                let again = Pushing { retries: pushing.retries - 1, ..pushing };
+                self.after(Span::secs(1), Event::Retry { push: Box::new(again) });
+            }
+        }
+    }
+
+    /// A push with a delay or an expiry.
+    pub fn timed_push(
+        id: ObjectId,
+        ty: &str,
+        text: &str,
+        delay: Option<Span>,
+        expires: Option<Span>,
+    ) -> Push {
+        Push {
+            id: Some(id),
+            entity: entity(ty, text),
+            not_before: delay.map(Time::In),
+            expires_at: expires.map(Time::In),
+        }
+    }
+
+}

@@ -1,0 +1,310 @@
+//! Nodes and their lives: how a process starts from its disk, and the two ways it dies.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use dpc_core::effect::PartIds;
+use dpc_core::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
+use dpc_core::names::Name;
+use dpc_core::record;
+use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, Store, StoreError};
+use dpc_core::{Core, Effect, Effects, Input, PartInfo, Settings};
+
+use super::{Event, World, lane_id};
+use crate::store::{SimDisk, SimStore};
+
+/// One node: what outlives its process, and the process if it runs.
+pub struct Node {
+    /// Its name, `n1` for the first.
+    pub name: Name,
+    /// Its lane.
+    pub lane: LaneId,
+    /// Its disk.
+    pub disk: SimDisk,
+    /// Its id index: parts of the log, never synced.
+    pub(crate) index: BTreeMap<u64, PartIds>,
+    pub(crate) life: Option<Life>,
+    /// Counts its starts; the incarnation.
+    pub(crate) lives: u64,
+    pub(crate) links: u64,
+    pub(crate) sessions: u64,
+    pub(crate) clock_ms: i64,
+    pub(crate) paused: bool,
+    pub(crate) deferred: Vec<Event>,
+}
+
+/// A running process.
+pub(crate) struct Life {
+    pub(crate) core: Core,
+    pub(crate) store: SimStore,
+    pub(crate) said: Said,
+    pub(crate) epoch: Epoch,
+    pub(crate) committed: RecordNumber,
+    /// The record that is being appended.
+    pub(crate) appending: Option<(RecordNumber, Bytes)>,
+    /// Effects that wait for a commit, in order.
+    pub(crate) gate: VecDeque<(RecordNumber, Effect)>,
+    /// Which end of which wire each link is.
+    pub(crate) links: BTreeMap<LinkId, (usize, usize)>,
+    pub(crate) wake_at: Option<dpc_core::Mono>,
+    pub(crate) store_at: Option<dpc_core::Mono>,
+}
+
+/// Answers of a store, in order.
+pub(crate) type Said = Arc<Mutex<VecDeque<Answered>>>;
+
+/// One answer of a store.
+pub(crate) enum Answered {
+    Claimed(Result<Claimed, StoreError>),
+    Appended(RecordNumber, Appended),
+    Read(Result<Vec<(RecordNumber, Bytes)>, StoreError>),
+    Truncated(Result<(), StoreError>),
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Power {
+    /// The process dies; what it wrote stays.
+    Stays,
+    /// The machine loses power: what was not synced may be lost or torn.
+    Cut,
+}
+
+impl Node {
+    /// Its core, while it runs.
+    pub fn core(&self) -> Option<&Core> {
+        self.life.as_ref().map(|l| &l.core)
+    }
+
+    /// Whether its process runs.
+    pub fn is_up(&self) -> bool {
+        self.life.is_some()
+    }
+}
+
+impl World {
+    /// Adds a node and starts it.
+    pub fn add_node(&mut self) -> usize {
+        let n = self.nodes.len();
+        let lane = lane_id(n + 1);
+        let name = Name::new("node", &format!("n{}", n + 1)).expect("a valid name");
+        self.nodes.push(Node {
+            name,
+            lane,
+            disk: SimDisk::new(self.plan.seed ^ (n as u64 + 1) << 32, lane),
+            index: BTreeMap::new(),
+            life: None,
+            lives: 0,
+            links: 0,
+            sessions: 0,
+            clock_ms: 0,
+            paused: false,
+            deferred: Vec::new(),
+        });
+        self.checks.add_lane(lane);
+        self.boot(n);
+        n
+    }
+
+    /// Starts a dead node from its disk.
+    pub fn restart(&mut self, node: usize) {
+        if self.nodes[node].life.is_some() {
+            return;
+        }
+        self.trace.headline(self.now, &format!("{} starts again", self.nodes[node].name));
+        self.boot(node);
+        let wires: Vec<usize> = self.wires_of(node).collect();
+        for wire in wires {
+            self.after(self.plan.latency, Event::Dial { wire });
+        }
+        for client in 0..self.clients.len() {
+            if self.clients[client].node == node {
+                self.after(self.plan.latency, Event::Reconnect { client });
+            }
+        }
+    }
+
+    fn boot(&mut self, node: usize) {
+        self.nodes[node].lives += 1;
+        let said = Said::default();
+        let mut store = self.nodes[node].disk.open(self.now);
+        let claimed = claim(&mut store, &said).expect("an undamaged disk");
+        let (core, loaded) = self.recover(node, &mut store, &said, claimed);
+        self.coverage.add_if("index part rebuilt", loaded);
+        let mut life = Life {
+            core,
+            store,
+            said,
+            epoch: claimed.epoch,
+            committed: claimed.last,
+            appending: None,
+            gate: VecDeque::new(),
+            links: BTreeMap::new(),
+            wake_at: None,
+            store_at: None,
+        };
+        let mut fx = Effects::new();
+        life.core.start(self.now_of(node), &mut fx);
+        self.nodes[node].life = Some(life);
+        self.perform(node, fx);
+        self.pump(node);
+    }
+
+    /// Builds a core from a disk: index parts, then the log from the last checkpoint on.
+    fn recover(
+        &mut self,
+        node: usize,
+        store: &mut SimStore,
+        said: &Said,
+        claimed: Claimed,
+    ) -> (Core, bool) {
+        let records = read_all(store, said, claimed.first);
+        let lane = self.nodes[node].lane;
+        for (number, bytes) in &records {
+            self.checks.on_committed(lane, *number, bytes, &mut self.coverage);
+        }
+        let checkpoint = records
+            .last()
+            .map(|(_, bytes)| record::open_header(bytes).expect("the store checked it").checkpoint);
+        let from = checkpoint.filter(|c| c.0 > 0).unwrap_or(claimed.first).max(claimed.first);
+        self.coverage.add_if("restarted from a checkpoint", from > claimed.first);
+        let settings = self.settings(node);
+        let mut core = Core::new(settings, claimed);
+        for part in self.nodes[node].index.values() {
+            core.restore_part(info(part));
+        }
+        for (number, bytes) in records.iter().filter(|(n, _)| *n >= from) {
+            core.restore(*number, bytes).expect("the log fits together");
+        }
+        let mut rebuilt = false;
+        for (part, first, end) in core.finished_parts() {
+            let kept = self.nodes[node].index.get(&part).is_some_and(|p| p.end == end);
+            if kept {
+                continue;
+            }
+            rebuilt = true;
+            let range = records.iter().filter(|(n, _)| *n >= first && *n < end);
+            let ids = range.flat_map(|(_, bytes)| {
+                let (_, entries) = record::entries(bytes).expect("the store checked it");
+                record::mentions(&entries).collect::<Vec<_>>()
+            });
+            core.restore_ids(part, end, ids.collect());
+        }
+        (core, rebuilt)
+    }
+
+    pub(crate) fn settings(&self, node: usize) -> Settings {
+        let n = &self.nodes[node];
+        Settings {
+            name: n.name.clone(),
+            lane: n.lane,
+            incarnation: Incarnation(n.lives),
+            seed: self.plan.seed ^ (node as u64) << 8 ^ n.lives << 40,
+            limits: self.plan.limits.clone(),
+        }
+    }
+
+    /// Ends a node's process.
+    pub fn kill(&mut self, node: usize, power: Power) {
+        let Some(life) = self.nodes[node].life.take() else { return };
+        let verb = if power == Power::Cut { "loses power" } else { "is killed" };
+        self.trace.headline(self.now, &format!("{} {verb}", self.nodes[node].name));
+        self.coverage.add_if("killed while a record was on its way", life.appending.is_some());
+        self.coverage.add_if("killed with effects in the gate", !life.gate.is_empty());
+        drop(life);
+        if power == Power::Cut {
+            self.nodes[node].disk.power_cut();
+        }
+        if Self::draw(&mut self.fate, 100) < self.plan.lose_index_percent {
+            self.nodes[node].index.clear();
+            self.coverage.add("id index lost");
+        }
+        self.nodes[node].deferred.clear();
+        self.nodes[node].paused = false;
+        self.drop_links(node, power);
+        self.checks.on_death(self.nodes[node].lane);
+        self.forget_sessions(node);
+        self.forget_ops(node);
+    }
+
+    /// A core recovered from a node's log as it is, beside the one that runs.
+    pub fn recovered_twin(&mut self, node: usize) -> Core {
+        let (first, records) = self.nodes[node].disk.contents();
+        let last = records.last();
+        let claimed = Claimed {
+            epoch: self.nodes[node].life.as_ref().map_or(Epoch(1), |l| l.epoch),
+            first,
+            last: last.map_or(RecordNumber(first.0 - 1), |(n, _)| *n),
+            last_hash: last.map_or([0; 16], |(_, bytes)| record::hash_of(bytes)),
+        };
+        let checkpoint = last
+            .map(|(_, bytes)| record::open_header(bytes).expect("it was committed").checkpoint);
+        let from = checkpoint.filter(|c| c.0 > 0).unwrap_or(first).max(first);
+        let mut core = Core::new(self.settings(node), claimed);
+        for (number, bytes) in records.iter().filter(|(n, _)| *n >= from) {
+            core.restore(*number, bytes).expect("the log fits together");
+        }
+        core
+    }
+
+    /// Tells a core something, unless its process has ended.
+    pub(crate) fn feed(&mut self, node: usize, input: Input) {
+        let now = self.now_of(node);
+        let Some(life) = self.nodes[node].life.as_mut() else { return };
+        let mut fx = Effects::new();
+        life.core.handle(now, input, &mut fx);
+        self.perform(node, fx);
+        self.pump(node);
+    }
+}
+
+pub(crate) fn info(part: &PartIds) -> PartInfo {
+    PartInfo {
+        part: part.part,
+        end: part.end,
+        min: part.ids.first().expect("a part has ids").0,
+        max: part.ids.last().expect("a part has ids").0,
+        filter: part.filter.clone(),
+        count: part.ids.len() as u64,
+    }
+}
+
+fn claim(store: &mut SimStore, said: &Said) -> Result<Claimed, StoreError> {
+    let to = said.clone();
+    store.claim(Box::new(move |answer| {
+        to.lock().expect("one thread").push_back(Answered::Claimed(answer));
+    }));
+    match wait(store, said) {
+        Answered::Claimed(answer) => answer,
+        _ => unreachable!("only a claim was asked for"),
+    }
+}
+
+fn read_all(store: &mut SimStore, said: &Said, first: RecordNumber) -> Vec<(RecordNumber, Bytes)> {
+    let (mut records, mut from) = (Vec::new(), first);
+    loop {
+        let to = said.clone();
+        let answer = move |answer| {
+            to.lock().expect("one thread").push_back(Answered::Read(answer));
+        };
+        store.read(from, READ_BYTES_MAX, Box::new(answer));
+        let Answered::Read(answer) = wait(store, said) else {
+            unreachable!("only a read was asked for")
+        };
+        let some = answer.expect("an undamaged disk");
+        let Some((last, _)) = some.last() else { return records };
+        from = last.next();
+        records.extend(some);
+    }
+}
+
+fn wait(store: &mut SimStore, said: &Said) -> Answered {
+    loop {
+        if let Some(answer) = said.lock().expect("one thread").pop_front() {
+            return answer;
+        }
+        let due = store.next_due().expect("an answer is owed");
+        store.complete_until(due);
+    }
+}

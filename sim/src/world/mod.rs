@@ -1,0 +1,340 @@
+//! A world of bare cores: nodes with simulated disks, links between them, clients on them, and one
+//! virtual clock. Everything random comes from one seed, split into a stream per purpose; whatever
+//! happens is one event of one queue, ordered by time and by the order in which it was asked for.
+
+mod ask;
+mod client;
+mod drive;
+mod life;
+mod wire;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use dpc_core::ids::{LaneId, ObjectId};
+use dpc_core::time::{Mono, Now, Span, Wall};
+use dpc_core::{Limits, Wake};
+use rand_core::Rng;
+use rand_pcg::Pcg64Mcg;
+
+pub use client::{Client, Mode, Op, Pushing, Wish};
+pub use life::{Node, Power};
+pub use wire::Wire;
+
+use crate::checks::Checker;
+use crate::coverage::Coverage;
+use crate::trace::Trace;
+
+/// Wall time at the start of every world.
+pub const START: Wall = Wall(1_700_000_000_000);
+
+/// A fixed point is reached when nothing is due within this time: only far timers are left.
+pub const QUIET: Span = Span(2_500_000);
+
+/// What a world is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Everything random comes from here.
+    pub seed: u64,
+    /// The limits of every node.
+    pub limits: Limits,
+    /// Shortest time a message takes over a link.
+    pub latency: Span,
+    /// What is drawn on top of it.
+    pub latency_spread: Span,
+    /// How long a side may take to notice that a link was cut.
+    pub notice: Span,
+    /// How long a client thinks before it settles.
+    pub think: Span,
+    /// What is drawn on top of it.
+    pub think_spread: Span,
+    /// Chance in percent that a crash loses the id index.
+    pub lose_index_percent: u64,
+    /// Whether the story is written down.
+    pub trace: bool,
+}
+
+impl Plan {
+    /// The plan of scripts: default limits, one millisecond a link.
+    pub fn story(seed: u64) -> Self {
+        Self {
+            seed,
+            limits: Limits::default(),
+            latency: Span::millis(1),
+            latency_spread: Span(1),
+            notice: Span::millis(20),
+            think: Span::millis(10),
+            think_spread: Span(1),
+            lose_index_percent: 0,
+            trace: true,
+        }
+    }
+}
+
+/// Something that will happen.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A core has asked to be called.
+    Wake { node: usize, life: u64 },
+    /// A store has something to say.
+    Store { node: usize, life: u64 },
+    /// Something arrives at one end of a connection.
+    Arrive { wire: usize, conn: u64, side: usize, what: Box<wire::Arrival> },
+    /// The id index answers.
+    LookedUp { node: usize, life: u64, part: u64, id: ObjectId, loc: Option<dpc_core::ids::Loc> },
+    /// One end notices that its link is gone.
+    Lost { node: usize, life: u64, link: dpc_core::ids::LinkId },
+    /// A link is dialled.
+    Dial { wire: usize },
+    /// A client acts on a delivery.
+    Think { node: usize, life: u64, lease: u64 },
+    /// A client comes back to its node.
+    Reconnect { client: usize },
+    /// A push without an answer is said again.
+    Retry { push: Box<Pushing> },
+}
+
+struct Queued {
+    at: Mono,
+    seq: u64,
+    event: Event,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        self.seq == other.seq
+    }
+}
+impl Eq for Queued {}
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.seq).cmp(&(other.at, other.seq))
+    }
+}
+
+/// The world.
+pub struct World {
+    pub(crate) plan: Plan,
+    pub(crate) now: Mono,
+    seq: u64,
+    events: BinaryHeap<Reverse<Queued>>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) wires: Vec<Wire>,
+    pub(crate) conns: u64,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) ops: BTreeMap<u64, Op>,
+    pub(crate) requests: u64,
+    /// The last object id given out.
+    pub(crate) last_id: u64,
+    pub(crate) net: Pcg64Mcg,
+    pub(crate) minds: Pcg64Mcg,
+    pub(crate) fate: Pcg64Mcg,
+    /// The story so far.
+    pub trace: Trace,
+    /// The promises, checked at every step.
+    pub checks: Checker,
+    /// Which situations have occurred.
+    pub coverage: Coverage,
+    /// Events that have happened.
+    pub steps: u64,
+    /// Every so many steps each live core checks itself; zero for never.
+    pub check_every: u64,
+    /// What operators were answered, newest last.
+    pub answers: Vec<dpc_core::Answer>,
+}
+
+impl World {
+    /// An empty world.
+    pub fn new(plan: Plan) -> Self {
+        let stream = |salt: u64| Pcg64Mcg::new(u128::from(plan.seed ^ salt) << 1 | 1);
+        Self {
+            now: Mono(0),
+            seq: 0,
+            events: BinaryHeap::new(),
+            nodes: Vec::new(),
+            wires: Vec::new(),
+            conns: 0,
+            clients: Vec::new(),
+            ops: BTreeMap::new(),
+            requests: 0,
+            last_id: 0,
+            net: stream(0x6e65_7400),
+            minds: stream(0x6d69_6e64),
+            fate: stream(0x6661_7465),
+            trace: Trace::new(plan.trace),
+            checks: Checker::new(plan.limits.max_hops),
+            coverage: Coverage::default(),
+            steps: 0,
+            check_every: 1,
+            answers: Vec::new(),
+            plan,
+        }
+    }
+
+    /// The time since the world began.
+    pub fn now(&self) -> Mono {
+        self.now
+    }
+
+    /// The nodes.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The links.
+    pub fn wires(&self) -> &[Wire] {
+        &self.wires
+    }
+
+    pub(crate) fn now_of(&self, node: usize) -> Now {
+        let wall = START.0 + self.now.0 / 1_000;
+        let wall = wall.saturating_add_signed(self.nodes[node].clock_ms);
+        Now { mono: self.now, wall: Wall(wall) }
+    }
+
+    pub(crate) fn at(&mut self, at: Mono, event: Event) {
+        self.seq += 1;
+        self.events.push(Reverse(Queued { at: at.max(self.now), seq: self.seq, event }));
+    }
+
+    pub(crate) fn after(&mut self, span: Span, event: Event) {
+        self.at(self.now + span, event);
+    }
+
+    pub(crate) fn draw(rng: &mut Pcg64Mcg, below: u64) -> u64 {
+        rng.next_u64() % below.max(1)
+    }
+
+    /// Lets the next event happen, if it is due by `until`. Says whether there was one.
+    pub fn step(&mut self, until: Mono) -> bool {
+        match self.events.peek() {
+            Some(Reverse(queued)) if queued.at <= until => {}
+            _ => return false,
+        }
+        let Reverse(queued) = self.events.pop().expect("just seen");
+        self.now = queued.at;
+        self.steps += 1;
+        self.happen(queued.event);
+        if self.check_every > 0 && self.steps.is_multiple_of(self.check_every) {
+            self.nodes.iter().filter_map(|n| n.core()).for_each(dpc_core::Core::check);
+        }
+        true
+    }
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, span: Span) {
+        let until = self.now + span;
+        while self.step(until) {}
+        self.now = until;
+    }
+
+    /// Runs to a fixed point: until nothing but far timers is left, or `limit` has passed. Says
+    /// whether it was reached.
+    pub fn settle(&mut self, limit: Span) -> bool {
+        let limit = self.now + limit;
+        loop {
+            let next = self.events.peek().map(|Reverse(q)| q.at);
+            match next {
+                Some(at) if at > limit => return false,
+                Some(at) if at <= self.now + QUIET => {
+                    self.step(at);
+                }
+                _ => return true,
+            }
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        if let Some(node) = self.whose(&event)
+            && self.nodes[node].paused
+        {
+            return self.nodes[node].deferred.push(event);
+        }
+        match event {
+            Event::Wake { node, life } => self.on_wake(node, life),
+            Event::Store { node, life } => self.on_store(node, life),
+            Event::Arrive { wire, conn, side, what } => self.on_arrive(wire, conn, side, *what),
+            Event::LookedUp { node, life, part, id, loc } => {
+                if self.is_life(node, life) {
+                    self.feed(node, dpc_core::Input::LookedUp { part, id, loc });
+                }
+            }
+            Event::Lost { node, life, link } => self.on_lost(node, life, link),
+            Event::Dial { wire } => self.on_dial(wire),
+            Event::Think { node, life, lease } => self.on_think(node, life, lease),
+            Event::Reconnect { client } => self.on_reconnect(client),
+            Event::Retry { push } => self.send_push(*push),
+        }
+    }
+
+    fn whose(&self, event: &Event) -> Option<usize> {
+        match event {
+            Event::Wake { node, .. }
+            | Event::Store { node, .. }
+            | Event::LookedUp { node, .. }
+            | Event::Lost { node, .. } => Some(*node),
+            Event::Arrive { wire, side, .. } => Some(self.wires[*wire].ends[*side]),
+            Event::Think { .. }
+            | Event::Reconnect { .. }
+            | Event::Dial { .. }
+            | Event::Retry { .. } => None,
+        }
+    }
+
+    /// A pause like SIGSTOP: the node does nothing, its links stay up.
+    pub fn pause(&mut self, node: usize) {
+        self.nodes[node].paused = true;
+        self.trace.headline(self.now, &format!("{} is paused", self.nodes[node].name));
+    }
+
+    /// The end of a pause: everything that came in meanwhile is handled now.
+    pub fn resume_process(&mut self, node: usize) {
+        self.nodes[node].paused = false;
+        self.trace.headline(self.now, &format!("{} goes on", self.nodes[node].name));
+        for event in std::mem::take(&mut self.nodes[node].deferred) {
+            self.at(self.now, event);
+        }
+    }
+
+    /// The wall clock of a node jumps.
+    pub fn jump_clock(&mut self, node: usize, ms: i64) {
+        self.nodes[node].clock_ms += ms;
+    }
+
+    /// The next wake of a node, for traces.
+    pub fn next_wake(&self, node: usize) -> Option<Wake> {
+        self.nodes[node].core().and_then(dpc_core::Core::next_wake)
+    }
+
+    /// The node of a lane.
+    pub fn node_of(&self, lane: LaneId) -> Option<usize> {
+        self.nodes.iter().position(|n| n.lane == lane)
+    }
+
+    /// Stops at the first broken promise: what it was.
+    pub fn broken(&self) -> Option<&str> {
+        self.checks.broken()
+    }
+}
+
+/// The id of an object whose last digits are `n`.
+pub fn object_id(n: u64) -> ObjectId {
+    let mut bytes = [0; 16];
+    bytes[6] = 0x70;
+    bytes[8..].copy_from_slice(&n.to_be_bytes());
+    bytes[8] = 0x80;
+    ObjectId(bytes)
+}
+
+/// The lane of a node whose first digits are its number.
+pub(crate) fn lane_id(n: usize) -> LaneId {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&u32::try_from(n).expect("few nodes").to_be_bytes());
+    bytes[8] = 0x80;
+    LaneId(bytes)
+}
