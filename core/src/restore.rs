@@ -12,7 +12,8 @@ use crate::object::Object;
 use crate::record::{BadRecord, End, Ending, Entry, Header, How, Standing, TransferId};
 use crate::remember::PartInfo;
 use crate::store::StoreError;
-use crate::time::Wall;
+use crate::effect::Effects;
+use crate::time::{Now, Wall};
 use crate::transfer::{Held, InState, Incoming, Moved};
 
 /// Pieces of a checkpoint that are being put together.
@@ -335,6 +336,43 @@ impl Core {
         }
         self.lane.set_checkpoint(first.max(header.checkpoint));
         Ok(())
+    }
+
+    /// Where the live objects of a lane that will not go on are: for a new lane that takes them
+    /// over. Known after the last record has been restored; the core is not started then.
+    pub fn survivors(&self) -> Vec<(RecordNumber, Vec<u32>)> {
+        let alive = |shelf: Shelf| {
+            matches!(shelf, Shelf::Ready(_) | Shelf::Delayed(_) | Shelf::Parked(_) | Shelf::Held)
+        };
+        self.catalogue
+            .iter()
+            .map(|(record, page)| {
+                let sets = page.sets.iter().filter(|s| alive(s.shelf));
+                let mut positions: Vec<u32> = sets.flat_map(|s| s.positions.iter()).collect();
+                positions.sort_unstable();
+                (*record, positions)
+            })
+            .filter(|(_, positions)| !positions.is_empty())
+            .collect()
+    }
+
+    /// Takes over an object of another lane, as one of [`Core::survivors`] stands there. It may
+    /// exist elsewhere, too, and says so. What is to be durable comes with the next records.
+    pub fn bring_back(&mut self, now: Now, standing: &Standing, object: Object, fx: &mut Effects) {
+        assert!(self.started, "a lane takes objects over when it has started");
+        self.now = now;
+        if self.memory.by_id(object.id).is_some() {
+            return;
+        }
+        let slot = self.write_reclaimed(None, object);
+        match standing {
+            Standing::Parked(reason) => {
+                let at = self.memory.get(slot).at;
+                self.memory.cancel(at.record, slot);
+                self.park(slot, reason.clone(), fx);
+            }
+            Standing::Flowing | Standing::Held(_) | Standing::Shadow(_) => {}
+        }
     }
 
     /// The highest wall time in the log, for an edge whose clock may be behind it.

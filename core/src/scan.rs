@@ -11,7 +11,7 @@ use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::input::{ListState, ReplyTo};
 use crate::lane::entry_bytes;
 use crate::loads::Purpose;
-use crate::memory::Then;
+use crate::memory::{Slot, Then};
 use crate::names::Pattern;
 use crate::object::Object;
 use crate::record::{Ending, Entry, How, Standing};
@@ -222,7 +222,7 @@ impl Core {
         shelf: Shelf,
         place: Loc,
         object: &Object,
-    ) -> crate::memory::Slot {
+    ) -> Slot {
         let ty = self.queues.intern(&object.entity.ty);
         let queue = self.queue_for(ty, &object.handled);
         self.unshelve(at, shelf);
@@ -250,7 +250,7 @@ impl Core {
     }
 
     /// A parked object, lifted, flows again with a clean record of failures.
-    pub(crate) fn redrive(&mut self, slot: crate::memory::Slot) {
+    pub(crate) fn redrive(&mut self, slot: Slot) {
         let object = &mut self.memory.get_mut(slot).object;
         (object.failed, object.not_before) = (0, None);
         if object.expires_at.is_some_and(|at| at <= self.now.wall) {
@@ -468,25 +468,29 @@ impl Core {
         if self.memory.by_id(object.id).is_some() {
             return false;
         }
-        let mut object = object.clone();
-        object.possible_duplicate = true;
-        object.chase = None;
-        let ty = self.queues.intern(&object.entity.ty);
-        let queue = self.queue_for(ty, &object.handled);
         self.catalogue.take(at, Shelf::Shadow);
         self.transfers.drop_shadow(at);
+        self.write_reclaimed(Some(at), object.clone());
+        true
+    }
+
+    /// Writes an object that was brought back from a copy; it flows when that is durable.
+    pub(crate) fn write_reclaimed(&mut self, was: Option<Loc>, mut object: Object) -> Slot {
+        (object.possible_duplicate, object.chase) = (true, None);
+        let ty = self.queues.intern(&object.entity.ty);
+        let queue = self.queue_for(ty, &object.handled);
         self.lane.reserve(entry_bytes(&object));
         let standing = Standing::Flowing;
-        let to = self.lane.write_object(How::Reclaimed, Some(at), None, &standing, &mut object);
-        self.catalogue.put(to, Shelf::Memory, to);
-        self.remembered.note(object.id, to);
+        let at = self.lane.write_object(How::Reclaimed, was, None, &standing, &mut object);
+        self.catalogue.put(at, Shelf::Memory, at);
+        self.remembered.note(object.id, at);
         self.queues.ty_mut(ty).books.reclaimed += 1;
         let decision = Decision::new(self.now.wall, Step::Reclaim, None);
         self.decide(decision, (object.id, object.moves));
-        let slot = self.admit(object, to, to, queue);
-        self.memory.when_committed(to.record, slot, Then::Flow);
+        let slot = self.admit(object, at, at, queue);
+        self.memory.when_committed(at.record, slot, Then::Flow);
         self.lane.urge();
-        true
+        slot
     }
 }
 

@@ -18,12 +18,17 @@ use crate::history::{History, HistoryOptions};
 use crate::node::{self, Bounds, Chance, Data, NodeError, Order, Ready, Reports, Setup, Sockets};
 use crate::store::{Embedded, IndexDb, Options, Part, disk_free};
 
-/// Runs the node of a configuration until a signal ends it.
+/// Runs the node of a configuration until a signal ends it. A restored data folder gets a new lane
+/// first.
 ///
 /// # Errors
 ///
 /// [`NodeError`] says why it did not start, or why it had to stop.
-pub async fn serve(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), NodeError> {
+pub async fn serve(
+    config: &Config,
+    restored: bool,
+    ready: impl FnOnce(&Ready),
+) -> Result<(), NodeError> {
     // Ports come first: whoever asks for one that is taken learns of it before anything is touched.
     let sockets = Sockets {
         clients: listen("listen.clients", &config.listen.clients).await?,
@@ -31,6 +36,13 @@ pub async fn serve(config: &Config, ready: impl FnOnce(&Ready)) -> Result<(), No
         admin: listen("listen.admin", &config.listen.admin).await?,
         dialer: TcpDial,
     };
+    if restored {
+        let name = Name::new("node_name", "restored").expect("a valid name");
+        let clock = Clock::of_machine();
+        crate::restored::renew(&config.data_dir, name, limits(config), || clock.now()).await?;
+    } else {
+        crate::restored::check(&config.data_dir)?;
+    }
     let (store, lane) = Embedded::open(&config.data_dir, &Options::default())?;
     let mut index = IndexDb::open(&config.data_dir.join("index"), lane)?;
     let parts = parts_of(&mut index).await?;

@@ -306,13 +306,13 @@ fn end(
     }
 }
 
-async fn claim<S: Store>(store: &mut S) -> Result<Claimed, StoreError> {
+pub(crate) async fn claim<S: Store>(store: &mut S) -> Result<Claimed, StoreError> {
     let (done, answer) = oneshot::channel();
     store.claim(Box::new(move |claimed| drop(done.send(claimed))));
     answered(answer).await
 }
 
-async fn read<S: Store>(
+pub(crate) async fn read<S: Store>(
     store: &mut S,
     from: RecordNumber,
     bytes_max: usize,
@@ -327,7 +327,7 @@ async fn answered<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result
 }
 
 /// Puts core together from the index and the log: what the log says is what it knows.
-async fn recover<S: Store>(
+pub(crate) async fn recover<S: Store>(
     settings: Settings,
     claimed: Claimed,
     store: &mut S,

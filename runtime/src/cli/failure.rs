@@ -68,12 +68,6 @@ impl Failure {
         Self::new(Exit::Unreachable, "UNAVAILABLE", "NODE_UNREACHABLE", message)
     }
 
-    /// A command that this version does not have yet.
-    pub(crate) fn not_built(command: &str) -> Self {
-        let message = format!("{command} is not built yet in this version");
-        Self::new(Exit::NotDone, "UNIMPLEMENTED", "NOT_BUILT", message)
-    }
-
     /// Something on this machine failed.
     pub(crate) fn local(reason: &str, message: impl Into<String>) -> Self {
         Self::new(Exit::NotDone, "FAILED_PRECONDITION", reason, message)
