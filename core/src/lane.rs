@@ -55,7 +55,12 @@ pub(crate) struct Sealed {
 }
 
 impl Lane {
-    pub(crate) fn new(id: LaneId, claimed: Claimed, incarnation: Incarnation, target: usize) -> Self {
+    pub(crate) fn new(
+        id: LaneId,
+        claimed: Claimed,
+        incarnation: Incarnation,
+        target: usize,
+    ) -> Self {
         Self {
             id,
             epoch: claimed.epoch,

@@ -170,4 +170,3 @@ pub const LIST_MAX: u32 = 1_000;
 pub const CLOCK_JUMP: Span = Span::secs(3_600);
 /// How long the wall clock must be steady after a jump before expiry goes on by itself.
 pub const CLOCK_STEADY: Span = Span::secs(600);
-

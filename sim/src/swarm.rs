@@ -185,9 +185,8 @@ impl Swarm {
 
     fn act(&mut self) {
         let m = &self.mood;
-        let weights = [
-            m.push, m.subscribe, m.leave, m.client, m.operate, m.kill, m.network, m.disk, m.pause,
-        ];
+        let weights =
+            [m.push, m.subscribe, m.leave, m.client, m.operate, m.kill, m.network, m.disk, m.pause];
         let mut at = self.draw(weights.iter().sum());
         let mut what = 0;
         while at >= weights[what] {
@@ -227,9 +226,8 @@ impl Swarm {
             let size = one_of(&mut self.rng, &[1, 1, 10, 300, 3_000]);
             let text = "x".repeat(size as usize);
             let delay = (self.draw(12) == 0).then(|| Span::millis(1 + self.draw(90_000)));
-            let expires = (self.draw(15) == 0).then(|| {
-                Span(1_000 + self.draw(40_000_000) + delay.map_or(0, |d: Span| d.0))
-            });
+            let expires = (self.draw(15) == 0)
+                .then(|| Span(1_000 + self.draw(40_000_000) + delay.map_or(0, |d: Span| d.0)));
             let push = World::timed_push(id, ty, &text, delay, expires);
             self.pushed.push((node, push.clone()));
             let retries = self.draw(4) as u32;
@@ -238,10 +236,8 @@ impl Swarm {
     }
 
     fn subscribe(&mut self) {
-        let types: Vec<TypeName> = TYPES
-            .iter()
-            .map(|t| TypeName::from_type_url(t).expect("a valid type"))
-            .collect();
+        let types: Vec<TypeName> =
+            TYPES.iter().map(|t| TypeName::from_type_url(t).expect("a valid type")).collect();
         let mode = match self.draw(4) {
             0 => Mode::Finalise,
             1 => Mode::Hold,

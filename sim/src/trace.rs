@@ -241,10 +241,8 @@ fn answer_text(answer: &Answer) -> Option<String> {
             format!("taken {}", each.join(", "))
         }
         Answer::Views(views) => {
-            let each: Vec<String> = views
-                .iter()
-                .map(|v| format!("{} {}", short_id(&v.id), v.state.as_str()))
-                .collect();
+            let each: Vec<String> =
+                views.iter().map(|v| format!("{} {}", short_id(&v.id), v.state.as_str())).collect();
             format!("listed: {}", each.join(", "))
         }
         other => other.to_string(),

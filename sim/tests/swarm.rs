@@ -8,7 +8,10 @@ use sim::swarm;
 
 /// How to run one seed again.
 fn again(seed: u64) -> String {
-    format!("DPC_SEEDS={seed}..{} DPC_TRACE=1 cargo test -p sim --test swarm -- --nocapture", seed + 1)
+    format!(
+        "DPC_SEEDS={seed}..{} DPC_TRACE=1 cargo test -p sim --test swarm -- --nocapture",
+        seed + 1
+    )
 }
 
 fn seeds() -> std::ops::Range<u64> {

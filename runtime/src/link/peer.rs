@@ -165,7 +165,7 @@ impl Link {
     pub(super) async fn run(
         self: Arc<Self>,
         hub: Arc<Hub>,
-        incoming: impl Stream<Item = Result<Vec<v1::LinkMessage>, Status>> + Unpin,
+        mut incoming: impl Stream<Item = Result<Vec<v1::LinkMessage>, Status>> + Unpin,
     ) -> Option<String> {
         hub.feed_now(Input::LinkUp { link: self.id, dialled: self.dialled.is_some() });
         // The end comes first: a link that was cut is read no further.
@@ -173,11 +173,16 @@ impl Link {
             biased;
             () = self.out.gone() => None,
             () = self.flushed() => None,
-            why = self.read(&hub, incoming) => why,
+            why = self.read(&hub, &mut incoming) => why,
         };
         hub.links.remove(self.id);
         hub.feed_now(Input::LinkDown(self.id));
         self.out.cut(Status::unavailable("the link has ended"));
+        if self.closed().is_some() {
+            // The refusal has left the queue, not yet the connection. Dropping the other direction
+            // would reset both, and the peer would never read why.
+            tokio::time::sleep(FLUSH).await;
+        }
         why
     }
 
@@ -190,7 +195,7 @@ impl Link {
     async fn read(
         self: &Arc<Self>,
         hub: &Arc<Hub>,
-        mut incoming: impl Stream<Item = Result<Vec<v1::LinkMessage>, Status>> + Unpin,
+        incoming: &mut (impl Stream<Item = Result<Vec<v1::LinkMessage>, Status>> + Unpin),
     ) -> Option<String> {
         let mut window = ReceiveWindow::default();
         let first = tokio::time::timeout(FIRST_MESSAGE, incoming.next()).await;

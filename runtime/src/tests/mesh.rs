@@ -188,8 +188,8 @@ async fn two_nodes_of_one_name_refuse_each_other_and_both_say_so() {
         nodes.iter().any(|n| why(n).starts_with("DUPLICATE_NODE_NAME"))
     })
     .await;
-    for node in [&first, &second] {
-        until("the alarm stands", || async {
+    for (which, node) in [("first", &first), ("second", &second)] {
+        until(which, || async {
             let shown = node.desk().await.show_node(v1::ShowNodeRequest {}).await;
             let alarms = shown.expect("shown").into_inner().alarms;
             alarms.iter().any(|alarm| alarm.reason == "DUPLICATE_NODE_NAME")

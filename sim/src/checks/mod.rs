@@ -226,9 +226,11 @@ impl Checker {
                     let what = format!("v{version} of {} was settled OK and is not", token.object);
                     self.fail("P1", what);
                 }
-                let missing = settle.emits.iter().filter_map(|e| e.id).find(|id| {
-                    !self.model.lanes().any(|l| l.was_pushed(*id))
-                });
+                let missing = settle
+                    .emits
+                    .iter()
+                    .filter_map(|e| e.id)
+                    .find(|id| !self.model.lanes().any(|l| l.was_pushed(*id)));
                 if let Some(id) = missing {
                     self.fail("P4", format!("{id} was to be emitted and is not there"));
                 }
@@ -295,7 +297,8 @@ impl Checker {
             let live = t.ready + t.leased + t.delayed + t.parked + t.offered;
             let name = lane.short();
             if came != went + live {
-                let what = format!("{} at {name}: {came} came, {went} went, {live} live: {t:?}", t.ty);
+                let what =
+                    format!("{} at {name}: {came} came, {went} went, {live} live: {t:?}", t.ty);
                 self.fail("P13", what);
             }
             let own = self.model.lane(lane).books(&t.ty);

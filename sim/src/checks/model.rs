@@ -168,7 +168,8 @@ impl Model {
             broken.push(format!("P16: record {number} of {} is not linked", lane.short()));
         }
         (l.next, l.hash) = (number.next(), hash_of(bytes));
-        let emits_with: BTreeSet<ObjectId> = entries.iter().filter_map(|(_, e)| settled_in(e)).collect();
+        let emits_with: BTreeSet<ObjectId> =
+            entries.iter().filter_map(|(_, e)| settled_in(e)).collect();
         for (at, entry) in entries {
             let mut fold = Fold { model: self, lane, broken, seen };
             fold.entry(at, entry, !emits_with.is_empty());
@@ -232,9 +233,9 @@ fn is_held(standing: &Standing) -> bool {
 fn settled_in(entry: &Entry) -> Option<ObjectId> {
     match entry {
         Entry::End(end) if matches!(end.ending, Ending::Final) => Some(end.id),
-        Entry::Object {
-            how: How::Advanced | How::Returned | How::Parked, object, ..
-        } => Some(object.id),
+        Entry::Object { how: How::Advanced | How::Returned | How::Parked, object, .. } => {
+            Some(object.id)
+        }
         _ => None,
     }
 }
@@ -341,7 +342,11 @@ impl Fold<'_> {
                 }
                 self.model.fresh.push((id, hash));
                 let b = self.here().book(&object.entity.ty);
-                if how == How::Pushed { b.pushed += 1 } else { b.emitted += 1 }
+                if how == How::Pushed {
+                    b.pushed += 1
+                } else {
+                    b.emitted += 1
+                }
                 self.seen.add_if("emitted", how == How::Emitted);
             }
             How::Advanced => self.advanced(key, at, before, object),
@@ -395,7 +400,8 @@ impl Fold<'_> {
     /// P3: at most one settle of a version commits.
     fn settled(&mut self, key: Key, version: u32, at: Loc) {
         if let Some((lane, before)) = self.model.settled.insert((key, version), (self.lane, at)) {
-            let what = format!("v{version} of {} settled at {} {before}, too, and", key.0, lane.short());
+            let what =
+                format!("v{version} of {} settled at {} {before}, too, and", key.0, lane.short());
             self.fail("P3", what);
         }
     }
@@ -489,11 +495,8 @@ impl Fold<'_> {
         let newer = chase.generation > route.generation || object.version != route.version;
         let older = chase.generation < route.generation && object.version == route.version;
         if newer {
-            *route = Route {
-                generation: chase.generation,
-                version: object.version,
-                links: Vec::new(),
-            };
+            *route =
+                Route { generation: chase.generation, version: object.version, links: Vec::new() };
         }
         let again = route.links.contains(&link);
         route.links.push(link);

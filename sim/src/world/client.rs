@@ -175,12 +175,8 @@ impl World {
     /// A push of a text with the next id.
     pub fn push_text(&mut self, node: usize, ty: &str, text: &str) -> ObjectId {
         let id = self.new_id();
-        let push = Push {
-            id: Some(id),
-            entity: entity(ty, text),
-            not_before: None,
-            expires_at: None,
-        };
+        let push =
+            Push { id: Some(id), entity: entity(ty, text), not_before: None, expires_at: None };
         self.push(node, push, 0);
         id
     }
@@ -348,10 +344,7 @@ impl World {
     }
 
     pub(crate) fn on_delivery(&mut self, node: usize, session: SessionId, delivery: Delivery) {
-        let client = self
-            .clients
-            .iter()
-            .position(|c| c.node == node && c.session == Some(session));
+        let client = self.clients.iter().position(|c| c.node == node && c.session == Some(session));
         let Some(client) = client else { return };
         let lease = delivery.lease;
         self.coverage.add_if("an object with hops was delivered", delivery.object.moves > 1);
@@ -359,15 +352,13 @@ impl World {
         if self.clients[client].mode == Mode::Hold {
             return;
         }
-        let think =
-            self.plan.think.0 + Self::draw(&mut self.minds, self.plan.think_spread.0);
+        let think = self.plan.think.0 + Self::draw(&mut self.minds, self.plan.think_spread.0);
         let life = self.nodes[node].lives;
         self.after(Span(think), Event::Think { node, life, lease });
     }
 
     pub(crate) fn on_lease_ended(&mut self, node: usize, session: SessionId, lease: u64) {
-        let holder =
-            self.clients.iter_mut().find(|c| c.node == node && c.session == Some(session));
+        let holder = self.clients.iter_mut().find(|c| c.node == node && c.session == Some(session));
         if let Some(client) = holder {
             client.hand.remove(&lease);
         }
@@ -395,7 +386,8 @@ impl World {
         }
         if mode == Mode::Begin {
             if self.trace.is_on() {
-                let line = format!("{} < session {session} begins lease {lease}", self.nodes[node].name);
+                let line =
+                    format!("{} < session {session} begins lease {lease}", self.nodes[node].name);
                 self.trace.input(self.now, line);
             }
             let to = self.ask(Op::Other { node });
@@ -493,7 +485,13 @@ impl World {
     }
 
     /// A client settles several of its deliveries and pushes one object, all or nothing.
-    pub fn transact(&mut self, client: usize, leases: &[u64], modes: &[Mode], push_ty: Option<&str>) {
+    pub fn transact(
+        &mut self,
+        client: usize,
+        leases: &[u64],
+        modes: &[Mode],
+        push_ty: Option<&str>,
+    ) {
         let (node, session) = (self.clients[client].node, self.clients[client].session);
         let Some(session) = session else { return };
         let (mut settles, mut tokens) = (Vec::new(), Vec::new());
@@ -519,7 +517,8 @@ impl World {
         if self.trace.is_on() {
             let name = &self.nodes[node].name;
             let (n, m) = (settles.len(), pushes.len());
-            let line = format!("{name} < session {session}: transaction of {n} settles, {m} pushes");
+            let line =
+                format!("{name} < session {session}: transaction of {n} settles, {m} pushes");
             self.trace.input(self.now, line);
         }
         let transaction = Transaction { settles, pushes };
@@ -610,5 +609,4 @@ impl World {
             expires_at: expires.map(Time::In),
         }
     }
-
 }

@@ -50,7 +50,10 @@ impl World {
                 });
                 self.coverage.add("id looked up in the index");
                 // The answer comes as an input of its own, after the effects at hand.
-                self.after(Span::ZERO, Event::LookedUp { node, life: self.nodes[node].lives, part, id, loc });
+                self.after(
+                    Span::ZERO,
+                    Event::LookedUp { node, life: self.nodes[node].lives, part, id, loc },
+                );
             }
             Effect::IndexPart(part) => {
                 self.coverage.add("part of the log finished");
@@ -182,7 +185,9 @@ impl World {
             }
             Answered::Read(Ok(records)) => {
                 let Some((number, bytes)) = records.into_iter().next() else {
-                    return self.checks.fail("P16", "a record was asked for that is not there".into());
+                    return self
+                        .checks
+                        .fail("P16", "a record was asked for that is not there".into());
                 };
                 if self.trace.is_on() {
                     let line = format!("{} < record #{number} read", self.nodes[node].name);

@@ -238,8 +238,8 @@ impl World {
             last: last.map_or(RecordNumber(first.0 - 1), |(n, _)| *n),
             last_hash: last.map_or([0; 16], |(_, bytes)| record::hash_of(bytes)),
         };
-        let checkpoint = last
-            .map(|(_, bytes)| record::open_header(bytes).expect("it was committed").checkpoint);
+        let checkpoint =
+            last.map(|(_, bytes)| record::open_header(bytes).expect("it was committed").checkpoint);
         let from = checkpoint.filter(|c| c.0 > 0).unwrap_or(first).max(first);
         let mut core = Core::new(self.settings(node), claimed);
         for (number, bytes) in records.iter().filter(|(n, _)| *n >= from) {

@@ -227,7 +227,8 @@ impl World {
     /// Nothing arrives over a wire until it is let go.
     pub fn hold(&mut self, wire: usize) {
         let [a, b] = self.wires[wire].ends;
-        let line = format!("the link between {} and {} holds everything", self.name(a), self.name(b));
+        let line =
+            format!("the link between {} and {} holds everything", self.name(a), self.name(b));
         self.trace.headline(self.now, &line);
         self.wires[wire].held.get_or_insert_default();
     }
