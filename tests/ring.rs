@@ -76,22 +76,7 @@ async fn links_of(nodes: &[Node], id: Uuid) -> usize {
     let mut crossed = BTreeSet::new();
     let mut per_generation = std::collections::BTreeMap::<String, usize>::new();
     for node in nodes {
-        let request = dpc_client::proto::v1::TraceObjectRequest { id: id.to_string(), local: true };
-        let client = node.client();
-        let answer = client.ask(|mut node| {
-            let request = request.clone();
-            async move { node.trace_object(request).await }
-        });
-        let decisions = match answer.await {
-            Ok(trace) => trace.decisions,
-            Err(error)
-                if error.reason().contains("NOT_FOUND")
-                    || error.reason().contains("UNKNOWN_OBJECT") =>
-            {
-                continue;
-            }
-            Err(error) => panic!("{error}"),
-        };
+        let decisions = node.decisions(id).await;
         for decision in decisions.iter().filter(|decision| decision.decision == "move") {
             let to = decision.chosen.clone().expect("a move has a target");
             let generation = decision.generation.clone().expect("a move follows demand");
