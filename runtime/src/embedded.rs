@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 use crate::config::{Address, Config};
 use crate::edge::{Clock, Index, OsEntropy, TcpDial, TcpListen};
 use crate::history::{History, HistoryOptions};
-use crate::node::{self, Chance, Data, NodeError, Order, Ready, Reports, Setup, Sockets};
+use crate::node::{self, Bounds, Chance, Data, NodeError, Order, Ready, Reports, Setup, Sockets};
 use crate::store::{Embedded, IndexDb, Options, Part, disk_free};
 
 /// Runs the node of a configuration until a signal ends it.
@@ -111,7 +111,13 @@ fn setup(config: &Config, lane: LaneId) -> Result<Setup, NodeError> {
         lane,
         limits: limits(config),
         peers: config.peer.iter().map(|peer| peer.addr.to_string()).collect(),
-        connections: config.limits.connections,
+        bounds: Bounds {
+            connections: config.limits.connections,
+            credit_default: config.limits.credit_default,
+            keepalive: config.limits.keepalive.0,
+            keepalive_timeout: config.limits.keepalive_timeout.0,
+            follow: config.limits.follow_timeout.0,
+        },
         store: "embedded",
         durability: v1::Durability::Synced,
         disk_reserve: config.limits.disk_reserve.0,

@@ -20,7 +20,7 @@ use crate::history::{HistoryHandle, Report};
 use crate::link::{Links, keep_dialling};
 use crate::routes;
 use crate::serve::{Connections, serve_admin, serve_grpc};
-pub use crate::service::{Addresses, Identity};
+pub use crate::service::{Addresses, Bounds, Identity};
 use crate::service::{Hub, Phase};
 
 /// What a drain may take longer than its own time until the node stops all the same.
@@ -51,8 +51,8 @@ pub struct Setup {
     pub limits: Limits,
     /// The node ports of its peers.
     pub peers: Vec<String>,
-    /// The most open connections, all ports together.
-    pub connections: u32,
+    /// The bounds of the edges.
+    pub bounds: Bounds,
     /// The kind of its store.
     pub store: &'static str,
     /// What an OK means.
@@ -192,7 +192,8 @@ where
         durability: setup.durability,
     };
     let links = Links::new(&setup.peers);
-    let (hub, inbox) = Hub::new(identity.clone(), setup.limits, clock, links, history.clone());
+    let (hub, inbox) =
+        Hub::new(identity.clone(), (setup.limits, setup.bounds), clock, links, history.clone());
     let edges = Edges {
         store: data.store,
         index: data.index,
@@ -210,7 +211,7 @@ where
         admin: sockets.admin.address(),
     };
     hub.set_addresses(addresses.clone());
-    let connections = Connections::at_most(setup.connections);
+    let connections = Connections::at_most(hub.bounds.connections);
     open_ports(&hub, sockets, &connections, &setup.peers, entropy);
     tracing::info!(node = %identity.name, lane = %identity.lane, epoch = %identity.epoch, "ready");
     ready(&Ready { identity, addresses });

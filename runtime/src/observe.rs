@@ -2,8 +2,22 @@
 
 use dpc_core::effect::Note;
 use dpc_core::message::LinkRefusal;
+use dpc_core::time::Span;
 
 use crate::service::{Drained, Hub};
+
+/// Refusals of links that a person has to do something about.
+const REFUSALS: [&str; 6] = [
+    "DUPLICATE_NODE_NAME",
+    "LANE_ROLLED_BACK",
+    "LANE_FORGOTTEN",
+    "PROTOCOL_VERSION",
+    "GENERATION_DAMAGED",
+    "MALFORMED_MESSAGE",
+];
+
+/// How long the alarm of a refused link stands when nobody dials again.
+const REFUSAL_STANDS: Span = Span::secs(300);
 
 /// One thing that core noted.
 pub(crate) fn note(hub: &Hub, note: &Note) {
@@ -18,22 +32,19 @@ pub(crate) fn note(hub: &Hub, note: &Note) {
             tracing::info!(%ty, "{note}");
             hub.alarms.clear("NO_DEMAND", ty.as_str());
         }
-        Note::LinkRefused(name, refusal) => {
-            match refusal {
-                LinkRefusal::DuplicateLink | LinkRefusal::Itself => tracing::debug!("{note}"),
-                _ => tracing::warn!(peer = %name, "{note}"),
+        Note::LinkRefused(name, refusal) => match refusal {
+            LinkRefusal::DuplicateLink | LinkRefusal::Itself => tracing::debug!("{note}"),
+            _ => {
+                let (reason, text) = (refusal.reason(), note.to_string());
+                if hub.alarms.raise_for(reason, name.as_str(), text, now, REFUSAL_STANDS) {
+                    tracing::warn!(peer = %name, "{note}");
+                }
             }
-            if let LinkRefusal::DuplicateName(_)
-            | LinkRefusal::RolledBack { .. }
-            | LinkRefusal::Forgotten(_) = refusal
-            {
-                hub.alarms.raise(refusal.reason(), name.as_str(), note.to_string(), now);
-            }
-        }
+        },
         Note::LinkReady(link, name, lane) => {
             tracing::info!(peer = %name, lane = %lane, "linked");
             hub.links.ready(*link, name, *lane);
-            for reason in ["DUPLICATE_NODE_NAME", "LANE_ROLLED_BACK", "LANE_FORGOTTEN"] {
+            for reason in REFUSALS {
                 hub.alarms.clear(reason, name.as_str());
             }
         }

@@ -71,6 +71,7 @@ fn with_common(routes: Routes, mut services: Vec<&'static str>) -> (Routes, Heal
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let v1 = reflection().build_v1().expect("the descriptors are compiled in");
     let v1alpha = reflection().build_v1alpha().expect("the descriptors are compiled in");

@@ -21,12 +21,6 @@ use crate::edge::{Io, Listen};
 use crate::service::{Hub, Phase};
 use crate::wire::error;
 
-/// How often an idle connection is asked for a sign of life.
-pub(crate) const KEEPALIVE: Duration = Duration::from_secs(20);
-
-/// How long that sign of life may take.
-pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The largest HTTP/2 frame: with the default of 16 KiB, bodies of a kilobyte cost twice as much.
 pub(crate) const MAX_FRAME_BYTES: u32 = 256 << 10;
 
@@ -80,8 +74,8 @@ pub(crate) async fn serve_grpc(
             let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             http.timer(TokioTimer::new())
                 .auto_date_header(false)
-                .keep_alive_interval(KEEPALIVE)
-                .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+                .keep_alive_interval(hub.bounds.keepalive)
+                .keep_alive_timeout(hub.bounds.keepalive_timeout)
                 .max_frame_size(MAX_FRAME_BYTES)
                 .max_concurrent_streams(STREAMS_MAX);
             let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));

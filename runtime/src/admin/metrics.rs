@@ -139,7 +139,7 @@ pub(crate) fn page(hub: &Hub, types: Vec<TypeView>, subscriptions: usize) -> Str
     let refused = metrics.connections_refused.get();
     page.single("dpc_connections_refused_total", "counter", "Connections over the limit.", refused);
     page.head("dpc_alarm", "gauge", "Alarms that stand, by reason.");
-    for (reason, count) in hub.alarms.counts() {
+    for (reason, count) in hub.alarms.counts(hub.clock.now().wall) {
         page.line(format_args!("dpc_alarm{{reason=\"{reason}\"}} {count}"));
     }
     page.head("dpc_node_info", "gauge", "Who the node is.");

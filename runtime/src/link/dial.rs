@@ -12,7 +12,7 @@ use tower::service_fn;
 use v1::mesh_service_client::MeshServiceClient;
 
 use crate::edge::{Dial, Entropy};
-use crate::serve::{KEEPALIVE, KEEPALIVE_TIMEOUT, MAX_FRAME_BYTES};
+use crate::serve::MAX_FRAME_BYTES;
 use crate::service::{Hub, OutStream};
 use crate::wire::MESSAGE_BYTES_MAX;
 
@@ -88,7 +88,7 @@ enum Ended {
 }
 
 async fn dial_once<D: Dial>(hub: &Arc<Hub>, dialer: &D, at: usize, address: &str) -> Ended {
-    let channel = match connect(dialer.clone(), address).await {
+    let channel = match connect(hub, dialer.clone(), address).await {
         Ok(channel) => channel,
         Err(error) => return Ended::Failed(error),
     };
@@ -127,12 +127,12 @@ async fn dial_once<D: Dial>(hub: &Arc<Hub>, dialer: &D, at: usize, address: &str
     }
 }
 
-async fn connect<D: Dial>(dialer: D, address: &str) -> Result<Channel, String> {
+async fn connect<D: Dial>(hub: &Hub, dialer: D, address: &str) -> Result<Channel, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| format!("{address} is not an address: {error}"))?
         .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .http2_keep_alive_interval(hub.bounds.keepalive)
+        .keep_alive_timeout(hub.bounds.keepalive_timeout)
         .keep_alive_while_idle(true)
         .max_frame_size(MAX_FRAME_BYTES);
     let connector = service_fn(move |uri: Uri| {

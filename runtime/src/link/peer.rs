@@ -56,6 +56,8 @@ struct Known {
     uncounted: (u64, u64),
     sent: Rate,
     received: Rate,
+    /// Whether the peer has said that it does not want the link.
+    refused: bool,
     /// Why core ended the link, and whether dialling again can help.
     closed: Option<(LinkRefusal, bool)>,
 }
@@ -195,6 +197,11 @@ impl Link {
         let Ok(mut next) = first else { return Some("the peer said nothing for 10 s".to_owned()) };
         loop {
             match next {
+                // Core has been told why and ends the link itself, in a moment.
+                None | Some(Err(_)) if self.known().refused => {
+                    tokio::time::sleep(FLUSH * 2).await;
+                    return None;
+                }
                 None => return None,
                 Some(Err(status)) => return Some(status.message().to_owned()),
                 Some(Ok(messages)) => {
@@ -232,9 +239,13 @@ impl Link {
                 other => {
                     let message = link::from_wire(other)?;
                     bytes += 256;
-                    if let Message::Offer(offer) = &message {
-                        cost += offer::byte_cost(offer);
-                        objects += offer.objects.len() as u64;
+                    match &message {
+                        Message::Offer(offer) => {
+                            cost += offer::byte_cost(offer);
+                            objects += offer.objects.len() as u64;
+                        }
+                        Message::Refuse(_) => self.known().refused = true,
+                        _ => {}
                     }
                     inputs.push(Input::Peer(self.id, message));
                 }

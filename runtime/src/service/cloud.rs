@@ -7,7 +7,6 @@ use bytes::Bytes;
 use dpc_core::effect::Delivery;
 use dpc_core::input::{Lessee, ReplyTo, Take};
 use dpc_core::names::Pattern;
-use dpc_core::object::Token;
 use dpc_core::refusal::Refusal;
 use dpc_core::{Answer, Input};
 use dpc_proto::v1;
@@ -172,9 +171,8 @@ impl CloudService for Cloud {
             Answer::Unknown(why) => return Err(error::status_of(&error::unknown(&why))),
             other => unreachable!("core answers a take with {other}"),
         };
-        let deliveries = self.tokens(deliveries).await;
         Ok(Response::new(v1::TakeResponse {
-            deliveries,
+            deliveries: self.tokens(&deliveries),
             node: self.hub.identity.name.as_str().to_owned(),
             epoch: self.hub.identity.epoch.0,
         }))
@@ -238,35 +236,18 @@ impl CloudService for Cloud {
 
 impl Cloud {
     /// Taken objects with their full tokens, as many as one answer holds; the others go back.
-    async fn tokens(&self, taken: Vec<Delivery>) -> Vec<v1::Delivery> {
-        let identity = &self.hub.identity;
-        let token = |taken: &Delivery| Token {
-            lane: identity.lane,
-            epoch: taken.epoch,
-            incarnation: identity.incarnation,
-            n: taken.lease,
-            object: taken.object.id,
-        };
+    fn tokens(&self, taken: &[Delivery]) -> Vec<v1::Delivery> {
         let (mut deliveries, mut bytes) = (Vec::new(), 0);
-        let mut too_many = Vec::new();
-        for one in &taken {
+        for one in taken {
             bytes += delivery_bytes(one);
             if bytes > TAKE_BYTES_MAX && !deliveries.is_empty() {
-                too_many.push(dpc_core::input::LeaseRef::Token(token(one)));
-                continue;
+                break;
             }
             let mut wire = delivery(one);
-            wire.token = Bytes::copy_from_slice(&token(one).to_bytes());
+            wire.token = Bytes::copy_from_slice(&self.hub.token(one).to_bytes());
             deliveries.push(wire);
         }
-        if !too_many.is_empty() {
-            // Nobody waits for the answer: without one, the leases end by their time.
-            let to = ReplyTo { request: self.hub.next_request(), seq: 0 };
-            let verb =
-                dpc_core::input::Verb::Release { delay: dpc_core::time::Span::ZERO, failed: false };
-            let settle = dpc_core::input::Settle { leases: too_many, verb, emits: Vec::new() };
-            self.hub.feed(vec![Input::Settle(to, Lessee::Bearer, settle)], 512).await;
-        }
+        self.hub.give_back(taken.iter().skip(deliveries.len()));
         deliveries
     }
 }

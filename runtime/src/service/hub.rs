@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 use dpc_core::effect::{Delivery, LeaseEnd};
 use dpc_core::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber, RequestId, SessionId};
-use dpc_core::input::{Operator, ReplyTo};
+use dpc_core::input::{LeaseRef, Lessee, Operator, ReplyTo, Settle, Verb};
 use dpc_core::message::Message;
 use dpc_core::names::Name;
-use dpc_core::object::TOKEN_PREFIX_BYTES;
+use dpc_core::object::{TOKEN_PREFIX_BYTES, Token};
 use dpc_core::refusal::{Code, Refusal};
 use dpc_core::time::{Span, Wall};
 use dpc_core::{Answer, Input, Limits};
@@ -54,6 +55,33 @@ pub struct Identity {
     pub store: &'static str,
     /// What an OK means.
     pub durability: v1::Durability,
+}
+
+/// The bounds of the edges; core has its own.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// The most open connections, all ports together.
+    pub connections: u32,
+    /// The credit of a subscription that asks for none.
+    pub credit_default: u32,
+    /// How often an idle connection is asked for a sign of life.
+    pub keepalive: Duration,
+    /// How long that sign of life may take.
+    pub keepalive_timeout: Duration,
+    /// How long other nodes are asked about an object.
+    pub follow: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            connections: 4_096,
+            credit_default: 16,
+            keepalive: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+            follow: Duration::from_secs(2),
+        }
+    }
 }
 
 /// The addresses it listens on.
@@ -109,8 +137,10 @@ enum Waiter {
 pub(crate) struct Hub {
     /// Who this node is.
     pub(crate) identity: Identity,
-    /// The bounds in force.
+    /// Core's bounds.
     pub(crate) limits: Limits,
+    /// The bounds of the edges.
+    pub(crate) bounds: Bounds,
     /// The clocks.
     pub(crate) clock: Clock,
     /// The counters.
@@ -136,7 +166,7 @@ impl Hub {
     /// A hub and the end of its inbox that the driver reads.
     pub(crate) fn new(
         identity: Identity,
-        limits: Limits,
+        (limits, bounds): (Limits, Bounds),
         clock: Clock,
         links: Links,
         history: Option<HistoryHandle>,
@@ -146,6 +176,7 @@ impl Hub {
         let hub = Self {
             identity,
             limits,
+            bounds,
             clock,
             metrics: Metrics::default(),
             alarms: Alarms::default(),
@@ -299,10 +330,18 @@ impl Hub {
     pub(crate) fn reply(&self, to: ReplyTo, answer: Answer) {
         let waiter = self.waiters().get(&to.request).cloned();
         match waiter {
-            // Whoever asked has gone: nobody is left to be told.
-            None => {}
+            // Whoever asked has gone: nobody is left to be told, or to work on what was taken.
+            None => {
+                if let Answer::Taken(taken) = answer {
+                    self.give_back(taken.iter());
+                }
+            }
             Some(Waiter::Call(sender)) => {
-                let _asker_gone = sender.send((to.seq, answer));
+                if let Err(unsent) = sender.send((to.seq, answer))
+                    && let Answer::Taken(taken) = unsent.0.1
+                {
+                    self.give_back(taken.iter());
+                }
             }
             Some(Waiter::Push(out)) => out.with(|push| push.answer(to.seq, answer)),
             Some(Waiter::Session(out)) => {
@@ -310,6 +349,30 @@ impl Hub {
                 self.metrics.settled.add(settled);
             }
         }
+    }
+
+    /// The full token of what a unary receive got.
+    pub(crate) fn token(&self, taken: &Delivery) -> Token {
+        Token {
+            lane: self.identity.lane,
+            epoch: taken.epoch,
+            incarnation: self.identity.incarnation,
+            n: taken.lease,
+            object: taken.object.id,
+        }
+    }
+
+    /// Releases what a unary receive got and nobody works on, without blame.
+    pub(crate) fn give_back<'a>(&self, taken: impl Iterator<Item = &'a Delivery>) {
+        let leases: Vec<LeaseRef> = taken.map(|one| LeaseRef::Token(self.token(one))).collect();
+        if leases.is_empty() {
+            return;
+        }
+        let verb = Verb::Release { delay: Span::ZERO, failed: false };
+        let settle = Settle { leases, verb, emits: Vec::new() };
+        // Nobody waits for the answer: should it be a refusal, the leases end by their time.
+        let to = ReplyTo { request: self.next_request(), seq: 0 };
+        self.feed_now(Input::Settle(to, Lessee::Bearer, settle));
     }
 
     /// A delivery of core.

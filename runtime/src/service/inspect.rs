@@ -23,9 +23,6 @@ use crate::link::Link;
 use crate::wire::link::{fixed, lane_from_wire};
 use crate::wire::{error, view};
 
-/// How long other nodes are asked.
-const FOLLOW: Duration = Duration::from_secs(2);
-
 /// What each node on the way keeps of the time for its own answer.
 const HOP_SHARE: Duration = Duration::from_millis(100);
 
@@ -59,7 +56,7 @@ pub(crate) async fn inspect(
         id,
         kind,
         hops_left: if local { 0 } else { hub.limits.max_hops },
-        deadline: Instant::now() + FOLLOW,
+        deadline: Instant::now() + hub.bounds.follow,
         visited: BTreeSet::new(),
     };
     let mut found = question.answer(hub).await?;
@@ -95,7 +92,7 @@ async fn answer_inspect(
     let id = ObjectId(fixed("id", &inspect.id).map_err(malformed)?);
     let lanes = inspect.asked_lanes.iter().map(|lane| lane_from_wire(lane));
     let visited = lanes.collect::<Result<BTreeSet<LaneId>, _>>().map_err(malformed)?;
-    let wait = Duration::from_millis(u64::from(wait_ms)).min(FOLLOW);
+    let wait = Duration::from_millis(u64::from(wait_ms)).min(hub.bounds.follow);
     let question = Question {
         id,
         kind: inspect.kind(),

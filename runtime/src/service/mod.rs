@@ -11,7 +11,7 @@ mod session;
 mod tally;
 
 pub(crate) use cloud::Cloud;
-pub use hub::{Addresses, Identity};
+pub use hub::{Addresses, Bounds, Identity};
 pub(crate) use hub::{Batch, Drained, Hub, Phase};
 pub(crate) use inspect::answer_ask;
 pub(crate) use operator::Desk;

@@ -436,7 +436,7 @@ impl OperatorService for Desk {
             in_transit: sum(|t| t.offered + t.held),
             sessions: self.hub.streams().0,
             last_record: self.hub.last_record(),
-            alarms: self.hub.alarms.list(),
+            alarms: self.hub.alarms.list(self.hub.clock.now().wall),
             limits: Some(view::limits(&self.hub.limits)),
         }))
     }

@@ -347,7 +347,8 @@ impl Reader {
                 .into());
             }
             Some(Item::Subscribe(wanted)) => {
-                let subscribe = settle::subscribe(&wanted, session, limits)?;
+                let default = self.hub.bounds.credit_default;
+                let subscribe = settle::subscribe(&wanted, session, default, limits)?;
                 self.check_new(&subscribe)?;
                 self.subscriptions.insert(wanted.subscription, subscribe.clone());
                 (Expect::One, Input::Subscribe(to, subscribe))

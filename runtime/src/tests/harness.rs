@@ -20,7 +20,7 @@ use v1::operator_service_client::OperatorServiceClient;
 
 use crate::edge::{Clock, OsEntropy, TcpDial, TcpListen};
 use crate::history::{History, HistoryOptions};
-use crate::node::{self, Chance, Data, NodeError, Order, Ready, Reports, Setup, Sockets};
+use crate::node::{self, Bounds, Chance, Data, NodeError, Order, Ready, Reports, Setup, Sockets};
 use crate::store::{Embedded, IndexDb, Options, disk_free};
 
 /// How long a test waits for what must come.
@@ -55,7 +55,7 @@ pub(crate) async fn start_at(name: &str, dir: &Path, peers: &[String], nodes: &s
         lane,
         limits: Limits::default(),
         peers: peers.to_vec(),
-        connections: 64,
+        bounds: Bounds { connections: 64, ..Bounds::default() },
         store: "embedded",
         durability: v1::Durability::Synced,
         disk_reserve: 0,

@@ -154,6 +154,69 @@ async fn calls_do_the_whole_job_too() {
 }
 
 #[tokio::test]
+async fn what_a_caller_that_went_away_would_have_taken_is_free_for_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start("a", dir.path(), &[]).await;
+    let take = |wait: i64| v1::TakeRequest {
+        pattern: "acme.Order".to_owned(),
+        wait: Some(dpc_proto::google::protobuf::Duration { seconds: wait, nanos: 0 }),
+        ..v1::TakeRequest::default()
+    };
+    let mut cloud = node.cloud().await;
+    let waiting = tokio::spawn(async move { cloud.take(take(60)).await });
+    until("demand is here", || async {
+        let nodes = node.desk().await.list_nodes(v1::ListNodesRequest {}).await;
+        nodes.expect("lists").into_inner().nodes[0].demand.contains(&"acme.Order".to_owned())
+    })
+    .await;
+    waiting.abort();
+    assert!(waiting.await.is_err_and(|end| end.is_cancelled()));
+    let id = push(&node, object("acme.Order", "one")).await;
+    let taken = within(node.cloud().await.take(take(20))).await.expect("takes").into_inner();
+    assert_eq!(taken.deliveries[0].id, id);
+    assert_eq!(taken.deliveries[0].failed_deliveries, 0);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn health_and_reflection_answer_on_both_ports() {
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+    let dir = tempfile::tempdir().unwrap();
+    let node = start("a", dir.path(), &[]).await;
+    let addresses = node.ready.addresses.clone();
+    for (address, service) in
+        [(addresses.clients, "dpc.v1.CloudService"), (addresses.nodes, "dpc.v1.MeshService")]
+    {
+        let endpoint = tonic::transport::Channel::from_shared(format!("http://{address}"));
+        let channel = endpoint.unwrap().connect().await.expect("connects");
+        for name in ["", service] {
+            let request = HealthCheckRequest { service: name.to_owned() };
+            let health = HealthClient::new(channel.clone()).check(request).await.expect("answers");
+            assert_eq!(health.into_inner().status, 1, "{name} is serving");
+        }
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let requests = futures_util::stream::iter([request]);
+        let mut client = ServerReflectionClient::new(channel);
+        let mut answers = client.server_reflection_info(requests).await.unwrap().into_inner();
+        let ServerReflectionResponse { message_response, .. } =
+            answers.message().await.unwrap().expect("answers");
+        let Some(MessageResponse::ListServicesResponse(list)) = message_response else {
+            panic!("{message_response:?}");
+        };
+        assert!(list.service.iter().any(|s| s.name == service), "{list:?}");
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_node_that_drains_says_so_and_ends() {
     let dir = tempfile::tempdir().unwrap();
     let node = start("a", dir.path(), &[]).await;

@@ -174,3 +174,28 @@ async fn what_was_in_flight_when_a_peer_died_arrives_after_its_return() {
     a.stop().await;
     b.stop().await;
 }
+
+#[tokio::test]
+async fn two_nodes_of_one_name_refuse_each_other_and_both_say_so() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let first = start("a", dirs[0].path(), &[]).await;
+    let second =
+        start("a", dirs[1].path(), std::slice::from_ref(&first.ready.addresses.nodes)).await;
+    until("the dialler says why", || async {
+        let nodes = second.desk().await.list_nodes(v1::ListNodesRequest {}).await;
+        let nodes = nodes.expect("lists").into_inner().nodes;
+        let why = |n: &v1::NodeInfo| n.problem.as_deref().unwrap_or_default().to_owned();
+        nodes.iter().any(|n| why(n).starts_with("DUPLICATE_NODE_NAME"))
+    })
+    .await;
+    for node in [&first, &second] {
+        until("the alarm stands", || async {
+            let shown = node.desk().await.show_node(v1::ShowNodeRequest {}).await;
+            let alarms = shown.expect("shown").into_inner().alarms;
+            alarms.iter().any(|alarm| alarm.reason == "DUPLICATE_NODE_NAME")
+        })
+        .await;
+    }
+    first.stop().await;
+    second.stop().await;
+}

@@ -16,9 +16,6 @@ use super::{ITEMS_MAX, error};
 /// The processor of a subscription that names none.
 const PROCESSOR_DEFAULT: &str = "default";
 
-/// The credit of a subscription that asks for none.
-const CREDIT_DEFAULT: u32 = 16;
-
 /// Whether leases may be named by their numbers: only on the stream that they belong to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Naming {
@@ -204,6 +201,7 @@ pub(crate) fn transaction(
 pub(crate) fn subscribe(
     subscribe: &v1::Subscribe,
     session: SessionId,
+    credit_default: u32,
     limits: &Limits,
 ) -> Result<Subscribe, Refusal> {
     Ok(Subscribe {
@@ -211,7 +209,7 @@ pub(crate) fn subscribe(
         subscription: SubscriptionId(subscribe.subscription),
         pattern: Pattern::new(&subscribe.pattern)?,
         processor: processor(subscribe.processor.as_deref())?,
-        credit: credit(subscribe.credit.unwrap_or(CREDIT_DEFAULT), limits)?,
+        credit: credit(subscribe.credit.unwrap_or(credit_default), limits)?,
         lease: subscribe.lease.map(|lease| span("lease", lease)).transpose()?,
     })
 }
