@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use dpc_client::proto::v1::ObjectState;
 use dpc_client::{Client, Object, Options, Outcome, Uuid};
 use rand_core::SeedableRng;
 use rand_pcg::Pcg64Mcg;
@@ -133,14 +134,7 @@ async fn nothing_that_was_answered_ok_is_lost_or_settled_twice() {
     for pusher in pushers {
         pusher.await.expect("no pusher panics");
     }
-    wait_for("everything to be final or parked", async || {
-        let mut open = 0;
-        for node in &nodes {
-            open += node.types().await.iter().map(|i| support::open(i) - i.parked).sum::<u64>();
-        }
-        (open == 0).then_some(())
-    })
-    .await;
+    support::wait_until_done(&nodes).await;
     subscribers.into_iter().for_each(|subscriber| subscriber.abort());
     check(&nodes, &shared).await;
 }
@@ -170,28 +164,16 @@ async fn check(nodes: &[Node; 3], shared: &Shared) {
     states(nodes, &stored).await;
 }
 
-/// Every object that was answered OK is final or parked, wherever it is.
+/// Every object that was answered OK is final or parked, in one place.
 async fn states(nodes: &[Node; 3], stored: &BTreeSet<Uuid>) {
-    use dpc_client::proto::v1::{GetObjectRequest, ObjectState};
-    let clients: Vec<_> = nodes.iter().map(Node::client).collect();
     for id in stored {
         let mut found = Vec::new();
-        for client in &clients {
-            let request = GetObjectRequest { id: id.to_string(), local: true };
-            let answer = client.ask(|mut node| {
-                let request = request.clone();
-                async move { node.get_object(request).await }
-            });
-            match answer.await {
-                Ok(answer) => found.extend(answer.object.map(|object| object.state())),
-                Err(error) if error.code() == tonic::Code::NotFound => {}
-                Err(error) => panic!("{error}"),
-            }
+        for node in nodes {
+            found.extend(node.state(*id).await);
         }
         let ends = |state: &&ObjectState| matches!(state, ObjectState::Final | ObjectState::Parked);
-        let ends = found.iter().filter(ends).count();
-        assert_eq!(ends, 1, "{id} is {found:?}");
-        let rest = found.iter().filter(|state| **state == ObjectState::Moved).count();
-        assert_eq!(rest + ends, found.len(), "{id} is {found:?}");
+        assert_eq!(found.iter().filter(ends).count(), 1, "{id} is {found:?}");
+        let moved = found.iter().filter(|state| **state == ObjectState::Moved).count();
+        assert_eq!(moved + 1, found.len(), "{id} is {found:?}");
     }
 }

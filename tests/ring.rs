@@ -2,8 +2,9 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use dpc_client::proto::v1::Decision;
 use dpc_client::{Object, Uuid, Window};
 use rand_core::Rng;
 use support::{Node, assert_books_balance, below, folder, long, random, wait_for};
@@ -74,30 +75,28 @@ async fn objects_follow_moving_demand_and_never_run_in_circles() {
 /// direction, and at most `max_hops` (8) links.
 async fn links_of(nodes: &[Node], id: Uuid) -> usize {
     let mut crossed = BTreeSet::new();
-    let mut per_generation = std::collections::BTreeMap::<String, usize>::new();
+    let mut per_generation = BTreeMap::<String, usize>::new();
+    let mut cross = |node: &Node, offer: Decision| {
+        let to = offer.chosen.expect("an offer goes to somebody");
+        let generation = offer.generation.expect("an offer follows demand");
+        let link = (generation.clone(), node.ready.node.clone(), to);
+        assert!(crossed.insert(link.clone()), "{id} crossed {link:?} twice");
+        *per_generation.entry(generation).or_default() += 1;
+    };
     for node in nodes {
-        let request = dpc_client::proto::v1::TraceObjectRequest { id: id.to_string(), local: true };
-        let client = node.client();
-        let answer = client.ask(|mut node| {
-            let request = request.clone();
-            async move { node.trace_object(request).await }
-        });
-        let decisions = match answer.await {
-            Ok(trace) => trace.decisions,
-            Err(error)
-                if error.reason().contains("NOT_FOUND")
-                    || error.reason().contains("UNKNOWN_OBJECT") =>
-            {
-                continue;
+        let decisions = node.decisions(id).await;
+        let mut offer = None;
+        for decision in decisions {
+            match decision.decision.as_str() {
+                "offer" => offer = Some(decision),
+                "move" => {
+                    // The demand that is followed stands in the offer that came to this move.
+                    let offer = offer.take().unwrap_or_else(|| panic!("{id}: no offer"));
+                    assert_eq!(offer.moves, decision.moves, "{id}: {offer:?} {decision:?}");
+                    cross(node, offer);
+                }
+                _ => {}
             }
-            Err(error) => panic!("{error}"),
-        };
-        for decision in decisions.iter().filter(|decision| decision.decision == "move") {
-            let to = decision.chosen.clone().expect("a move has a target");
-            let generation = decision.generation.clone().expect("a move follows demand");
-            let link = (generation.clone(), node.ready.node.clone(), to);
-            assert!(crossed.insert(link.clone()), "{id} crossed {link:?} twice");
-            *per_generation.entry(generation).or_default() += 1;
         }
     }
     let most = per_generation.values().max().copied().unwrap_or_default();

@@ -15,7 +15,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use dpc_client::proto::v1;
-use dpc_client::{Client, Options};
+use dpc_client::{Client, Options, Uuid};
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use rustix::process::{Pid, Signal, kill_process};
@@ -63,14 +63,40 @@ pub fn folder() -> TempDir {
 
 /// Looks until there is something; the test fails with `what` if there never is.
 pub async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    wait_until(what, async || look().await.ok_or_else(String::new)).await
+}
+
+/// Looks until there is something; if there never is, the test fails with `what` and with what
+/// the last look saw instead.
+pub async fn wait_until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
     let began = Instant::now();
     loop {
-        if let Some(found) = look().await {
-            return found;
+        match look().await {
+            Ok(found) => return found,
+            Err(instead) => {
+                assert!(began.elapsed() < PATIENCE, "not in {PATIENCE:?}: {what}; {instead}");
+            }
         }
-        assert!(began.elapsed() < PATIENCE, "not in {PATIENCE:?}: {what}");
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Waits until no node has anything alive; parked objects may stay.
+pub async fn wait_until_done(nodes: &[Node]) {
+    wait_until("everything to be final or parked", async || {
+        let mut left = String::new();
+        for node in nodes {
+            for info in node.types().await.iter().filter(|info| open(info) > info.parked) {
+                let v1::TypeInfo { r#type, ready, leased, delayed, offered, held, .. } = info;
+                left.push_str(&format!(
+                    "{}: {} ready {ready} leased {leased} delayed {delayed} offered {offered} held {held}; ",
+                    node.ready.node, r#type
+                ));
+            }
+        }
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    })
+    .await;
 }
 
 /// Looks again and again for so long: whatever it asserts must hold all the time.
@@ -180,6 +206,20 @@ impl Node {
         answer.await.expect("the node answers").types
     }
 
+    /// The state of an object as this node alone knows it.
+    pub async fn state(&self, id: Uuid) -> Option<v1::ObjectState> {
+        let request = v1::GetObjectRequest { id: id.to_string(), local: true };
+        let answer = self.client().operator().get_object(request).await;
+        known(answer).map(|answer| answer.object.expect("an answer has an object").state())
+    }
+
+    /// What this node alone has recorded of an object.
+    pub async fn decisions(&self, id: Uuid) -> Vec<v1::Decision> {
+        let request = v1::TraceObjectRequest { id: id.to_string(), local: true };
+        let answer = self.client().operator().trace_object(request).await;
+        known(answer).map(|answer| answer.decisions).unwrap_or_default()
+    }
+
     /// Objects that are here and not finished.
     pub async fn open(&self) -> u64 {
         self.types().await.iter().map(open).sum()
@@ -219,6 +259,17 @@ impl Drop for Node {
             println!("--- the log of node {} ends with:", self.ready.node);
             lines[lines.len().saturating_sub(25)..].iter().for_each(|line| println!("{line}"));
         }
+    }
+}
+
+/// An answer about an object; nothing from a node that does not know it. A node that was told to
+/// ask no other one may say that it cannot tell.
+fn known<T>(answer: Result<tonic::Response<T>, tonic::Status>) -> Option<T> {
+    match answer {
+        Ok(answer) => Some(answer.into_inner()),
+        Err(status) if status.message().contains("not known at") => None,
+        Err(status) if status.code() == tonic::Code::NotFound => None,
+        Err(status) => panic!("{status:?}"),
     }
 }
 
