@@ -1,4 +1,5 @@
 //! Pushing, against nodes that do what the test says.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 mod fake;
 
@@ -143,7 +144,8 @@ async fn another_lane_gets_nothing_that_is_in_doubt_unless_the_caller_wants_it()
                 assert!(stream.is_ended().await);
             }
         };
-        let result = tokio::select! { result = within(handle) => result, () = serve => unreachable!() };
+        let result =
+            tokio::select! { result = within(handle) => result, () = serve => unreachable!() };
         match result {
             Ok(receipt) => assert!(elsewhere && &*receipt.stored.node == "b"),
             Err(error) => {

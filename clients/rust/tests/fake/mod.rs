@@ -1,6 +1,7 @@
 //! Nodes that do what a test says, over connections that a test can cut. Everything is in one
 //! process and one runtime, so that paused time works.
-#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -426,11 +427,17 @@ impl CloudService for Service {
         Ok(Response::new(UnboundedReceiverStream::new(receiver)))
     }
 
-    async fn push(&self, request: Request<v1::PushRequest>) -> Result<Response<v1::PushResponse>, Status> {
+    async fn push(
+        &self,
+        request: Request<v1::PushRequest>,
+    ) -> Result<Response<v1::PushResponse>, Status> {
         self.ask(request.into_inner(), Call::Push).await
     }
 
-    async fn take(&self, request: Request<v1::TakeRequest>) -> Result<Response<v1::TakeResponse>, Status> {
+    async fn take(
+        &self,
+        request: Request<v1::TakeRequest>,
+    ) -> Result<Response<v1::TakeResponse>, Status> {
         self.ask(request.into_inner(), Call::Take).await
     }
 
