@@ -324,7 +324,8 @@ impl Tries<'_> {
         let patience = self.nodes.options.answer_timeout + self.extra;
         let count = if self.only.is_some() { 1 } else { usize::MAX };
         let mut last = None;
-        for node in self.nodes.from(self.only.unwrap_or(self.nodes.preferred())).take(count) {
+        for node in self.nodes.from(self.only.unwrap_or_else(|| self.nodes.preferred())).take(count)
+        {
             let error = match timeout(patience, call(node)).await {
                 Ok(Ok(answer)) => {
                     self.nodes.prefer(node);

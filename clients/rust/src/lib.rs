@@ -71,6 +71,11 @@ mod session;
 mod token;
 mod unary;
 
+/// The examples of the README are compiled with the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// The generated messages and clients, for [`Client::operator`] and [`Client::ask`].
 pub use dpc_proto as proto;
 pub use uuid::Uuid;

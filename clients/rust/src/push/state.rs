@@ -229,14 +229,14 @@ impl State {
         self.owed_max = or(limits.window.into(), usize::MAX);
         self.place = Some(place);
         self.open = true;
-        self.unavailable = false;
-        self.leaving = false;
         self.progress = now;
     }
 
     /// The stream is gone: nothing of it will be answered.
     pub(super) fn broken(&mut self, now: Instant) {
         self.open = false;
+        self.unavailable = false;
+        self.leaving = false;
         self.stream += 1;
         self.entries.retain(Option::is_some);
         self.base = 1;
