@@ -112,6 +112,7 @@ pub async fn holds_for(span: Duration, mut look: impl AsyncFnMut()) {
 #[derive(Clone, Debug)]
 pub struct Ready {
     pub node: String,
+    pub lane: String,
     pub clients: String,
     pub nodes: String,
     pub admin: String,
@@ -330,7 +331,8 @@ fn spawn(
     let pid = ready["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a pid");
     assert_eq!(u32::try_from(pid), Ok(process.id()), "the ready line names the process");
     let (node, clients) = (text("node"), text("clients"));
-    let ready = Ready { node, clients, nodes: text("nodes"), admin: text("admin"), pid };
+    let (lane, nodes, admin) = (text("lane"), text("nodes"), text("admin"));
+    let ready = Ready { node, lane, clients, nodes, admin, pid };
     (process, ready)
 }
 
