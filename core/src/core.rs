@@ -125,6 +125,8 @@ pub struct Core {
     pub(crate) blamed: BTreeSet<Loc>,
     /// Groups that may have something to take.
     pub(crate) hungry: BTreeSet<GroupId>,
+    /// Groups that found the node's leases used up: they try again when one ends.
+    pub(crate) starved: BTreeSet<GroupId>,
     /// Queues whose objects may have somewhere to go.
     pub(crate) stirred: BTreeSet<QueueId>,
     /// Decisions of the open record, with the objects they were taken for.
@@ -178,6 +180,7 @@ impl Core {
             expiring: BTreeSet::new(),
             blamed: BTreeSet::new(),
             hungry: BTreeSet::new(),
+            starved: BTreeSet::new(),
             stirred: BTreeSet::new(),
             decisions: Vec::new(),
             pieces: crate::restore::Pieces::default(),

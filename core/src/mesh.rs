@@ -45,6 +45,8 @@ pub(crate) struct Link {
 pub(crate) struct Remote {
     pub(crate) demand: Demand,
     pub(crate) offered: u64,
+    /// The peer has refused an offer for it: no other one before this.
+    pub(crate) paused_until: Mono,
 }
 
 /// Who waits for a passed settle.
@@ -379,7 +381,7 @@ impl Core {
                 Some(demand) => match l.demands.get_mut(&advert.key) {
                     Some(remote) => remote.demand = demand,
                     None => {
-                        l.demands.insert(advert.key.clone(), Remote { demand, offered: 0 });
+                        l.demands.insert(advert.key.clone(), Remote { demand, offered: 0, paused_until: Mono(0) });
                     }
                 },
                 None => {

@@ -15,6 +15,7 @@ use crate::memory::Then;
 use crate::names::Pattern;
 use crate::object::Object;
 use crate::record::{Ending, Entry, How, Standing};
+use crate::remember::Found;
 use crate::time::{Span, Wall};
 use crate::view::View;
 
@@ -299,18 +300,26 @@ impl Core {
             }
             (Shelf::Ended, Entry::End(end)) => {
                 let mut end = end.clone();
-                end.was = None;
+                (end.was, end.carried_from) = (None, Some(at));
                 let (id, wall) = (end.id, end.at);
                 self.lane.reserve(2_048);
                 let to = self.lane.write(&Entry::End(end));
                 self.catalogue.take(at, shelf);
                 self.catalogue.put(to, shelf, to);
-                self.remembered.drop_ends(at.record);
-                self.remembered.note(id, to);
+                self.remembered.drop_end(at.record);
+                if !self.transfers.end_carried(at, to) && !self.mentioned_later(id, at) {
+                    self.remembered.note(id, to);
+                }
                 self.remembered.note_end(wall, to.record);
             }
             _ => unreachable!("only objects and ends are alive"),
         }
+    }
+
+    /// Whether something alive says more of an id than this entry.
+    pub(crate) fn mentioned_later(&self, id: ObjectId, at: Loc) -> bool {
+        let found = self.remembered.find(id);
+        matches!(found, Found::At(other) if other != at && self.catalogue.shelf_of(other).is_some())
     }
 
     fn reshelve(&mut self, at: Loc, to: Loc, shelf: Shelf, place: Loc, object: &Object) {

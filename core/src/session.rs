@@ -154,6 +154,7 @@ impl Core {
             }
         }
         self.hungry.remove(&group);
+        self.starved.remove(&group);
         self.subs.remove_group(group);
         self.demand_vanishes(key);
     }
@@ -175,7 +176,11 @@ impl Core {
     /// One turn of a group. Says whether it could go on.
     fn feed_group(&mut self, group: GroupId, fx: &mut Effects) -> bool {
         for _ in 0..TURN {
-            if !self.subs.can_take(group) || self.leases_are_full() {
+            if !self.subs.can_take(group) {
+                return false;
+            }
+            if self.leases_are_full() {
+                self.starved.insert(group);
                 return false;
             }
             let Some(queue) = self.next_queue(group, fx) else { return false };
@@ -185,8 +190,9 @@ impl Core {
             let slot = *slot;
             self.take_ready(slot);
             let key = self.subs.next_free(group).expect("can_take was asked");
-            let span = self.subs.subs[&key].lease;
-            let delivery = self.lease(slot, Holder::Stream(key), span);
+            let (span, serial) = (self.subs.subs[&key].lease, self.subs.subs[&key].serial);
+            let processor = self.subs.group(group).key.processor.clone();
+            let delivery = self.lease(slot, Holder::Stream(key, serial), processor, span);
             self.note_delivery(group, delivery.object.id, delivery.object.moves);
             fx.push(Effect::Deliver(key.0, Box::new(delivery)));
             self.want_page(queue, fx);

@@ -247,11 +247,11 @@ impl Core {
 
     /// Ends the lease and writes what the verb says. Everything has been checked.
     fn apply_settle(&mut self, n: u64, verb: &Verb, content: Hash16, fx: &mut Effects) {
-        let processor = self.processor_of(n);
         let lease = self.end_lease(n, true);
+        let processor = lease.processor;
         let slot = lease.slot;
         let session = match lease.holder {
-            Holder::Stream((session, _)) => Some(session),
+            Holder::Stream((session, _), _) => Some(session),
             Holder::Taker => None,
         };
         self.set_phase(slot, Phase::Writing);
@@ -261,7 +261,7 @@ impl Core {
         self.memory.get_mut(slot).object.mark(token, content);
         let begun_at = lease.begun.then(|| self.memory.get(slot).at);
         match verb {
-            Verb::Finalise => self.end(slot, Ending::Final, processor),
+            Verb::Finalise => self.end(slot, Ending::Final, Some(processor)),
             Verb::Advance(Some(entity)) => self.advance(slot, entity.clone()),
             Verb::Advance(None) => self.set_handled(slot, processor),
             Verb::Release { delay, failed: true } => self.count_failure(slot, *delay, fx),
@@ -273,24 +273,13 @@ impl Core {
         }
     }
 
-    fn processor_of(&self, n: u64) -> Option<Name> {
-        match self.leases.get(n)?.holder {
-            Holder::Stream(key) => {
-                let group = self.subs.subs.get(&key)?.group;
-                Some(self.subs.group(group).key.processor.clone())
-            }
-            Holder::Taker => self.takes.processor_of(n),
-        }
-    }
-
     fn release(&mut self, slot: Slot, delay: Span) {
         let not_before = (delay > Span::ZERO).then(|| self.now.wall + delay);
         self.memory.get_mut(slot).object.not_before = not_before;
         self.return_object(slot, How::Returned);
     }
 
-    fn set_handled(&mut self, slot: Slot, processor: Option<Name>) {
-        let name = processor.expect("a lease has a processor while it lives");
+    fn set_handled(&mut self, slot: Slot, name: Name) {
         let object = &mut self.memory.get_mut(slot).object;
         if let Err(i) = object.handled.binary_search(&name) {
             object.handled.insert(i, name);
@@ -518,6 +507,7 @@ pub(crate) fn end_of(
     End {
         id: object.id,
         was,
+        carried_from: None,
         ending,
         ty: object.entity.ty.clone(),
         version: object.version,

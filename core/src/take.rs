@@ -8,7 +8,6 @@ use crate::input::{ReplyTo, Take};
 use crate::lease::Holder;
 use crate::limits::{TAKE_MAX, TAKE_WAIT_MAX};
 use crate::message::DemandKey;
-use crate::names::Name;
 use crate::refusal::Refusal;
 use crate::session::check_lease;
 use crate::subscriptions::GroupId;
@@ -31,8 +30,6 @@ pub(crate) struct Takes {
     /// Groups that stand because of receives, with how many receives or lingers hold them.
     held: BTreeMap<GroupId, u32>,
     lingering: BTreeMap<u64, GroupId>,
-    /// Processor names of leases without a stream.
-    processors: BTreeMap<u64, Name>,
     last: u64,
 }
 
@@ -45,10 +42,6 @@ impl Takes {
     /// Objects that receives of a group wait for.
     pub(crate) fn wanted(&self, group: GroupId) -> u64 {
         self.waiting.values().filter(|w| w.group == group).map(|w| u64::from(w.count)).sum()
-    }
-
-    pub(crate) fn processor_of(&self, lease: u64) -> Option<Name> {
-        self.processors.get(&lease).cloned()
     }
 }
 
@@ -113,9 +106,8 @@ impl Core {
             let Some((_, slot)) = self.queues.get(queue).window.first_key_value() else { break };
             let slot = *slot;
             self.take_ready(slot);
-            let delivery = self.lease(slot, Holder::Taker, span);
             let processor = self.subs.group(group).key.processor.clone();
-            self.takes.processors.insert(delivery.lease, processor);
+            let delivery = self.lease(slot, Holder::Taker, processor, span);
             self.note_delivery(group, delivery.object.id, delivery.object.moves);
             taken.push(delivery);
             self.want_page(queue, fx);
@@ -142,10 +134,6 @@ impl Core {
         self.disarm(waiting.until, Timer::Take(n));
         self.takes.lingering.insert(n, waiting.group);
         self.arm(self.now.mono + self.limits.redistribution_delay, Timer::Linger(n));
-        let live: std::collections::BTreeSet<u64> = self.leases.iter().map(|(n, _)| n).collect();
-        if self.takes.processors.len() > 2 * live.len() + 1_024 {
-            self.takes.processors.retain(|n, _| live.contains(n));
-        }
         self.reply(waiting.to, answer, fx);
     }
 

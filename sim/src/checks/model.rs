@@ -298,7 +298,7 @@ impl Fold<'_> {
             self.seen.add("shadow carried forward");
             return;
         }
-        let before = match was {
+        let before = match was.filter(|_| how != How::Received) {
             Some(was) => {
                 let l = self.here();
                 let before = l.things.remove(&was);
