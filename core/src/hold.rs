@@ -151,6 +151,7 @@ impl Core {
         let standing = Standing::Held(id);
         let at = self.lane.write_object(How::Received, before, None, &standing, &mut object);
         self.catalogue.put(at, Shelf::Memory, at);
+        self.remembered.note(object.id, at);
         let decision =
             Decision::new(self.now.wall, Step::Receive, Some(format!("node {peer}").into()));
         self.decide(decision, (object.id, object.moves));

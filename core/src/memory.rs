@@ -88,7 +88,7 @@ impl Memory {
         });
         self.slots[slot.0 as usize] = Some(live);
         let before = self.by_id.insert(id, slot);
-        assert!(before.is_none(), "an id is in memory once");
+        assert!(before.is_none(), "{id} is in memory once");
         slot
     }
 
