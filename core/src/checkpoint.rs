@@ -142,7 +142,11 @@ impl Core {
     /// Pages with their shelves. Objects in memory stand as the log has them.
     fn encode_pages(&self, w: &mut Writer) {
         w.int(self.catalogue.len() as u64);
-        let in_memory = self.shelves_of_memory();
+        let mut in_memory = self.shelves_of_memory();
+        let releasing = self.shelves_of_released();
+        for (at, shelf, place) in &releasing {
+            in_memory.entry(at.record).or_default().push((*at, *shelf, *place));
+        }
         for (record, page) in self.catalogue.iter() {
             w.int(record.0);
             w.int(page.wall.0);
@@ -150,7 +154,15 @@ impl Core {
             w.int(u64::from(page.entries));
             let mut sets: Vec<Set> = Vec::new();
             for set in page.sets.iter().filter(|s| s.shelf != Shelf::Memory) {
-                sets.push(set.clone());
+                let mut set = set.clone();
+                if set.shelf == Shelf::Held {
+                    releasing.iter().filter(|(at, ..)| at.record == *record).for_each(|(at, ..)| {
+                        set.positions.remove(at.position);
+                    });
+                }
+                if !set.positions.is_empty() {
+                    sets.push(set);
+                }
             }
             if let Some(of_page) = in_memory.get(record) {
                 of_page.iter().for_each(|(at, shelf, place)| add(&mut sets, *at, *shelf, *place));
@@ -159,6 +171,18 @@ impl Core {
             w.int(sets.len() as u64);
             sets.iter().for_each(|set| encode_set(w, set));
         }
+    }
+
+    /// Objects on disk whose release has been written and not committed: they are ready for
+    /// whoever reads the release, and a checkpoint stands behind it.
+    fn shelves_of_released(&self) -> Vec<(Loc, Shelf, Loc)> {
+        let releasing = self.transfers.incoming.values();
+        let releasing = releasing.filter(|i| matches!(i.state, InState::Releasing(_)));
+        releasing
+            .flat_map(|i| &i.items)
+            .filter(|held| self.catalogue.shelf_of(held.at) == Some(Shelf::Held))
+            .map(|held| (held.at, Shelf::Ready(held.queue), held.place))
+            .collect()
     }
 
     /// Where the objects in memory would stand if the process ended now.
@@ -308,6 +332,7 @@ impl Core {
                 w.loc(held.at);
                 w.loc(held.place);
                 w.int(u64::from(held.queue.0));
+                encode_locs(w, held.before.as_slice());
             }
         }
         w.int(t.forgotten.len() as u64);
@@ -349,8 +374,8 @@ impl Core {
                 }
                 let ty = self.queues.get(queue).ty;
                 self.queues.ty_mut(ty).held += 1;
-                self.remembered.note(object, at);
-                items.push(Held { id: object, at, place, queue });
+                let before = decode_locs(r)?.first().copied();
+                items.push(Held { id: object, at, place, queue, before });
             }
             self.transfers.incoming.insert(id, Incoming { state, items, key: None });
         }

@@ -125,8 +125,8 @@ pub struct Core {
     pub(crate) blamed: BTreeSet<Loc>,
     /// Groups that may have something to take.
     pub(crate) hungry: BTreeSet<GroupId>,
-    /// Groups with credit that got nothing because leases are at their limit.
-    pub(crate) crowded_out: BTreeSet<GroupId>,
+    /// Groups that found the node's leases used up: they try again when one ends.
+    pub(crate) starved: BTreeSet<GroupId>,
     /// Queues whose objects may have somewhere to go.
     pub(crate) stirred: BTreeSet<QueueId>,
     /// Decisions of the open record, with the objects they were taken for.
@@ -180,7 +180,7 @@ impl Core {
             expiring: BTreeSet::new(),
             blamed: BTreeSet::new(),
             hungry: BTreeSet::new(),
-            crowded_out: BTreeSet::new(),
+            starved: BTreeSet::new(),
             stirred: BTreeSet::new(),
             decisions: Vec::new(),
             pieces: crate::restore::Pieces::default(),

@@ -220,6 +220,7 @@ impl Core {
             phase: Phase::Writing,
             since,
             dirty: false,
+            paused_until: Mono(0),
             wait_noted: false,
             transit: None,
         })

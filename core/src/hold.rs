@@ -1,13 +1,14 @@
 //! The receiver's half of a handoff: HELD, READY, and what it asks when it is in doubt. The whole
 //! protocol is drawn in `transfer.rs`.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use crate::catalogue::Shelf;
 use crate::core::{Core, Timer};
 use crate::decision::{Decision, Step};
 use crate::effect::{Effect, Effects, Note};
-use crate::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
+use crate::ids::{Epoch, Incarnation, LaneId, LinkId, Loc, RecordNumber};
 use crate::input::Input;
 use crate::lane::entry_bytes;
 use crate::limits::{GENERATION_JUMP_MAX, HANDLED_MAX, MARKS_MAX, PATH_MAX};
@@ -131,31 +132,64 @@ impl Core {
         let bytes: usize = offer.objects.iter().map(entry_bytes).sum();
         self.lane.reserve(bytes + offer.objects.len() * 64);
         let peer = self.mesh.link(link).expect("checked").name.clone();
-        let mut items = Vec::new();
-        for object in offer.objects.iter() {
-            if self.is_duplicate(object) {
-                self.keep_out(id, object, fx);
-                continue;
+        let (mut items, mut refused, mut kept_out) = (Vec::new(), Vec::new(), false);
+        for (i, object) in offer.objects.iter().enumerate() {
+            match self.meet(object) {
+                Meeting::Fresh(before) => {
+                    items.push(self.hold_one(id, object.clone(), before, &peer));
+                }
+                Meeting::Duplicate => {
+                    kept_out = true;
+                    self.keep_out(id, object, fx);
+                }
+                Meeting::NotNow => {
+                    let i = u32::try_from(i).expect("offers are bounded");
+                    refused.push((i, OfferRefused::NotNow));
+                }
             }
-            items.push(self.hold_one(id, object.clone(), &peer));
+        }
+        if !refused.is_empty() {
+            self.mark_demand(offer.key.clone());
+        }
+        if items.is_empty() && !kept_out {
+            return self.decline_each(link, id, refused, fx);
         }
         let record = self.lane.urge();
         let key = Some(offer.key);
         let incoming = Incoming { state: InState::Holding(record), items, key };
         self.transfers.incoming.insert(id, incoming);
-        let message = Message::Accept { transfer: id, refused: Vec::new() };
+        let message = Message::Accept { transfer: id, refused };
         fx.push(Effect::Send { link, message, after: Some(record) });
     }
 
-    fn hold_one(&mut self, id: TransferId, mut object: Object, peer: &Name) -> Held {
+    /// Nothing of an offer is held: there is nothing to wait for.
+    fn decline_each(
+        &self,
+        link: LinkId,
+        transfer: TransferId,
+        refused: Vec<(u32, OfferRefused)>,
+        fx: &mut Effects,
+    ) {
+        let message = Message::Accept { transfer, refused };
+        fx.push(Effect::Send { link, message, after: None });
+    }
+
+    fn hold_one(
+        &mut self,
+        id: TransferId,
+        mut object: Object,
+        before: Option<Loc>,
+        peer: &Name,
+    ) -> Held {
         let ty = self.queues.intern(&object.entity.ty);
         let queue = self.queue_for(ty, &object.handled);
         if let Some(chase) = &object.chase {
             self.see_generation(chase.generation.counter);
         }
         let standing = Standing::Held(id);
-        let at = self.lane.write_object(How::Received, None, None, &standing, &mut object);
+        let at = self.lane.write_object(How::Received, before, None, &standing, &mut object);
         self.catalogue.put(at, Shelf::Memory, at);
+        self.remembered.note(object.id, at);
         let decision =
             Decision::new(self.now.wall, Step::Receive, Some(format!("node {peer}").into()));
         self.decide(decision, (object.id, object.moves));
@@ -163,17 +197,34 @@ impl Core {
         let slot = self.admit(object, at, at, queue);
         self.set_phase(slot, Phase::Held(id));
         self.memory.when_committed(at.record, slot, Then::Hold);
-        Held { id: object_id, at, place: at, queue }
+        Held { id: object_id, at, place: at, queue, before }
     }
 
-    /// Whether an offered object meets another of its id: alive here, or ended here with another
-    /// birth, or done here for good. An object that comes back is no duplicate.
-    fn is_duplicate(&self, object: &Object) -> bool {
+    /// What an offered object meets here under its id.
+    ///
+    /// Of two objects of one id that are both alive only the one of the later birth may be kept
+    /// out, so that the first one survives wherever they cross; the first one waits outside until
+    /// the other has gone on or ended. What has moved on from here has not been met.
+    fn meet(&self, object: &Object) -> Meeting {
         match self.known(object.id) {
-            Known::Absent => false,
-            Known::InMemory(_) | Known::OnDisk(Stored::Alive { .. }) => true,
-            Known::OnDisk(Stored::Ended { end, .. }) => !returns(end, object),
+            Known::Absent => Meeting::Fresh(None),
+            Known::InMemory(slot) => meet_alive(object, self.object(slot)),
+            Known::OnDisk(Stored::Alive { object: here, .. }) => meet_alive(object, here),
+            Known::OnDisk(Stored::Ended { at, end }) if may_come(end, object) => {
+                Meeting::Fresh(Some(*at))
+            }
+            Known::OnDisk(Stored::Ended { .. }) => Meeting::Duplicate,
             Known::NotLookedUp => unreachable!("offers are resolved before they are held"),
+        }
+    }
+
+    /// An id that had moved on from here is alive here again: its old end says nothing any more.
+    pub(crate) fn forget_end(&mut self, before: Option<Loc>) {
+        if let Some(at) = before
+            && self.catalogue.shelf_of(at) == Some(Shelf::Ended)
+        {
+            self.catalogue.take(at, Shelf::Ended);
+            self.remembered.drop_end(at.record);
         }
     }
 
@@ -230,7 +281,7 @@ impl Core {
         for held in items {
             let ty = self.queues.get(held.queue).ty;
             self.queues.ty_mut(ty).books.moved_in += 1;
-            self.remembered.note(held.id, held.at);
+            self.forget_end(held.before);
             match self.memory.by_id(held.id) {
                 Some(slot) if self.memory.get(slot).at == held.at => {
                     self.set_phase(slot, Phase::Writing);
@@ -239,15 +290,23 @@ impl Core {
                     }
                     self.memory.when_committed(record, slot, Then::Flow);
                 }
-                _ => {
-                    self.unshelve(held.at, Shelf::Held);
-                    self.queues.ty_mut(ty).held -= 1;
-                    self.shelve_ready(held.queue, held.at, held.place);
-                    self.watch_page(self.now.wall, held.at.record);
-                    self.stir(held.queue);
-                }
+                // From its shelf it becomes ready with the commit, too.
+                _ => {}
             }
         }
+    }
+
+    /// The record that made a held object ready is durable: from its shelf it joins its queue.
+    pub(crate) fn release_from_shelf(&mut self, held: &Held) {
+        if self.catalogue.shelf_of(held.at) != Some(Shelf::Held) {
+            return;
+        }
+        let ty = self.queues.get(held.queue).ty;
+        self.unshelve(held.at, Shelf::Held);
+        self.queues.ty_mut(ty).held -= 1;
+        self.shelve_ready(held.queue, held.at, held.place);
+        self.watch_page(self.now.wall, held.at.record);
+        self.stir(held.queue);
     }
 
     /// The sender has ended the offer: what is held is gone.
@@ -259,6 +318,9 @@ impl Core {
         self.lane.write(&Entry::Aborted { transfer: id });
         let incoming = self.transfers.incoming.remove(&id).expect("just found");
         for held in incoming.items {
+            if let Some(before) = held.before {
+                self.remembered.note(held.id, before);
+            }
             match self.memory.by_id(held.id) {
                 Some(slot) if self.memory.get(slot).at == held.at => {
                     self.memory.cancel(held.at.record, slot);
@@ -309,7 +371,29 @@ impl Core {
     }
 }
 
-/// Whether an offered object is the one that moved on from here, coming back.
-fn returns(end: &End, object: &Object) -> bool {
-    matches!(end.ending, Ending::Moved(_)) && end.birth == object.birth && object.moves > end.moves
+/// What an offered object meets under its id.
+enum Meeting {
+    /// Nothing that is alive; perhaps the end of one that moved on, there.
+    Fresh(Option<Loc>),
+    /// One that makes it a duplicate, to be accepted and kept out.
+    Duplicate,
+    /// One that is alive and may go on or end: it has to wait outside.
+    NotNow,
+}
+
+fn meet_alive(object: &Object, here: &Object) -> Meeting {
+    let order = (object.birth, object.possible_duplicate, Reverse(object.moves));
+    if order > (here.birth, here.possible_duplicate, Reverse(here.moves))
+        && (object.birth != here.birth || object.possible_duplicate)
+    {
+        return Meeting::Duplicate;
+    }
+    Meeting::NotNow
+}
+
+/// Whether an object may come although one of its id has ended here: if that one has moved on, and
+/// this one is another, or the same one on its way back.
+fn may_come(end: &End, object: &Object) -> bool {
+    let moved_on = matches!(end.ending, Ending::Moved(_));
+    moved_on && (end.birth != object.birth || object.moves > end.moves)
 }

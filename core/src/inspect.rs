@@ -185,11 +185,8 @@ impl Core {
         let left = lease.until - self.now.mono;
         view.until = Some(self.now.wall + left);
         let who = match lease.holder {
-            Holder::Stream(key) => {
-                let group = self.subs.subs.get(&key).map(|s| &self.subs.group(s.group).key);
-                let what =
-                    group.map_or_else(String::new, |k| format!(" processor {},", k.processor));
-                format!("{what} session {} of {}", key.0, self.name)
+            Holder::Stream(key, _) => {
+                format!(" processor {}, session {} of {}", lease.processor, key.0, self.name)
             }
             Holder::Taker => format!(" a unary receiver at {}", self.name),
         };

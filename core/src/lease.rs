@@ -22,7 +22,7 @@ const SETTLED_MAX: usize = 65_536;
 pub(crate) struct Lease {
     pub(crate) slot: Slot,
     pub(crate) holder: Holder,
-    /// The processor it was given to; its subscription may end before it.
+    /// The processor: a subscription may end before its leases do.
     pub(crate) processor: Name,
     pub(crate) until: Mono,
     pub(crate) span: Span,
@@ -32,8 +32,9 @@ pub(crate) struct Lease {
 /// Who holds a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Holder {
-    /// A subscription of a stream.
-    Stream(SubKey),
+    /// A subscription of a stream, with its serial number: the stream may end it and make another
+    /// of the same key.
+    Stream(SubKey, u64),
     /// A unary receive: whoever has the token.
     Taker,
 }
@@ -99,7 +100,7 @@ impl Core {
         self.leases.live.insert(n, Lease { slot, holder, processor, until, span, begun: false });
         self.arm(until, Timer::Lease(n));
         let subscription = match holder {
-            Holder::Stream((session, subscription)) => {
+            Holder::Stream((session, subscription), _) => {
                 let session = self.subs.sessions.get_mut(&session).expect("deliveries need one");
                 session.leases.insert(n);
                 subscription
@@ -120,11 +121,12 @@ impl Core {
     pub(crate) fn end_lease(&mut self, n: u64, settled: bool) -> Lease {
         let lease = self.leases.live.remove(&n).expect("the caller found it");
         self.disarm(lease.until, Timer::Lease(n));
-        if let Holder::Stream(key) = lease.holder {
+        self.hungry.append(&mut self.starved);
+        if let Holder::Stream(key, serial) = lease.holder {
             if let Some(session) = self.subs.sessions.get_mut(&key.0) {
                 session.leases.remove(&n);
             }
-            if let Some(group) = self.subs.free_one(key, settled, self.now.wall) {
+            if let Some(group) = self.subs.free_one(key, serial, settled, self.now.wall) {
                 self.hungry.insert(group);
                 self.window_may_grow(group);
             }
@@ -241,7 +243,7 @@ impl Core {
         if lease.until > self.now.mono {
             return;
         }
-        if let Holder::Stream((session, _)) = lease.holder {
+        if let Holder::Stream((session, _), _) = lease.holder {
             fx.push(Effect::LeaseEnded { session, lease: n, reason: LeaseEnd::Expired });
         }
         self.lose_lease(n, fx);
@@ -262,7 +264,7 @@ impl Core {
 }
 
 fn is_of(lease: &Lease, session: SessionId) -> bool {
-    matches!(lease.holder, Holder::Stream((s, _)) if s == session)
+    matches!(lease.holder, Holder::Stream((s, _), _) if s == session)
 }
 
 /// The lease is not valid any more. State is unchanged.

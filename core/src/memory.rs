@@ -28,6 +28,8 @@ pub(crate) struct Live {
     pub(crate) since: Mono,
     /// Memory knows something of it that its entry does not: a delivery count.
     pub(crate) dirty: bool,
+    /// A peer has refused it: it is not offered again before this.
+    pub(crate) paused_until: Mono,
     /// Whether its waiting has been recorded since it became ready.
     pub(crate) wait_noted: bool,
     /// The demand it is in transit for, with the era of that count.
@@ -86,7 +88,7 @@ impl Memory {
         });
         self.slots[slot.0 as usize] = Some(live);
         let before = self.by_id.insert(id, slot);
-        assert!(before.is_none(), "an id is in memory once");
+        assert!(before.is_none(), "{id} is in memory once");
         slot
     }
 

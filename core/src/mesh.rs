@@ -48,8 +48,8 @@ pub(crate) struct Link {
 pub(crate) struct Remote {
     pub(crate) demand: Demand,
     pub(crate) offered: u64,
-    /// Nothing is offered for it until then: it has just refused an offer, or not answered.
-    pub(crate) paused: Option<Mono>,
+    /// The peer has refused an offer for it: no other one before this.
+    pub(crate) paused_until: Mono,
 }
 
 /// Who waits for a passed settle.
@@ -391,9 +391,7 @@ impl Core {
                 Some(demand) => match l.demands.get_mut(&advert.key) {
                     Some(remote) => remote.demand = demand,
                     None => {
-                        let offered = l.spent.remove(&advert.key).unwrap_or(0);
-                        let remote = Remote { demand, offered, paused: None };
-                        l.demands.insert(advert.key.clone(), remote);
+                        l.demands.insert(advert.key.clone(), Remote { demand, offered: 0, paused_until: Mono(0) });
                     }
                 },
                 None => {

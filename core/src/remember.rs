@@ -160,7 +160,18 @@ impl Remembered {
         Some(record)
     }
 
-    /// The ends of a record are written elsewhere now, or forgotten.
+    /// One end of a record is written elsewhere now.
+    pub(crate) fn drop_end(&mut self, record: RecordNumber) {
+        let Some((at, count)) = self.ended.get_mut(&record) else { return };
+        *count -= 1;
+        self.ended_count -= 1;
+        if *count == 0 {
+            self.ended_order.remove(&(*at, record));
+            self.ended.remove(&record);
+        }
+    }
+
+    /// The ends of a record are forgotten.
     pub(crate) fn drop_ends(&mut self, record: RecordNumber) {
         if let Some((at, count)) = self.ended.remove(&record) {
             self.ended_order.remove(&(at, record));

@@ -146,7 +146,8 @@ impl Core {
             self.restore_generation(chase.generation.counter);
         }
         let ty = self.queues.intern(&object.entity.ty);
-        let before = match was {
+        let earlier_end = was.filter(|_| how == How::Received);
+        let before = match was.filter(|_| how != How::Received) {
             Some(was) => {
                 let blamed = self.blamed.remove(&was);
                 if blamed && how == How::Carried {
@@ -178,7 +179,8 @@ impl Core {
             Standing::Held(transfer) => {
                 self.catalogue.put(at, Shelf::Held, place);
                 if how != How::Carried {
-                    let held = Held { id: object.id, at, place, queue };
+                    let before = earlier_end;
+                    let held = Held { id: object.id, at, place, queue, before };
                     let incoming = self.transfers.incoming.entry(*transfer);
                     let empty = || Incoming { state: InState::Held, items: Vec::new(), key: None };
                     incoming.or_insert_with(empty).items.push(held);
@@ -238,6 +240,7 @@ impl Core {
 
     fn apply_end(&mut self, at: Loc, end: &End) -> Result<(), String> {
         let ty = self.queues.intern(&end.ty);
+        let mut noted = false;
         if let Some(was) = end.was {
             self.blamed.remove(&was);
             self.apply_leave(was)?;
@@ -250,14 +253,17 @@ impl Core {
                 Ending::Discarded(_) => books.discarded += 1,
                 Ending::Moved(_) => books.moved_out += 1,
             }
-        } else if let crate::remember::Found::At(before) = self.remembered.find(end.id)
-            && self.catalogue.shelf_of(before) == Some(Shelf::Ended)
-        {
+        } else if let Some(before) = end.carried_from {
+            if self.catalogue.shelf_of(before) != Some(Shelf::Ended) {
+                return Err(format!("it carries the end at {before}, where none is"));
+            }
             self.catalogue.take(before, Shelf::Ended);
+            self.remembered.drop_end(before.record);
+            noted = self.transfers.end_carried(before, at) || self.mentioned_later(end.id, before);
         }
         let back = end.was.is_none() && self.is_back(end.id, at);
         self.catalogue.put(at, Shelf::Ended, at);
-        if !back {
+        if !noted {
             self.remembered.note(end.id, at);
         }
         self.remembered.note_end(end.at, at.record);
@@ -277,7 +283,7 @@ impl Core {
             let ty = self.queues.get(held.queue).ty;
             let books = &mut self.queues.ty_mut(ty).books;
             books.moved_in += 1;
-            self.remembered.note(held.id, held.at);
+            self.forget_end(held.before);
             if self.catalogue.shelf_of(held.at) != Some(Shelf::Held) {
                 return Err(format!("{} should be held", held.at));
             }
@@ -292,6 +298,9 @@ impl Core {
     fn apply_aborted(&mut self, transfer: TransferId) {
         let Some(incoming) = self.transfers.incoming.remove(&transfer) else { return };
         for held in incoming.items {
+            if let Some(before) = held.before {
+                self.remembered.note(held.id, before);
+            }
             if self.catalogue.shelf_of(held.at) == Some(Shelf::Held) {
                 self.unshelve(held.at, Shelf::Held);
                 let ty = self.queues.get(held.queue).ty;

@@ -58,6 +58,8 @@ struct Way {
     outstanding: u64,
     /// Whether the link may take one more offer.
     has_room: bool,
+    /// Whether the peer has refused an offer a moment ago.
+    paused: bool,
 }
 
 /// Offers being gathered, by the place of their way in the list.
@@ -112,6 +114,7 @@ impl Core {
                     paused,
                     outstanding,
                     has_room: offers < OFFERS_MAX,
+                    paused: remote.paused_until > self.now.mono,
                 })
             })
             .collect()
@@ -124,7 +127,7 @@ impl Core {
         let slots: Vec<Slot> = self.queues.get(queue).window.values().copied().collect();
         let mut batches = Batches::new();
         for slot in slots {
-            if !ways.iter().any(|w| w.open > 0 && w.has_room) {
+            if !ways.iter().any(|w| w.open > 0 && w.has_room && !w.paused) {
                 break;
             }
             let waited = self.now.mono - self.memory.get(slot).since;
@@ -200,6 +203,9 @@ impl Core {
             if damped && self.still_lives(chase.generation) {
                 return Err(Refused::Damped);
             }
+        }
+        if way.paused || live.paused_until > self.now.mono {
+            return Err(Refused::RefusedByPeer);
         }
         if way.open == 0 {
             return Err(Refused::WindowClosed);

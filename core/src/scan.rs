@@ -300,15 +300,15 @@ impl Core {
             }
             (Shelf::Ended, Entry::End(end)) => {
                 let mut end = end.clone();
-                end.was = None;
+                (end.was, end.carried_from) = (None, Some(at));
                 let (id, wall) = (end.id, end.at);
                 let back = self.is_back(id, at);
                 self.lane.reserve(2_048);
                 let to = self.lane.write(&Entry::End(end));
                 self.catalogue.take(at, shelf);
                 self.catalogue.put(to, shelf, to);
-                self.remembered.drop_ends(at.record);
-                if !back {
+                self.remembered.drop_end(at.record);
+                if !self.transfers.end_carried(at, to) && !self.mentioned_later(id, at) {
                     self.remembered.note(id, to);
                 }
                 self.remembered.note_end(wall, to.record);
@@ -317,13 +317,10 @@ impl Core {
         }
     }
 
-    /// Whether an id whose end stands at `end` is known to live here again: the object came back,
-    /// and its old end must not hide it.
-    pub(crate) fn is_back(&self, id: ObjectId, end: Loc) -> bool {
-        let Found::At(at) = self.remembered.find(id) else {
-            return self.memory.by_id(id).is_some();
-        };
-        at != end && self.catalogue.shelf_of(at).is_some_and(|shelf| shelf != Shelf::Ended)
+    /// Whether something alive says more of an id than this entry.
+    pub(crate) fn mentioned_later(&self, id: ObjectId, at: Loc) -> bool {
+        let found = self.remembered.find(id);
+        matches!(found, Found::At(other) if other != at && self.catalogue.shelf_of(other).is_some())
     }
 
     fn reshelve(&mut self, at: Loc, to: Loc, shelf: Shelf, place: Loc, object: &Object) {

@@ -159,7 +159,7 @@ impl Core {
             }
         }
         self.hungry.remove(&group);
-        self.crowded_out.remove(&group);
+        self.starved.remove(&group);
         self.subs.remove_group(group);
         self.demand_vanishes(key);
     }
@@ -188,7 +188,7 @@ impl Core {
                 return false;
             }
             if self.leases_are_full() {
-                self.crowded_out.insert(group);
+                self.starved.insert(group);
                 return false;
             }
             let Some(queue) = self.next_queue(group, fx) else { return false };
@@ -198,9 +198,9 @@ impl Core {
             let slot = *slot;
             self.take_ready(slot);
             let key = self.subs.next_free(group).expect("can_take was asked");
-            let span = self.subs.subs[&key].lease;
+            let (span, serial) = (self.subs.subs[&key].lease, self.subs.subs[&key].serial);
             let processor = self.subs.group(group).key.processor.clone();
-            let delivery = self.lease(slot, Holder::Stream(key), processor, span);
+            let delivery = self.lease(slot, Holder::Stream(key, serial), processor, span);
             self.note_delivery(group, delivery.object.id, delivery.object.moves);
             fx.push(Effect::Deliver(key.0, Box::new(delivery)));
             self.want_page(queue, fx);

@@ -24,6 +24,8 @@ pub(crate) type SubKey = (SessionId, SubscriptionId);
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) group: GroupId,
+    /// Tells it from an earlier one of the same key.
+    pub(crate) serial: u64,
     pub(crate) credit: u32,
     pub(crate) in_flight: u32,
     pub(crate) lease: Span,
@@ -69,6 +71,7 @@ pub(crate) struct Session {
 pub(crate) struct Subscriptions {
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     pub(crate) subs: BTreeMap<SubKey, Subscription>,
+    last_serial: u64,
     groups: Vec<Option<Group>>,
     by_key: BTreeMap<DemandKey, GroupId>,
     by_pattern: BTreeMap<Pattern, BTreeSet<GroupId>>,
@@ -136,18 +139,12 @@ impl Subscriptions {
         group
     }
 
-    /// Adds a subscription to its group. Deliveries of an earlier subscription of its number that
-    /// are not settled count as its own.
-    pub(crate) fn add(
-        &mut self,
-        key: SubKey,
-        group: GroupId,
-        (credit, in_flight): (u32, u32),
-        lease: Span,
-        now: Wall,
-    ) {
+    /// Adds a subscription to its group.
+    pub(crate) fn add(&mut self, key: SubKey, group: GroupId, credit: u32, lease: Span, now: Wall) {
+        self.last_serial += 1;
         let sub = Subscription {
             group,
+            serial: self.last_serial,
             credit,
             in_flight,
             lease,
@@ -173,7 +170,11 @@ impl Subscriptions {
         g.credit = g.credit - u64::from(old) + u64::from(credit);
         g.free = g.free - u64::from(old.saturating_sub(in_flight))
             + u64::from(credit.saturating_sub(in_flight));
-        self.ring(key);
+        if credit > in_flight {
+            self.ring(key);
+        } else if std::mem::take(&mut self.subs.get_mut(&key).expect("just found").ringed) {
+            self.group_mut(group).ring.retain(|k| *k != key);
+        }
     }
 
     /// Removes a subscription. Says whether its group is empty now.
@@ -206,8 +207,14 @@ impl Subscriptions {
     }
 
     /// A delivery of a subscription has ended, by a settle or otherwise.
-    pub(crate) fn free_one(&mut self, key: SubKey, settled: bool, now: Wall) -> Option<GroupId> {
-        let sub = self.subs.get_mut(&key)?;
+    pub(crate) fn free_one(
+        &mut self,
+        key: SubKey,
+        serial: u64,
+        settled: bool,
+        now: Wall,
+    ) -> Option<GroupId> {
+        let sub = self.subs.get_mut(&key).filter(|s| s.serial == serial)?;
         assert!(sub.in_flight > 0, "a delivery ends once");
         sub.in_flight -= 1;
         if settled {

@@ -26,8 +26,8 @@ use crate::object::Object;
 use crate::record::{Ending, Entry, TransferId};
 use crate::time::{Mono, Span, Wall};
 
-/// How long a demand whose offer was refused or not answered gets no further one.
-pub(crate) const PAUSE: Span = Span::millis(500);
+/// How long what a peer has refused is not offered to it again.
+const REFUSED_PAUSE: Span = Span::secs(1);
 
 /// An offer of this incarnation that is not decided.
 #[derive(Debug)]
@@ -35,7 +35,8 @@ pub(crate) struct Outgoing {
     pub(crate) id: TransferId,
     pub(crate) link: LinkId,
     pub(crate) peer: Name,
-    key: DemandKey,
+    /// The demand it is for.
+    pub(crate) key: DemandKey,
     pub(crate) slots: Vec<Slot>,
     /// The record that holds MOVED, once ACCEPT has come.
     pub(crate) moving: Option<RecordNumber>,
@@ -79,6 +80,8 @@ pub(crate) struct Held {
     pub(crate) at: Loc,
     pub(crate) place: Loc,
     pub(crate) queue: QueueId,
+    /// The end of an object of its id that had moved on from here.
+    pub(crate) before: Option<Loc>,
 }
 
 /// All transfers of a lane.
@@ -103,6 +106,17 @@ pub(crate) struct Transfers {
 impl Transfers {
     pub(crate) fn shadow_of(&self, at: Loc) -> Option<TransferId> {
         self.shadows.get(&at).copied()
+    }
+
+    /// The end of an id that is held is written elsewhere now. Says whether one is.
+    pub(crate) fn end_carried(&mut self, at: Loc, to: Loc) -> bool {
+        let held = self.incoming.values_mut().flat_map(|i| &mut i.items);
+        let mut found = false;
+        for held in held.filter(|h| h.before == Some(at)) {
+            held.before = Some(to);
+            found = true;
+        }
+        found
     }
 
     /// A shadow or a held object is written elsewhere now.
@@ -261,6 +275,9 @@ impl Core {
             if is_refused(i) { back.push(slot) } else { moving.push(slot) }
         }
         for slot in back {
+            self.memory.get_mut(slot).paused_until = self.now.mono + REFUSED_PAUSE;
+            let queue = self.memory.get(slot).queue;
+            self.look_again(queue, REFUSED_PAUSE);
             self.give_back(slot, &peer, Refused::RefusedByPeer);
         }
         if moving.is_empty() {
@@ -305,6 +322,15 @@ impl Core {
     pub(crate) fn on_decline(&mut self, id: TransferId, _reason: OfferRefused) {
         let open = self.transfers.outgoing.get(&id.n);
         if open.is_some_and(|o| o.id == id && o.moving.is_none()) {
+            // It would refuse the next one as well: it has a moment.
+            let open = open.expect("just found");
+            let (link, key, slot) = (open.link, open.key.clone(), open.slots[0]);
+            let until = self.now.mono + REFUSED_PAUSE;
+            if let Some(remote) = self.mesh.link_mut(link).and_then(|l| l.demands.get_mut(&key)) {
+                remote.paused_until = until;
+            }
+            let queue = self.memory.get(slot).queue;
+            self.look_again(queue, REFUSED_PAUSE);
             self.withdraw(id.n, Refused::RefusedByPeer);
         }
     }
@@ -439,16 +465,18 @@ impl Core {
     /// What a committed record decides for transfers.
     pub(crate) fn on_transfers_committed(&mut self, number: RecordNumber) {
         self.transfers.outgoing.retain(|_, o| o.moving.is_none_or(|m| m > number));
+        let mut released = Vec::new();
         for incoming in self.transfers.incoming.values_mut() {
             match incoming.state {
                 InState::Holding(record) if record <= number => incoming.state = InState::Held,
                 InState::Releasing(record) if record <= number => {
                     incoming.state = InState::Taken;
-                    incoming.items = Vec::new();
+                    released.append(&mut incoming.items);
                 }
                 _ => {}
             }
         }
+        released.iter().for_each(|held| self.release_from_shelf(held));
         if self.transfers.incoming.values().any(|i| i.state == InState::Held) {
             self.arm_once(self.limits.offer_timeout.times(2), Timer::Doubt);
         }

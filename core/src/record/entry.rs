@@ -153,6 +153,8 @@ pub struct End {
     pub id: ObjectId,
     /// The entry it stood in, or for a carried end, none.
     pub was: Option<Loc>,
+    /// For a carried end: where it was written before.
+    pub carried_from: Option<Loc>,
     /// How it ended.
     pub ending: Ending,
     /// Its type at the end.
@@ -360,9 +362,10 @@ impl TransferId {
 
 fn encode_end(w: &mut Writer, end: &End) {
     w.fixed(&end.id.0);
-    w.byte(u8::from(end.was.is_some()) | u8::from(end.by.is_some()) << 1);
-    if let Some(was) = end.was {
-        w.loc(was);
+    let flags = [end.was.is_some(), end.by.is_some(), end.carried_from.is_some()];
+    w.byte(flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag)));
+    for at in end.was.iter().chain(&end.carried_from) {
+        w.loc(*at);
     }
     match &end.ending {
         Ending::Final => w.byte(0),
@@ -393,6 +396,7 @@ fn decode_end(r: &mut Reader) -> Result<End, BadEntry> {
     let id = ObjectId(r.fixed()?);
     let flags = r.byte()?;
     let was = if flags & 1 != 0 { Some(r.loc()?) } else { None };
+    let carried_from = if flags & 4 != 0 { Some(r.loc()?) } else { None };
     let ending = match r.byte()? {
         0 => Ending::Final,
         1 => Ending::Discarded(r.string()?),
@@ -402,6 +406,7 @@ fn decode_end(r: &mut Reader) -> Result<End, BadEntry> {
     Ok(End {
         id,
         was,
+        carried_from,
         ending,
         ty: type_name(r)?,
         version: r.u32()?,

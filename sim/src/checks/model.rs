@@ -29,7 +29,8 @@ pub struct Lane {
     things: BTreeMap<Loc, Thing>,
     /// The place of what is alive under an id, held or not.
     at: BTreeMap<ObjectId, Loc>,
-    ends: BTreeMap<ObjectId, End>,
+    ends: BTreeMap<Key, End>,
+    ended: BTreeSet<ObjectId>,
     held: BTreeMap<TransferId, BTreeSet<ObjectId>>,
     /// Objects that came with a transfer and were kept out.
     kept_out: BTreeSet<(TransferId, ObjectId)>,
@@ -67,7 +68,7 @@ pub struct Model {
 impl Lane {
     /// Whether an id is alive, parked, ended or moved on here.
     pub fn knows(&self, id: ObjectId) -> bool {
-        self.at.contains_key(&id) || self.ends.contains_key(&id) || self.pushed.contains_key(&id)
+        self.at.contains_key(&id) || self.ended.contains(&id) || self.pushed.contains_key(&id)
     }
 
     /// Whether an id was ever pushed or emitted here.
@@ -179,7 +180,8 @@ impl Model {
     /// Follows an object that was pushed in a lane to where it is now.
     pub(super) fn trace_life(&self, id: ObjectId, lane: LaneId) -> Result<(), String> {
         let Some((birth, _)) = self.lanes[&lane].pushed.get(&id) else {
-            return Err("the log never held it".into());
+            // It was known there because it had come from elsewhere.
+            return self.follow_duplicate(id, lane);
         };
         let mut here = lane;
         for _ in 0..10_000 {
@@ -188,8 +190,7 @@ impl Model {
             if alive.is_some_and(|t| t.object.birth == *birth && !is_held(&t.standing)) {
                 return Ok(());
             }
-            let end = l.ends.get(&id).filter(|e| e.birth == *birth);
-            let Some(end) = end else {
+            let Some(end) = l.ends.get(&(id, *birth)) else {
                 return Err(format!("{} neither has it nor ended it", here.short()));
             };
             let Ending::Moved(transfer) = end.ending else { return Ok(()) };
@@ -216,7 +217,9 @@ impl Model {
     fn follow_duplicate(&self, id: ObjectId, lane: LaneId) -> Result<(), String> {
         let any = self.lanes.values().any(|l| {
             l.at.get(&id).and_then(|at| l.things.get(at)).is_some_and(|t| !is_held(&t.standing))
-                || l.ends.get(&id).is_some_and(|e| !matches!(e.ending, Ending::Moved(_)))
+                || l.ends.iter().any(|((of, _), e)| {
+                    *of == id && !matches!(e.ending, Ending::Moved(_))
+                })
         });
         if any {
             return Ok(());
@@ -299,7 +302,7 @@ impl Fold<'_> {
             self.seen.add("shadow carried forward");
             return;
         }
-        let before = match was {
+        let before = match was.filter(|_| how != How::Received) {
             Some(was) => {
                 let l = self.here();
                 let before = l.things.remove(&was);
@@ -458,8 +461,9 @@ impl Fold<'_> {
                 self.model.moved.entry(*transfer).or_default().insert(end.id);
             }
         }
-        let id = end.id;
-        self.here().ends.insert(id, end);
+        let l = self.here();
+        l.ended.insert(end.id);
+        l.ends.insert(key, end);
     }
 
     /// The receiver owns what it held: only after the sender's commit, and only for this link.
