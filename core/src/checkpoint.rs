@@ -156,9 +156,11 @@ impl Core {
             for set in page.sets.iter().filter(|s| s.shelf != Shelf::Memory) {
                 let mut set = set.clone();
                 if set.shelf == Shelf::Held {
-                    releasing.iter().filter(|(at, ..)| at.record == *record).for_each(|(at, ..)| {
-                        set.positions.remove(at.position);
-                    });
+                    releasing.iter().filter(|(at, ..)| at.record == *record).for_each(
+                        |(at, ..)| {
+                            set.positions.remove(at.position);
+                        },
+                    );
                 }
                 if !set.positions.is_empty() {
                     sets.push(set);

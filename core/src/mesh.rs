@@ -391,7 +391,9 @@ impl Core {
                 Some(demand) => match l.demands.get_mut(&advert.key) {
                     Some(remote) => remote.demand = demand,
                     None => {
-                        l.demands.insert(advert.key.clone(), Remote { demand, offered: 0, paused_until: Mono(0) });
+                        let offered = l.spent.remove(&advert.key).unwrap_or(0);
+                        let remote = Remote { demand, offered, paused_until: Mono(0) };
+                        l.demands.insert(advert.key.clone(), remote);
                     }
                 },
                 None => {

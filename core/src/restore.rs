@@ -7,12 +7,12 @@ use bytes::{Bytes, BytesMut};
 
 use crate::catalogue::{Shelf, TypeId};
 use crate::core::Core;
+use crate::effect::Effects;
 use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::object::Object;
 use crate::record::{BadRecord, End, Ending, Entry, Header, How, Standing, TransferId};
 use crate::remember::PartInfo;
 use crate::store::StoreError;
-use crate::effect::Effects;
 use crate::time::{Now, Wall};
 use crate::transfer::{Held, InState, Incoming, Moved};
 
@@ -261,7 +261,6 @@ impl Core {
             self.remembered.drop_end(before.record);
             noted = self.transfers.end_carried(before, at) || self.mentioned_later(end.id, before);
         }
-        let back = end.was.is_none() && self.is_back(end.id, at);
         self.catalogue.put(at, Shelf::Ended, at);
         if !noted {
             self.remembered.note(end.id, at);

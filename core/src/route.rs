@@ -39,7 +39,6 @@ use crate::message::{DemandKey, Refresh};
 use crate::object::{Chase, Generation, Object};
 use crate::subscriptions::{may_take, patterns_of};
 use crate::time::Span;
-use crate::transfer::PAUSE;
 
 /// A peer's demand for a queue, as one pass of choices sees it.
 #[derive(Clone, Debug)]
@@ -52,8 +51,6 @@ struct Way {
     generation: Generation,
     /// What is left of its window.
     open: u64,
-    /// It refused an offer a moment ago.
-    paused: bool,
     /// Objects under way on its link.
     outstanding: u64,
     /// Whether the link may take one more offer.
@@ -77,9 +74,6 @@ impl Core {
             let q = self.queues.get(queue);
             let unwanted = q.groups.is_empty() && ways.is_empty();
             self.set_no_demand(queue, unwanted, fx);
-            if ways.iter().any(|w| w.paused) {
-                self.look_again(queue, PAUSE);
-            }
             if !ways.is_empty() {
                 self.send_away(queue, ways, fx);
             }
@@ -102,7 +96,6 @@ impl Core {
                 let remote = l.demands.get(key)?;
                 let (offers, outstanding) = self.transfers.outstanding(*link);
                 let open = remote.demand.window.saturating_sub(remote.offered);
-                let paused = remote.paused.is_some_and(|until| until > self.now.mono);
                 Some(Way {
                     link: *link,
                     key: key.clone(),
@@ -110,8 +103,7 @@ impl Core {
                     lane: l.lane,
                     distance: remote.demand.distance,
                     generation: remote.demand.generation,
-                    open: if paused { 0 } else { open },
-                    paused,
+                    open,
                     outstanding,
                     has_room: offers < OFFERS_MAX,
                     paused: remote.paused_until > self.now.mono,

@@ -216,13 +216,7 @@ impl Core {
     }
 
     /// Brings an object from its shelf into memory, in nobody's hands.
-    pub(crate) fn lift(
-        &mut self,
-        at: Loc,
-        shelf: Shelf,
-        place: Loc,
-        object: &Object,
-    ) -> Slot {
+    pub(crate) fn lift(&mut self, at: Loc, shelf: Shelf, place: Loc, object: &Object) -> Slot {
         let ty = self.queues.intern(&object.entity.ty);
         let queue = self.queue_for(ty, &object.handled);
         self.unshelve(at, shelf);
@@ -302,7 +296,6 @@ impl Core {
                 let mut end = end.clone();
                 (end.was, end.carried_from) = (None, Some(at));
                 let (id, wall) = (end.id, end.at);
-                let back = self.is_back(id, at);
                 self.lane.reserve(2_048);
                 let to = self.lane.write(&Entry::End(end));
                 self.catalogue.take(at, shelf);

@@ -58,12 +58,7 @@ impl Core {
             }
             None => {
                 let group = self.group_for(&demand);
-                let held = |n: &&u64| {
-                    self.leases.get(**n).is_some_and(|l| l.holder == Holder::Stream(key))
-                };
-                let in_flight = self.subs.sessions[&s.session].leases.iter().filter(held).count();
-                let in_flight = u32::try_from(in_flight).expect("leases are bounded");
-                self.subs.add(key, group, (s.credit, in_flight), lease, self.now.wall);
+                self.subs.add(key, group, s.credit, lease, self.now.wall);
                 let session = self.subs.sessions.get_mut(&s.session).expect("checked");
                 session.subs.insert(s.subscription);
                 self.hungry.insert(group);
@@ -168,9 +163,6 @@ impl Core {
     pub(crate) fn feed_groups(&mut self, fx: &mut Effects) {
         if self.draining.is_some() {
             return self.hungry.clear();
-        }
-        if !self.leases_are_full() {
-            self.hungry.append(&mut self.crowded_out);
         }
         while !self.hungry.is_empty() {
             for group in std::mem::take(&mut self.hungry) {

@@ -146,7 +146,7 @@ impl Subscriptions {
             group,
             serial: self.last_serial,
             credit,
-            in_flight,
+            in_flight: 0,
             lease,
             delivered: 0,
             settled: 0,
@@ -157,7 +157,7 @@ impl Subscriptions {
         let g = self.group_mut(group);
         g.subs.insert(key);
         g.credit += u64::from(credit);
-        g.free += u64::from(credit.saturating_sub(in_flight));
+        g.free += u64::from(credit);
         self.ring(key);
     }
 

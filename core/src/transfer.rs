@@ -216,6 +216,7 @@ impl Core {
         let Some(out) = self.transfers.outgoing.get(&n) else { return };
         if out.moving.is_none() && out.deadline <= self.now.mono {
             let (link, id) = (out.link, out.id);
+            self.pause(n);
             self.withdraw(n, Refused::Timeout);
             fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
         }
@@ -226,12 +227,6 @@ impl Core {
         let out = self.transfers.outgoing.remove(&n).expect("the caller found it");
         assert!(out.moving.is_none(), "an accepted offer is decided by its commit");
         self.disarm(out.deadline, Timer::Offer(n));
-        let paused = Some(self.now.mono + PAUSE);
-        if let Some(l) = self.mesh.link_mut(out.link)
-            && let Some(remote) = l.demands.get_mut(&out.key)
-        {
-            remote.paused = paused;
-        }
         for slot in out.slots {
             self.give_back(slot, &out.peer, why);
         }
@@ -322,17 +317,22 @@ impl Core {
     pub(crate) fn on_decline(&mut self, id: TransferId, _reason: OfferRefused) {
         let open = self.transfers.outgoing.get(&id.n);
         if open.is_some_and(|o| o.id == id && o.moving.is_none()) {
-            // It would refuse the next one as well: it has a moment.
-            let open = open.expect("just found");
-            let (link, key, slot) = (open.link, open.key.clone(), open.slots[0]);
-            let until = self.now.mono + REFUSED_PAUSE;
-            if let Some(remote) = self.mesh.link_mut(link).and_then(|l| l.demands.get_mut(&key)) {
-                remote.paused_until = until;
-            }
-            let queue = self.memory.get(slot).queue;
-            self.look_again(queue, REFUSED_PAUSE);
+            self.pause(id.n);
             self.withdraw(id.n, Refused::RefusedByPeer);
         }
+    }
+
+    /// The peer has refused an offer, or not answered it: it would do the same with the next one,
+    /// so it has a moment.
+    fn pause(&mut self, n: u64) {
+        let open = &self.transfers.outgoing[&n];
+        let (link, key, slot) = (open.link, open.key.clone(), open.slots[0]);
+        let until = self.now.mono + REFUSED_PAUSE;
+        if let Some(remote) = self.mesh.link_mut(link).and_then(|l| l.demands.get_mut(&key)) {
+            remote.paused_until = until;
+        }
+        let queue = self.memory.get(slot).queue;
+        self.look_again(queue, REFUSED_PAUSE);
     }
 
     /// What this lane's owner says of one of its transfers (R1): released, wait, or aborted, after

@@ -62,7 +62,8 @@ pub(crate) async fn renew(
     };
     let claimed = claim(&mut old).await?;
     let source = recover(settings(old_lane), claimed, &mut old, Vec::new()).await?;
-    let mut target = Target { core: Core::new(settings(new_lane), claim(&mut new).await?), store: new };
+    let mut target =
+        Target { core: Core::new(settings(new_lane), claim(&mut new).await?), store: new };
     let moved = target.take_over(&source, &mut old, now).await?;
     drop((target, old));
     let before = beside(data_dir, &format!("before-{}", old_lane.short()));
@@ -119,7 +120,8 @@ impl Target {
         old: &mut Embedded,
         record: RecordNumber,
     ) -> Result<Vec<(dpc_core::ids::Loc, Entry)>, StoreError> {
-        let damaged = |what: String| StoreError::Damaged { place: format!("record {record}"), what };
+        let damaged =
+            |what: String| StoreError::Damaged { place: format!("record {record}"), what };
         let found = read(old, record, STEP_BYTES).await?;
         let (_, bytes) = found
             .into_iter()

@@ -134,7 +134,8 @@ impl Checker {
                     return;
                 }
                 let first = p.ok.replace(hash);
-                let alone_here = self.pushes.range((id, LaneId([0; 16]))..=(id, LaneId([255; 16]))).count() == 1;
+                let alone_here =
+                    self.pushes.range((id, LaneId([0; 16]))..=(id, LaneId([255; 16]))).count() == 1;
                 let p = self.pushes.get(&(id, lane)).expect("just found");
                 // Of one id pushed at two nodes either may be the one that is known.
                 let reused = first.is_some_and(|h| h != hash) && alone_here;

@@ -217,9 +217,9 @@ impl Model {
     fn follow_duplicate(&self, id: ObjectId, lane: LaneId) -> Result<(), String> {
         let any = self.lanes.values().any(|l| {
             l.at.get(&id).and_then(|at| l.things.get(at)).is_some_and(|t| !is_held(&t.standing))
-                || l.ends.iter().any(|((of, _), e)| {
-                    *of == id && !matches!(e.ending, Ending::Moved(_))
-                })
+                || l.ends
+                    .iter()
+                    .any(|((of, _), e)| *of == id && !matches!(e.ending, Ending::Moved(_)))
         });
         if any {
             return Ok(());

@@ -96,7 +96,8 @@ pub(crate) fn run(args: &ServeArgs, output: &mut Output) -> Result<Exit, Failure
     // One thread for core and its transport: handing work between threads costs more than it gains.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut shown = Ok(());
-    let served = runtime.block_on(embedded::serve(&config, args.restored, |ready| shown = show(ready, output)));
+    let served = runtime
+        .block_on(embedded::serve(&config, args.restored, |ready| shown = show(ready, output)));
     // Nobody waits for tasks that are still open when the node has stopped.
     runtime.shutdown_background();
     shown?;
