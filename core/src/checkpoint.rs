@@ -20,7 +20,8 @@ impl Core {
     /// Writes the state as it is after everything written so far.
     pub(crate) fn encode_checkpoint(&self) -> Vec<u8> {
         let mut w = Writer::default();
-        w.int(self.generation_reserved().max(self.generation()));
+        w.int(self.generation_reserved());
+        w.int(self.generation());
         self.encode_parts(&mut w);
         self.encode_types(&mut w);
         self.encode_pages(&mut w);
@@ -34,6 +35,8 @@ impl Core {
         let mut r = Reader::new(bytes);
         let counter = r.int()?;
         self.restore_generation(counter);
+        let seen = r.int()?;
+        self.restore_seen(seen);
         self.decode_parts(&mut r)?;
         self.decode_types(&mut r)?;
         self.decode_pages(&mut r)?;

@@ -512,6 +512,11 @@ impl Core {
         self.generation_reserved
     }
 
+    /// A counter that the log has seen, without being reserved here.
+    pub(crate) fn restore_seen(&mut self, counter: u64) {
+        self.generation = self.generation.max(counter);
+    }
+
     pub(crate) fn restore_generation(&mut self, counter: u64) {
         self.generation = self.generation.max(counter);
         self.generation_reserved = self.generation_reserved.max(counter);

@@ -143,7 +143,7 @@ impl Core {
         object: Object,
     ) -> Result<(), String> {
         if let Some(chase) = &object.chase {
-            self.restore_generation(chase.generation.counter);
+            self.restore_seen(chase.generation.counter);
         }
         let ty = self.queues.intern(&object.entity.ty);
         let earlier_end = was.filter(|_| how == How::Received);
