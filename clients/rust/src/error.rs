@@ -263,6 +263,11 @@ impl Error {
         self
     }
 
+    /// The end of a stream, whatever its status: it says nothing about single items.
+    pub(crate) fn broken_off(&self) -> Self {
+        Self::connection_lost(format!("the stream ended: {self}"))
+    }
+
     /// The same facts, as the first of several failures.
     pub(crate) fn among(mut self, failed: u64) -> Self {
         if failed > 1 {

@@ -333,3 +333,41 @@ async fn the_limits_of_the_node_bound_messages_and_what_it_owes() {
     stream.stored(6, 10);
     within(pusher.close()).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_no_message_can_hold_is_refused_and_stops_nobody() {
+    let net = Net::default();
+    let mut node = net.node("a");
+    let pusher = net.client(&["a"]).push_stream(Window::default());
+    let first = pusher.push(object("x")).await.unwrap();
+    let large = pusher.push(object(&"y".repeat(5_000))).await.unwrap();
+    let last = pusher.push(object("z")).await.unwrap();
+    let mut stream = node.next_push().await;
+    stream.opened("a", "lane", v1::Limits { message_bytes: 4_000, ..v1::Limits::default() });
+    assert_eq!(stream.take(2).await, [(1, first.id()), (2, last.id())]);
+    stream.stored(1, 2);
+    within(first).await.unwrap();
+    within(last).await.unwrap();
+    let error = within(large).await.unwrap_err();
+    assert_eq!((error.outcome(), error.limit()), (Outcome::DefinitelyNot, Some(4_000)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_always_ends_is_given_up() {
+    let net = Net::default();
+    let mut node = net.node("a");
+    let client = net.client(&["a"]);
+    let push = tokio::spawn(async move { client.push(object("x")).await });
+    let mut streams = 0;
+    let serve = async {
+        loop {
+            let mut stream = node.push_stream().await;
+            stream.take(1).await;
+            streams += 1;
+        }
+    };
+    let result =
+        tokio::select! { result = within(push) => result.unwrap(), () = serve => unreachable!() };
+    assert_eq!(result.unwrap_err().outcome(), Outcome::Unknown);
+    assert!((3..100).contains(&streams), "{streams} streams in 30 s");
+}

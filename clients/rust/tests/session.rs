@@ -466,3 +466,33 @@ async fn an_abandoned_delivery_is_left_to_its_token() {
     let quiet = tokio::time::timeout(LEASE * 2, session.items()).await;
     assert!(quiet.is_err() || quiet.is_ok_and(|items| matches!(items[0].1, Item::Begin(_))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_settle_that_no_message_can_hold_is_refused_and_its_lease_stays() {
+    let net = Net::default();
+    let mut node = net.node("a");
+    let client = net.client(&["a"]);
+    let open = async { client.subscribe(["acme.Order"]).await.unwrap() };
+    let serve = async {
+        let mut session = node.next_session().await;
+        session.opened_with(
+            "a",
+            "lane",
+            v1::Limits { message_bytes: 4_000, ..v1::Limits::default() },
+        );
+        let (seq, _) = session.item().await;
+        session.done(seq, seq);
+        session
+    };
+    let (subscription, mut session) = within(async { tokio::join!(open, serve) }).await;
+    session.deliver([1]);
+    let delivery = next(&subscription).await;
+    let emit = Object::new("acme.Large", "y".repeat(5_000));
+    let error = within(delivery.finalise().emit(emit).into_future()).await.unwrap_err();
+    assert_eq!((error.outcome(), error.limit()), (Outcome::DefinitelyNot, Some(4_000)));
+    assert!(!delivery.is_lost());
+    let settle = delivery.finalise().into_future();
+    let (seq, _) = session.settlement().await;
+    session.done(seq, seq);
+    within(settle).await.unwrap();
+}

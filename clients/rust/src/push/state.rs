@@ -93,9 +93,13 @@ pub(super) struct State {
     pub(super) open: bool,
     items_max: usize,
     bytes_max: usize,
+    /// A larger message would end the stream.
+    message_max: usize,
     owed_max: usize,
     pub(super) body: Option<Waker>,
     pub(super) progress: Instant,
+    /// The node has answered something on this stream.
+    pub(super) answered: bool,
     /// The node refuses what others may take: it drains.
     pub(super) unavailable: bool,
     /// Nothing more is sent on this stream.
@@ -124,9 +128,11 @@ impl State {
             open: false,
             items_max: ITEMS_MAX,
             bytes_max: MESSAGE_BYTES_MAX,
+            message_max: usize::MAX,
             owed_max: usize::MAX,
             body: None,
             progress: Instant::now(),
+            answered: false,
             unavailable: false,
             leaving: false,
             closing: false,
@@ -198,14 +204,17 @@ impl State {
         if self.owed == 0 {
             self.progress = now();
         }
-        let count =
-            (self.entries.len() - self.sent).min(self.items_max).min(self.owed_max - self.owed);
-        let mut items = Vec::with_capacity(count);
+        let mut items = Vec::new();
         let mut bytes = 0;
-        while items.len() < count {
+        while self.sent < self.entries.len() && self.owed < self.owed_max {
             let entry = self.entries[self.sent].as_mut().expect("what was not sent has no answer");
-            bytes += entry.bytes + ITEM_BYTES;
-            if !items.is_empty() && bytes > self.bytes_max {
+            let size = entry.bytes + ITEM_BYTES;
+            if size > self.message_max {
+                self.refuse_large();
+                continue;
+            }
+            bytes += size;
+            if items.len() == self.items_max || (!items.is_empty() && bytes > self.bytes_max) {
                 break;
             }
             entry.sent = true;
@@ -214,7 +223,14 @@ impl State {
             self.sent += 1;
             self.owed += 1;
         }
-        Some(v1::PushStreamRequest { items })
+        (!items.is_empty()).then_some(v1::PushStreamRequest { items })
+    }
+
+    /// The next object would end the stream for all others: it is not sent.
+    fn refuse_large(&mut self) {
+        let entry = self.entries.remove(self.sent).flatten().expect("just looked at");
+        let error = Error::over("entity.value", self.message_max as u64, entry.bytes as u64);
+        self.finish(entry, Err(error));
     }
 
     /// A stream is open: what has no answer is sent on it, in order.
@@ -225,10 +241,12 @@ impl State {
         };
         let limits = limits.copied().unwrap_or_default();
         self.items_max = or(limits.items.into(), ITEMS_MAX);
-        self.bytes_max = or(limits.message_bytes, MESSAGE_BYTES_MAX).min(MESSAGE_BYTES_MAX);
+        self.message_max = or(limits.message_bytes, usize::MAX);
+        self.bytes_max = self.message_max.min(MESSAGE_BYTES_MAX);
         self.owed_max = or(limits.window.into(), usize::MAX);
         self.place = Some(place);
         self.open = true;
+        self.answered = false;
         self.progress = now;
     }
 
@@ -266,6 +284,7 @@ impl State {
         patience: Duration,
     ) -> Result<(), Error> {
         self.progress = now;
+        self.answered = true;
         let node = self.place.as_ref().map(|place| place.node.clone()).unwrap_or_default();
         for ok in &answers.ok {
             let stored = Stored::from_wire(ok, &node);

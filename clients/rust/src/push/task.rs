@@ -40,6 +40,8 @@ impl Stream for Body {
         if let Some(message) = state.next_message(Instant::now) {
             return Poll::Ready(Some(message));
         }
+        // An object that no message can hold has its answer now.
+        self.shared.tell(&mut state);
         state.body = Some(cx.waker().clone());
         Poll::Pending
     }
@@ -74,15 +76,25 @@ pub(super) async fn run(shared: Arc<Shared>, nodes: Arc<Nodes>) {
     while wait_for_work(&shared).await {
         match open_any(&shared, &nodes, start).await {
             Ok(inbound) => {
-                match pump(&shared, &nodes, inbound, &mut backoff).await {
+                let end = pump(&shared, &nodes, inbound, &mut backoff).await;
+                let (left, answered) = {
+                    let mut state = shared.lock();
+                    let was = (state.unavailable, state.answered);
+                    state.broken(Instant::now());
+                    was
+                };
+                match end {
                     End::Closed => return,
                     End::Leave => shared.lock().requeue_all(),
-                    End::Broken(error) => tracing::debug!(%error, "push stream lost"),
+                    End::Broken(error) => {
+                        tracing::debug!(%error, "push stream lost");
+                        // A stream that did nothing may end the same way again.
+                        if !answered {
+                            wait_after(&shared, &nodes, &mut backoff, &error.broken_off()).await;
+                        }
+                    }
                 }
-                let mut state = shared.lock();
-                let left = state.unavailable;
-                state.broken(Instant::now());
-                let place = state.place.as_ref().map_or(0, |place| place.index);
+                let place = shared.lock().place.as_ref().map_or(0, |place| place.index);
                 start = if left { nodes.after(place) } else { place };
                 continue;
             }

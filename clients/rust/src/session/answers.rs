@@ -170,6 +170,13 @@ impl State {
         }
     }
 
+    /// A request that is not even sent: it would end the stream for all others.
+    pub(super) fn refused_here(&mut self, op: Op, error: Error, now: Instant) {
+        let mut wait = |_: &Error| Duration::ZERO;
+        let mut retry = Retry { now, patience: Duration::ZERO, wait: &mut wait };
+        self.refused_whole(op, error, &mut retry);
+    }
+
     /// One lease was not settled.
     fn settle_refused(&mut self, mut op: SettleOp, error: &Error, retry: &mut Retry<'_>) {
         op.doubt |= error.outcome() == Outcome::Unknown;

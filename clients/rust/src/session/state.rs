@@ -62,6 +62,8 @@ pub(super) struct State {
     pub(super) asleep_until: Option<Instant>,
     items_max: usize,
     bytes_max: usize,
+    /// A larger message would end the stream.
+    message_max: usize,
     owed_max: usize,
     pub(super) body: Option<Waker>,
     /// Subscriptions that this stream has answered.
@@ -96,6 +98,7 @@ impl State {
             asleep_until: None,
             items_max: ITEMS_MAX,
             bytes_max: MESSAGE_BYTES_MAX,
+            message_max: usize::MAX,
             owed_max: usize::MAX,
             body: None,
             subscribed: 0,
@@ -122,7 +125,14 @@ impl State {
         let mut bytes = 0;
         while items.len() < self.items_max && self.owed < self.owed_max {
             let Some(op) = self.ops.front() else { break };
-            bytes += op.bytes();
+            let size = op.bytes();
+            if size > self.message_max {
+                let op = self.ops.pop_front().expect("just seen");
+                let error = Error::over("message", self.message_max as u64, size as u64);
+                self.refused_here(op, error, now);
+                continue;
+            }
+            bytes += size;
             if !items.is_empty() && bytes > self.bytes_max {
                 break;
             }
@@ -156,7 +166,8 @@ impl State {
         };
         let limits = limits.copied().unwrap_or_default();
         self.items_max = or(limits.items.into(), ITEMS_MAX);
-        self.bytes_max = or(limits.message_bytes, MESSAGE_BYTES_MAX).min(MESSAGE_BYTES_MAX);
+        self.message_max = or(limits.message_bytes, usize::MAX);
+        self.bytes_max = self.message_max.min(MESSAGE_BYTES_MAX);
         self.owed_max = or(limits.window.into(), usize::MAX);
         self.progress = now;
         self.subscribed = 0;

@@ -46,6 +46,10 @@ impl Stream for Body {
         if state.info.is_some() && (state.closing || state.draining) && state.is_quiet() {
             return Poll::Ready(None);
         }
+        if state.closing {
+            // A settle that no message can hold has its answer now.
+            self.session.answered.notify_waiters();
+        }
         state.body = Some(cx.waker().clone());
         Poll::Pending
     }

@@ -190,9 +190,14 @@ impl Node {
         (session, subscribed)
     }
 
+    /// The next session, not opened yet.
+    pub async fn next_session(&mut self) -> Session {
+        within(self.sessions.recv()).await.unwrap()
+    }
+
     /// The next session, opened.
     pub async fn open_session(&mut self) -> Session {
-        let session = within(self.sessions.recv()).await.unwrap();
+        let session = self.next_session().await;
         session.opened(&self.name, &self.lane);
         session
     }
@@ -300,12 +305,16 @@ impl Session {
     }
 
     pub fn opened(&self, node: &str, lane: &str) {
+        self.opened_with(node, lane, v1::Limits::default());
+    }
+
+    pub fn opened_with(&self, node: &str, lane: &str, limits: v1::Limits) {
         self.send(v1::session_response::Response::Opened(v1::SessionOpened {
             node: node.to_owned(),
             lane: lane.to_owned(),
             lease_prefix: vec![7; 32].into(),
             epoch: 3,
-            limits: Some(v1::Limits::default()),
+            limits: Some(limits),
         }));
     }
 
