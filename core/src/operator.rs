@@ -365,7 +365,13 @@ impl Core {
                     .iter()
                     .any(|p| self.mesh.wanted(p).next().is_some())
         });
-        if !wanted && !self.lane.has_riders() {
+        if wanted {
+            return;
+        }
+        if self.lane.has_riders() {
+            // What rides along is written before the node may stop.
+            self.lane.urge();
+        } else {
             self.answer_drained(fx);
         }
     }
