@@ -148,7 +148,8 @@ impl Core {
                 }
             }
         }
-        if !refused.is_empty() {
+        // What does not stay uses no credit: it is granted again.
+        if kept_out || !refused.is_empty() {
             self.mark_demand(offer.key.clone());
         }
         if items.is_empty() && !kept_out {
@@ -317,6 +318,9 @@ impl Core {
         }
         self.lane.write(&Entry::Aborted { transfer: id });
         let incoming = self.transfers.incoming.remove(&id).expect("just found");
+        if let Some(key) = incoming.key {
+            self.mark_demand(key);
+        }
         for held in incoming.items {
             if let Some(before) = held.before {
                 self.remembered.note(held.id, before);

@@ -38,6 +38,9 @@ const PATTERNS: [&str; 7] = ["img", "doc.text", "doc.pdf", "doc.*", "doc.pdf.*",
 /// The processors.
 const PROCESSORS: [&str; 3] = ["default", "blue", "red"];
 
+/// No run needs more events than this.
+const STEPS_MAX: u64 = 400_000;
+
 /// How likely each thing is in one run, drawn for it.
 #[derive(Debug)]
 struct Mood {
@@ -178,6 +181,9 @@ impl Swarm {
         let until = self.world.now() + span;
         while self.world.step(until) {
             self.checked()?;
+            if self.world.steps > STEPS_MAX {
+                return Err(format!("P11: no end after {STEPS_MAX} events, {}", self.world.now()));
+            }
         }
         self.world.run_for(until - self.world.now());
         Ok(())
