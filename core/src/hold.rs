@@ -209,6 +209,10 @@ impl Core {
     fn meet(&self, object: &Object) -> Meeting {
         match self.known(object.id) {
             Known::Absent => Meeting::Fresh(None),
+            // It goes in a moment, and is in memory until then.
+            Known::InMemory(slot) if matches!(self.memory.get(slot).phase, Phase::Moving(_)) => {
+                Meeting::NotNow
+            }
             Known::InMemory(slot) => meet_alive(object, self.object(slot)),
             Known::OnDisk(Stored::Alive { object: here, .. }) => meet_alive(object, here),
             Known::OnDisk(Stored::Ended { at, end }) if may_come(end, object) => {

@@ -225,8 +225,15 @@ impl Core {
 
     /// Whether no further lease may be given now, whoever wants one.
     pub(crate) fn leases_are_full(&self) -> bool {
-        self.leases.len() >= self.limits.leases as usize
-            || self.memory.leased_bytes >= self.limits.leased_bytes
+        self.leases_left() == 0
+    }
+
+    /// How many leases may still be given.
+    pub(crate) fn leases_left(&self) -> u64 {
+        if self.memory.leased_bytes >= self.limits.leased_bytes {
+            return 0;
+        }
+        u64::from(self.limits.leases).saturating_sub(self.leases.len() as u64)
     }
 
     /// Records a delivery.
