@@ -125,6 +125,8 @@ pub struct Core {
     pub(crate) blamed: BTreeSet<Loc>,
     /// Groups that may have something to take.
     pub(crate) hungry: BTreeSet<GroupId>,
+    /// The group that was given something last.
+    pub(crate) last_fed: Option<GroupId>,
     /// Groups that found the node's leases used up: they try again when one ends.
     pub(crate) starved: BTreeSet<GroupId>,
     /// Queues whose objects may have somewhere to go.
@@ -180,6 +182,7 @@ impl Core {
             expiring: BTreeSet::new(),
             blamed: BTreeSet::new(),
             hungry: BTreeSet::new(),
+            last_fed: None,
             starved: BTreeSet::new(),
             stirred: BTreeSet::new(),
             decisions: Vec::new(),

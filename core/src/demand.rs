@@ -152,7 +152,8 @@ impl Core {
             return None;
         }
         let waiting: u64 = group.ready.iter().take(64).map(|q| self.queues.get(*q).len()).sum();
-        let free = (group.free + self.takes.wanted(id)).saturating_sub(waiting);
+        let wanted = (group.free + self.takes.wanted(id)).min(self.leases_left());
+        let free = wanted.saturating_sub(waiting);
         let demand = Demand {
             distance: 0,
             path: vec![(self.name.clone(), self.lane.id)],

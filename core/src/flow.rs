@@ -93,8 +93,14 @@ impl Core {
         self.tidy_queue(queue);
     }
 
-    /// A queue that has become empty is not offered to anybody.
+    /// A queue has fewer objects: what waits no longer uses up no window, and a queue that has
+    /// become empty is not offered to anybody.
     pub(crate) fn tidy_queue(&mut self, queue: QueueId) {
+        if self.mesh.has_links() {
+            for i in 0..self.queues.get(queue).groups.len() {
+                self.window_may_grow(self.queues.get(queue).groups[i]);
+            }
+        }
         if self.queues.get(queue).is_empty() {
             for i in 0..self.queues.get(queue).groups.len() {
                 let group = self.queues.get(queue).groups[i];
@@ -173,7 +179,8 @@ impl Core {
             4_096..262_144 => 4_096_000,
             _ => 262_144_000,
         };
-        let bucket = (at.0 / grain * grain).max(self.now.wall.0);
+        let coarse = at.0 / grain * grain;
+        let bucket = if coarse > self.now.wall.0 { coarse } else { at.0.max(self.now.wall.0) };
         self.due_pages.insert((Wall(bucket), record));
         if self.started {
             self.look_at_wall(Wall(bucket));

@@ -148,7 +148,8 @@ impl Core {
                 }
             }
         }
-        if !refused.is_empty() {
+        // What does not stay uses no credit: it is granted again.
+        if kept_out || !refused.is_empty() {
             self.mark_demand(offer.key.clone());
         }
         if items.is_empty() && !kept_out {
@@ -208,6 +209,10 @@ impl Core {
     fn meet(&self, object: &Object) -> Meeting {
         match self.known(object.id) {
             Known::Absent => Meeting::Fresh(None),
+            // It goes in a moment, and is in memory until then.
+            Known::InMemory(slot) if matches!(self.memory.get(slot).phase, Phase::Moving(_)) => {
+                Meeting::NotNow
+            }
             Known::InMemory(slot) => meet_alive(object, self.object(slot)),
             Known::OnDisk(Stored::Alive { object: here, .. }) => meet_alive(object, here),
             Known::OnDisk(Stored::Ended { at, end }) if may_come(end, object) => {
@@ -317,6 +322,9 @@ impl Core {
         }
         self.lane.write(&Entry::Aborted { transfer: id });
         let incoming = self.transfers.incoming.remove(&id).expect("just found");
+        if let Some(key) = incoming.key {
+            self.mark_demand(key);
+        }
         for held in incoming.items {
             if let Some(before) = held.before {
                 self.remembered.note(held.id, before);

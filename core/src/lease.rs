@@ -121,7 +121,10 @@ impl Core {
     pub(crate) fn end_lease(&mut self, n: u64, settled: bool) -> Lease {
         let lease = self.leases.live.remove(&n).expect("the caller found it");
         self.disarm(lease.until, Timer::Lease(n));
-        self.hungry.append(&mut self.starved);
+        for group in std::mem::take(&mut self.starved) {
+            self.hungry.insert(group);
+            self.window_may_grow(group);
+        }
         if let Holder::Stream(key, serial) = lease.holder {
             if let Some(session) = self.subs.sessions.get_mut(&key.0) {
                 session.leases.remove(&n);

@@ -165,7 +165,11 @@ impl Core {
             return self.hungry.clear();
         }
         while !self.hungry.is_empty() {
-            for group in std::mem::take(&mut self.hungry) {
+            // In turn, so that when the node's leases are scarce nobody takes them all.
+            let hungry = std::mem::take(&mut self.hungry);
+            let after = self.last_fed.map_or(GroupId(0), |last| GroupId(last.0 + 1));
+            let turn = hungry.range(after..).chain(hungry.range(..after)).copied();
+            for group in turn.collect::<Vec<_>>() {
                 if self.feed_group(group, fx) {
                     self.hungry.insert(group);
                 }
@@ -193,6 +197,7 @@ impl Core {
             let (span, serial) = (self.subs.subs[&key].lease, self.subs.subs[&key].serial);
             let processor = self.subs.group(group).key.processor.clone();
             let delivery = self.lease(slot, Holder::Stream(key, serial), processor, span);
+            self.last_fed = Some(group);
             self.note_delivery(group, delivery.object.id, delivery.object.moves);
             fx.push(Effect::Deliver(key.0, Box::new(delivery)));
             self.want_page(queue, fx);
@@ -220,8 +225,15 @@ impl Core {
 
     /// Whether no further lease may be given now, whoever wants one.
     pub(crate) fn leases_are_full(&self) -> bool {
-        self.leases.len() >= self.limits.leases as usize
-            || self.memory.leased_bytes >= self.limits.leased_bytes
+        self.leases_left() == 0
+    }
+
+    /// How many leases may still be given.
+    pub(crate) fn leases_left(&self) -> u64 {
+        if self.memory.leased_bytes >= self.limits.leased_bytes {
+            return 0;
+        }
+        u64::from(self.limits.leases).saturating_sub(self.leases.len() as u64)
     }
 
     /// Records a delivery.

@@ -38,6 +38,9 @@ const PATTERNS: [&str; 7] = ["img", "doc.text", "doc.pdf", "doc.*", "doc.pdf.*",
 /// The processors.
 const PROCESSORS: [&str; 3] = ["default", "blue", "red"];
 
+/// No run needs more events than this.
+const STEPS_MAX: u64 = 400_000;
+
 /// How likely each thing is in one run, drawn for it.
 #[derive(Debug)]
 struct Mood {
@@ -87,7 +90,7 @@ impl Swarm {
             seed,
             limits: draw_limits(&mut rng),
             latency: Span(200),
-            latency_spread: Span(one_of(&mut rng, &[1, 2_000, 50_000, 1_000_000])),
+            latency_spread: Span(one_of(&mut rng, &[1, 2_000, 50_000, 300_000])),
             notice: Span(one_of(&mut rng, &[1, 100_000, 3_000_000])),
             think: Span(1_000),
             think_spread: Span(one_of(&mut rng, &[1, 50_000, 3_000_000])),
@@ -178,6 +181,9 @@ impl Swarm {
         let until = self.world.now() + span;
         while self.world.step(until) {
             self.checked()?;
+            if self.world.steps > STEPS_MAX {
+                return Err(format!("P11: no end after {STEPS_MAX} events, {}", self.world.now()));
+            }
         }
         self.world.run_for(until - self.world.now());
         Ok(())
@@ -420,12 +426,15 @@ impl Swarm {
             let (pattern, processor) = ("*".to_owned(), "closer".to_owned());
             let credit = one_of(&mut self.rng, &[1, 4, 64]) as u32;
             let mode = Mode::Finalise;
-            self.world.subscribe(Wish { node, pattern, processor, credit, mode, lease: None });
+            self.world.subscribe(Wish { node, pattern, processor, credit, mode, lease: Some(Span::secs(30)) });
         }
         for round in 0..3 {
-            for _ in 0..400 {
+            for second in 0..300 {
                 if self.world.checks.unfinished().is_empty() {
                     break;
+                }
+                if second % 50 == 49 {
+                    self.redrive();
                 }
                 self.run_for(Span::secs(1))?;
             }
@@ -434,13 +443,18 @@ impl Swarm {
             }
             self.run_for(Span::secs(3))?;
             if round == 0 {
-                for node in 0..nodes {
-                    self.world.operate(node, Operator::Redrive(Which::All));
-                }
+                self.redrive();
                 self.run_for(Span::secs(3))?;
             }
         }
         Ok(())
+    }
+
+    /// An object may wait for another one of its id that is parked.
+    fn redrive(&mut self) {
+        for node in 0..self.world.nodes().len() {
+            self.world.operate(node, Operator::Redrive(Which::All));
+        }
     }
 
     fn check_end(&mut self) -> Result<(), String> {
@@ -476,7 +490,7 @@ fn draw_limits(rng: &mut Pcg64Mcg) -> Limits {
         redistribution_delay: Span::millis(one(&[300, 2_000, 5_000])),
         spill_after: Span::millis(one(&[10, 1_000])),
         max_hops: one(&[2, 8, 8]) as u32,
-        offer_timeout: Span::millis(one(&[300, 2_000])),
+        offer_timeout: Span::millis(one(&[1_200, 2_000])),
         window_objects: one(&[2, 8, 1_024]) as usize,
         window_bytes: one(&[200, 10_000, big]),
         record_target_bytes: one(&[600, 4_000, 65_536]) as usize,

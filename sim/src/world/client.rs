@@ -243,13 +243,20 @@ impl World {
         let node = self.clients[client].node;
         self.clients[client].hand.clear();
         let Some(session) = self.clients[client].session.take() else { return };
-        if self.nodes[node].is_up() && !self.nodes[node].paused {
-            if self.trace.is_on() {
-                let line = format!("{} < session {session} ends", self.nodes[node].name);
-                self.trace.input(self.now, line);
-            }
-            self.feed(node, Input::CloseSession(session));
+        let life = self.nodes[node].lives;
+        self.at(self.now, Event::HungUp { node, life, session });
+    }
+
+    /// The end of a stream reaches its node.
+    pub(crate) fn on_hung_up(&mut self, node: usize, life: u64, session: SessionId) {
+        if !self.is_life(node, life) {
+            return;
         }
+        if self.trace.is_on() {
+            let line = format!("{} < session {session} ends", self.nodes[node].name);
+            self.trace.input(self.now, line);
+        }
+        self.feed(node, Input::CloseSession(session));
     }
 
     /// A client loses its stream and comes back.

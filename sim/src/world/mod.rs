@@ -88,6 +88,8 @@ pub(crate) enum Event {
     Dial { wire: usize },
     /// A client acts on a delivery.
     Think { node: usize, life: u64, lease: u64 },
+    /// A stream has ended.
+    HungUp { node: usize, life: u64, session: dpc_core::ids::SessionId },
     /// A client comes back to its node.
     Reconnect { client: usize },
     /// A push without an answer is said again.
@@ -267,6 +269,7 @@ impl World {
             Event::Lost { node, life, link } => self.on_lost(node, life, link),
             Event::Dial { wire } => self.on_dial(wire),
             Event::Think { node, life, lease } => self.on_think(node, life, lease),
+            Event::HungUp { node, life, session } => self.on_hung_up(node, life, session),
             Event::Reconnect { client } => self.on_reconnect(client),
             Event::Retry { push } => self.send_push(*push),
         }
@@ -277,6 +280,7 @@ impl World {
             Event::Wake { node, .. }
             | Event::Store { node, .. }
             | Event::LookedUp { node, .. }
+            | Event::HungUp { node, .. }
             | Event::Lost { node, .. } => Some(*node),
             Event::Arrive { wire, side, .. } => Some(self.wires[*wire].ends[*side]),
             Event::Think { .. }
