@@ -319,7 +319,10 @@ impl Core {
     fn reshelve(&mut self, at: Loc, to: Loc, shelf: Shelf, place: Loc, object: &Object) {
         self.unshelve(at, shelf);
         match shelf {
-            Shelf::Ready(queue) => self.shelve_ready(queue, to, place),
+            Shelf::Ready(queue) => {
+                self.shelve_ready(queue, to, place);
+                self.stir(queue);
+            }
             Shelf::Delayed(ty) => {
                 self.queues.ty_mut(ty).delayed += 1;
                 self.catalogue.put(to, shelf, place);

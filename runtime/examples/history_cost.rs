@@ -177,6 +177,7 @@ fn end(id: ObjectId, was: Loc, at: Wall) -> Entry {
     Entry::End(Box::new(End {
         id,
         was: Some(was),
+        carried_from: None,
         ending: Ending::Final,
         ty: ty(),
         version: 1,

@@ -16,6 +16,21 @@ const REFUSALS: [&str; 6] = [
     "MALFORMED_MESSAGE",
 ];
 
+/// Every alarm there is, so that a dashboard sees its zero before it is ever raised.
+pub(crate) const ALARMS: [&str; 11] = [
+    "CLOCK_JUMPED",
+    "DISK_LOW",
+    "DUPLICATE_NODE_NAME",
+    "GENERATION_DAMAGED",
+    "HISTORY_BEHIND",
+    "LANE_FORGOTTEN",
+    "LANE_ROLLED_BACK",
+    "MALFORMED_MESSAGE",
+    "NO_DEMAND",
+    "PROTOCOL_VERSION",
+    "TRANSFER_UNKNOWN",
+];
+
 /// How long the alarm of a refused link stands when nobody dials again.
 const REFUSAL_STANDS: Span = Span::secs(300);
 

@@ -9,6 +9,7 @@ use dpc_core::effect::TypeView;
 use dpc_core::names::TypeName;
 use dpc_core::time::Span;
 
+use crate::observe::ALARMS;
 use crate::service::Hub;
 
 /// Types with lines of their own; all others share the line of type `others`.
@@ -139,7 +140,9 @@ pub(crate) fn page(hub: &Hub, types: Vec<TypeView>, subscriptions: usize) -> Str
     let refused = metrics.connections_refused.get();
     page.single("dpc_connections_refused_total", "counter", "Connections over the limit.", refused);
     page.head("dpc_alarm", "gauge", "Alarms that stand, by reason.");
-    for (reason, count) in hub.alarms.counts(hub.clock.now().wall) {
+    let raised = hub.alarms.counts(hub.clock.now().wall);
+    for reason in ALARMS {
+        let count = raised.get(reason).copied().unwrap_or(0);
         page.line(format_args!("dpc_alarm{{reason=\"{reason}\"}} {count}"));
     }
     page.head("dpc_node_info", "gauge", "Who the node is.");

@@ -174,6 +174,7 @@ pub(super) fn end(n: u64, was: Option<Loc>, ending: Ending, at: Wall) -> Entry {
     Entry::End(Box::new(End {
         id: id(n),
         was,
+        carried_from: None,
         ending,
         ty: ty(n),
         version: 1,
