@@ -222,6 +222,9 @@ impl Core {
         assert!(now.mono >= self.now.mono, "the monotonic clock goes forward");
         self.watch_clock(now, fx);
         self.now = now;
+        // What a closed record left to say comes first: an id is put into the index before it is
+        // asked for there.
+        fx.append(&mut self.later);
         self.dispatch(input, fx);
         self.fire_timers(fx);
         self.settle_down(fx);
