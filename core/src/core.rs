@@ -222,6 +222,8 @@ impl Core {
         assert!(now.mono >= self.now.mono, "the monotonic clock goes forward");
         self.watch_clock(now, fx);
         self.now = now;
+        // First of all: a part of the index is put before anything is looked up in it.
+        fx.append(&mut self.later);
         self.dispatch(input, fx);
         self.fire_timers(fx);
         self.settle_down(fx);

@@ -319,7 +319,11 @@ impl Core {
     fn reshelve(&mut self, at: Loc, to: Loc, shelf: Shelf, place: Loc, object: &Object) {
         self.unshelve(at, shelf);
         match shelf {
-            Shelf::Ready(queue) => self.shelve_ready(queue, to, place),
+            Shelf::Ready(queue) => {
+                // The queue may have been empty for a moment, and offered to nobody.
+                self.shelve_ready(queue, to, place);
+                self.stir(queue);
+            }
             Shelf::Delayed(ty) => {
                 self.queues.ty_mut(ty).delayed += 1;
                 self.catalogue.put(to, shelf, place);
