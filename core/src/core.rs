@@ -222,8 +222,7 @@ impl Core {
         assert!(now.mono >= self.now.mono, "the monotonic clock goes forward");
         self.watch_clock(now, fx);
         self.now = now;
-        // What a closed record left to say comes first: an id is put into the index before it is
-        // asked for there.
+        // First of all: a part of the index is put before anything is looked up in it.
         fx.append(&mut self.later);
         self.dispatch(input, fx);
         self.fire_timers(fx);

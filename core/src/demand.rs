@@ -3,7 +3,7 @@
 use crate::catalogue::QueueId;
 use crate::core::{Core, Timer};
 use crate::effect::{Effect, Effects, Note};
-use crate::ids::{LaneId, LinkId};
+use crate::ids::{LaneId, LinkId, RecordNumber};
 use crate::limits::ADVERT_COALESCE;
 use crate::memory::Slot;
 use crate::mesh::Link;
@@ -77,16 +77,23 @@ impl Core {
             if !adverts.is_empty() {
                 let message = Message::Adverts(adverts);
                 // A generation is told only when the log has reserved it.
-                let after = Some(self.lane.ticket()).filter(|_| self.lane.has_riders());
-                if after.is_some() {
-                    self.lane.urge();
+                if self.lane.has_riders() {
+                    self.mesh.adverts_after = self.lane.urge();
                 }
+                let after = self.adverts_after();
                 fx.push(Effect::Send { link, message, after });
             }
             if !windows.is_empty() {
-                fx.push(Effect::Send { link, message: Message::Windows(windows), after: None });
+                let after = self.adverts_after();
+                fx.push(Effect::Send { link, message: Message::Windows(windows), after });
             }
         }
+    }
+
+    /// The commit that adverts wait for. Whatever is told of a demand afterwards waits for it, too,
+    /// so that nothing overtakes an advert.
+    fn adverts_after(&self) -> Option<RecordNumber> {
+        Some(self.mesh.adverts_after).filter(|n| !self.lane.is_committed(*n))
     }
 
     /// What a peer is to be told, compared with what it was told.
@@ -208,6 +215,9 @@ impl Core {
     /// A peer's object is kept from a demand by the rule that ends forwarding: the origin may
     /// grant a newer generation, if it could take that very object.
     pub(crate) fn on_refresh(&mut self, link: LinkId, refresh: Refresh, fx: &mut Effects) {
+        if !self.see_generation(refresh.generation.counter) {
+            return;
+        }
         if refresh.generation.lane != self.lane.id {
             return self.pass_refresh(link, refresh, fx);
         }

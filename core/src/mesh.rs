@@ -76,6 +76,8 @@ pub(crate) struct Mesh {
     /// Objects here in transit, by demand, with the era of the count.
     pub(crate) transit: BTreeMap<DemandKey, (u64, u64)>,
     pub(crate) transit_era: u64,
+    /// The record that the last adverts waited for.
+    pub(crate) adverts_after: RecordNumber,
     asks: BTreeMap<u64, (Asker, Mono)>,
     last_ask: u64,
 }

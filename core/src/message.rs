@@ -205,7 +205,7 @@ pub struct Window {
 pub struct Refresh {
     /// The demand.
     pub key: DemandKey,
-    /// The generation that is too old.
+    /// What is too old: neither the demand as told nor what the object follows is newer.
     pub generation: Generation,
     /// Processors that have handled the object that waits.
     pub handled: Vec<Name>,

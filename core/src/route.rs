@@ -39,6 +39,7 @@ use crate::message::{DemandKey, Refresh};
 use crate::object::{Chase, Generation, Object};
 use crate::subscriptions::{may_take, patterns_of};
 use crate::time::Span;
+use crate::transfer::REFUSED_PAUSE;
 
 /// A peer's demand for a queue, as one pass of choices sees it.
 #[derive(Clone, Debug)]
@@ -118,6 +119,9 @@ impl Core {
         let local_first = !self.queues.get(queue).groups.is_empty() && self.draining.is_none();
         let slots: Vec<Slot> = self.queues.get(queue).window.values().copied().collect();
         let mut batches = Batches::new();
+        if ways.iter().any(|w| w.paused) {
+            self.look_again(queue, REFUSED_PAUSE);
+        }
         for slot in slots {
             if !ways.iter().any(|w| w.open > 0 && w.has_room && !w.paused) {
                 break;
@@ -289,6 +293,9 @@ impl Core {
         fx: &mut Effects,
     ) {
         let delay = self.limits.redistribution_delay;
+        if candidates.iter().any(|c| c.refused == Refused::RefusedByPeer) {
+            self.look_again(queue, REFUSED_PAUSE);
+        }
         if candidates.iter().any(|c| c.refused == Refused::Damped) {
             self.look_again(queue, delay);
         }
@@ -297,7 +304,11 @@ impl Core {
             let kept =
                 may_follow(object.chase.as_ref(), way.generation, way.lane, self.limits.max_hops);
             if kept.is_err() {
-                let (key, generation) = (way.key.clone(), way.generation);
+                // What is asked for is newer than what the object follows, too: the origin may
+                // never have heard of that.
+                let chased = object.chase.as_ref().map_or(0, |c| c.generation.counter);
+                let counter = way.generation.counter.max(chased);
+                let (key, generation) = (way.key.clone(), Generation { counter, ..way.generation });
                 let refresh = Refresh { key, generation, handled: object.handled.clone() };
                 let link = way.link;
                 self.ask_refresh(link, refresh, fx);

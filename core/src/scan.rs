@@ -320,6 +320,7 @@ impl Core {
         self.unshelve(at, shelf);
         match shelf {
             Shelf::Ready(queue) => {
+                // The queue may have been empty for a moment, and offered to nobody.
                 self.shelve_ready(queue, to, place);
                 self.stir(queue);
             }

@@ -27,7 +27,7 @@ use crate::record::{Ending, Entry, TransferId};
 use crate::time::{Mono, Span, Wall};
 
 /// How long what a peer has refused is not offered to it again.
-const REFUSED_PAUSE: Span = Span::secs(1);
+pub(crate) const REFUSED_PAUSE: Span = Span::secs(1);
 
 /// An offer of this incarnation that is not decided.
 #[derive(Debug)]

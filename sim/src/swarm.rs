@@ -110,7 +110,7 @@ impl Swarm {
             pace: one_of(&mut rng, &[5_000, 50_000, 300_000]),
         };
         let mut swarm = Self { world: World::new(plan), rng, mood, pushed: Vec::new() };
-        swarm.world.check_every = 7;
+        swarm.world.check_every = if trace { 1 } else { 7 };
         swarm.build();
         swarm
     }
@@ -419,6 +419,7 @@ impl Swarm {
 
     /// One subscriber for everything somewhere, or everywhere if the nodes may be too far apart.
     fn converge(&mut self) -> Result<(), String> {
+        self.world.set_think(Span::millis(1));
         let nodes = self.world.nodes().len();
         let one = self.any_node();
         let everywhere = (self.world.plan_limits().max_hops as usize) < nodes || self.draw(3) == 0;

@@ -17,6 +17,8 @@ use crate::world::{Pushing, World};
 #[derive(Debug, Default)]
 pub struct Trace {
     on: bool,
+    /// Written to the standard error as it goes, so that a panic does not take it along.
+    aloud: bool,
     /// Objects' wire acks, adverts and bookkeeping too.
     text: String,
     /// An input whose line is written with its first consequence.
@@ -25,7 +27,8 @@ pub struct Trace {
 
 impl Trace {
     pub(crate) fn new(on: bool) -> Self {
-        Self { on, text: String::new(), waiting: None }
+        let aloud = on && std::env::var_os("DPC_ALOUD").is_some();
+        Self { on, aloud, text: String::new(), waiting: None }
     }
 
     pub(crate) fn is_on(&self) -> bool {
@@ -59,6 +62,9 @@ impl Trace {
     /// A consequence.
     pub(crate) fn effect(&mut self, line: Option<String>) {
         let Some(line) = line else { return };
+        if self.aloud {
+            eprintln!("{}", self.waiting.iter().chain([&line]).cloned().collect::<Vec<_>>().join(" > "));
+        }
         if let Some(input) = self.waiting.take() {
             self.text.push_str(&input);
             self.text.push('\n');

@@ -19,6 +19,11 @@ impl World {
         &self.plan.limits
     }
 
+    /// From now on clients need so long before they settle.
+    pub fn set_think(&mut self, think: dpc_core::Span) {
+        (self.plan.think, self.plan.think_spread) = (think, dpc_core::Span(1));
+    }
+
     /// Writes a line into the story.
     pub fn say(&mut self, what: &str) {
         self.trace.headline(self.now, what);
