@@ -144,13 +144,22 @@ impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.step)?;
         if let Some(chosen) = &self.chosen {
-            write!(f, " {chosen}")?;
+            let joint = match self.step {
+                Step::Receive | Step::Withdraw => "from",
+                Step::Return | Step::Duplicate | Step::Park => "by",
+                _ => "to",
+            };
+            write!(f, " {joint} {chosen}")?;
         }
         if let Some(generation) = &self.generation {
-            write!(f, " {generation}")?;
+            write!(f, " for {generation}")?;
         }
         for (i, candidate) in self.candidates.iter().enumerate() {
-            let lead = if i == 0 { " not" } else { "," };
+            let lead = match i {
+                0 if self.chosen.is_some() => ", not",
+                0 => ":",
+                _ => ",",
+            };
             write!(f, "{lead} {} ({})", candidate.who, candidate.refused)?;
         }
         Ok(())

@@ -272,7 +272,7 @@ impl fmt::Display for Message {
             Self::Refresh(r) => write!(f, "Refresh {} {}", r.key, r.generation),
             Self::Offer(offer) => write!(
                 f,
-                "Offer {} obj={} for {}",
+                "Offer {}: {} for {}",
                 offer.transfer,
                 Self::ids(&offer.objects),
                 offer.key
@@ -300,8 +300,12 @@ impl fmt::Display for Message {
 impl fmt::Display for Advert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.demand {
-            Some(d) => write!(f, "{} d{} {} w{}", self.key, d.distance, d.generation, d.window),
-            None => write!(f, "{} gone", self.key),
+            Some(d) => write!(
+                f,
+                "{} (distance {}, window {}, {})",
+                self.key, d.distance, d.window, d.generation
+            ),
+            None => write!(f, "{} (no more)", self.key),
         }
     }
 }

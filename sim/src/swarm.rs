@@ -427,7 +427,14 @@ impl Swarm {
             let (pattern, processor) = ("*".to_owned(), "closer".to_owned());
             let credit = one_of(&mut self.rng, &[1, 4, 64]) as u32;
             let mode = Mode::Finalise;
-            self.world.subscribe(Wish { node, pattern, processor, credit, mode, lease: Some(Span::secs(30)) });
+            self.world.subscribe(Wish {
+                node,
+                pattern,
+                processor,
+                credit,
+                mode,
+                lease: Some(Span::secs(30)),
+            });
         }
         for round in 0..3 {
             for second in 0..300 {

@@ -2,10 +2,11 @@
 //! domain, with simulated time. What has no consequence is left out.
 
 use bytes::Bytes;
+use dpc_core::decision::{Decision, Step};
 use dpc_core::effect::{Delivery, Note};
 use dpc_core::ids::{LinkId, RecordNumber};
 use dpc_core::input::{ListState, Operator, Settle, Verb, Which};
-use dpc_core::message::short_id;
+use dpc_core::message::{Message, short_id};
 use dpc_core::names::Name;
 use dpc_core::record::{Ending, Entry, How, Standing, entries};
 use dpc_core::time::Mono;
@@ -19,16 +20,56 @@ pub struct Trace {
     on: bool,
     /// Written to the standard error as it goes, so that a panic does not take it along.
     aloud: bool,
-    /// Objects' wire acks, adverts and bookkeeping too.
+    /// Only what a story needs: no handshakes, windows, bookkeeping, and nothing twice.
+    brief: bool,
     text: String,
     /// An input whose line is written with its first consequence.
     waiting: Option<String>,
+    /// What a script waits for: who, does what, in which words; and whether it has happened.
+    watch: Option<(String, &'static str, String, bool)>,
 }
 
 impl Trace {
     pub(crate) fn new(on: bool) -> Self {
         let aloud = on && std::env::var_os("DPC_ALOUD").is_some();
-        Self { on, aloud, text: String::new(), waiting: None }
+        Self { on, aloud, ..Self::default() }
+    }
+
+    /// Tells only what a story needs, from here on.
+    pub fn tell_story(&mut self) {
+        (self.on, self.brief) = (true, true);
+    }
+
+    /// Tells nothing from here on.
+    pub(crate) fn mute(&mut self) {
+        self.on = false;
+    }
+
+    /// A line of the script itself.
+    pub(crate) fn script(&mut self, line: &str) {
+        self.waiting = None;
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+
+    /// Watches for a message that a node gets or sends, or a record that it writes.
+    pub(crate) fn watch_for(&mut self, who: &str, how: &str, what: &str) -> Result<(), String> {
+        let known = ["gets", "sends", "writes"].into_iter().find(|k| *k == how);
+        let how = known.ok_or_else(|| format!("a node gets, sends or writes, but not {how}"))?;
+        self.watch = Some((who.to_owned(), how, what.to_owned(), false));
+        Ok(())
+    }
+
+    /// Something happens that may be watched for.
+    pub(crate) fn saw(&mut self, who: &Name, how: &str, what: &dyn Fn() -> String) {
+        if let Some((name, watched, words, seen)) = &mut self.watch {
+            *seen |= name == who.as_str() && *watched == how && tidy(&what()).contains(&*words);
+        }
+    }
+
+    /// Whether what was watched for has happened.
+    pub(crate) fn has_seen(&self) -> bool {
+        self.watch.as_ref().is_some_and(|(.., seen)| *seen)
     }
 
     pub(crate) fn is_on(&self) -> bool {
@@ -50,26 +91,41 @@ impl Trace {
     pub(crate) fn headline(&mut self, at: Mono, what: &str) {
         if self.on {
             self.waiting = None;
-            self.text.push_str(&format!("{at} == {what}\n"));
+            let line = if self.brief {
+                format!("{:>9} {what}\n", at.to_string())
+            } else {
+                format!("{at} == {what}\n")
+            };
+            self.text.push_str(&line);
         }
     }
 
     /// An input of a node; it is written with its first consequence.
     pub(crate) fn input(&mut self, at: Mono, line: String) {
-        self.waiting = Some(format!("{at} {}", tidy(&line)));
+        let line = tidy(&line);
+        self.waiting = Some(if self.brief {
+            format!("{:>9} {line}", at.to_string())
+        } else {
+            format!("{at} {line}")
+        });
     }
 
     /// A consequence.
     pub(crate) fn effect(&mut self, line: Option<String>) {
         let Some(line) = line else { return };
         if self.aloud {
-            eprintln!("{}", self.waiting.iter().chain([&line]).cloned().collect::<Vec<_>>().join(" > "));
+            eprintln!(
+                "{}",
+                self.waiting.iter().chain([&line]).cloned().collect::<Vec<_>>().join(" > ")
+            );
         }
         if let Some(input) = self.waiting.take() {
             self.text.push_str(&input);
             self.text.push('\n');
         }
-        self.text.push_str(&format!("         > {}\n", tidy(&line)));
+        let lead = if self.brief { "            > " } else { "         > " };
+        let line = tidy(&line).replace('\n', "\n              ");
+        self.text.push_str(&format!("{lead}{line}\n"));
     }
 }
 
@@ -141,6 +197,9 @@ impl World {
             }
             _ => String::new(),
         };
+        if self.trace.brief && self.is_noise(node, effect) {
+            return None;
+        }
         Some(match effect {
             Effect::Reply { answer, after, .. } => {
                 format!("answer{}: {}", waits(after), answer_text(answer)?)
@@ -168,10 +227,27 @@ impl World {
     pub(crate) fn released_line(&self, _node: usize, effect: &Effect) -> Option<String> {
         match effect {
             Effect::Reply { answer, .. } => Some(format!("answer: {}", answer_text(answer)?)),
+            Effect::Send { message, .. } if self.trace.brief && is_chatter(message) => None,
             Effect::Send { link, message, .. } => {
                 Some(format!("to {}: {message}", self.peer_of(_node, *link)))
             }
             _ => None,
+        }
+    }
+
+    /// What a story leaves out: what waits is told when it goes out, and what keeps links and
+    /// windows going says nothing of any object.
+    fn is_noise(&self, node: usize, effect: &Effect) -> bool {
+        let committed = self.nodes[node].life.as_ref().map(|l| l.committed);
+        match effect {
+            Effect::Reply { after, .. } | Effect::Send { after, .. } if *after > committed => true,
+            Effect::Send { message, .. } => is_chatter(message),
+            Effect::Load(_)
+            | Effect::LookUp { .. }
+            | Effect::IndexPart(_)
+            | Effect::Truncate { .. }
+            | Effect::Note(Note::LinkReady(..)) => true,
+            _ => false,
         }
     }
 
@@ -216,13 +292,23 @@ impl World {
     }
 
     /// What a record on its way to the disk says.
-    #[expect(clippy::unused_self, reason = "the same shape as its neighbours")]
     pub(crate) fn record_line(&self, number: RecordNumber, bytes: &Bytes) -> Option<String> {
         let (_, entries) = entries(bytes).expect("it was just sealed");
-        let texts: Vec<String> = entries.iter().filter_map(|(_, e)| entry_text(e)).collect();
+        let told = entries.iter().filter(|(_, e)| match e {
+            Entry::Decision { decision, .. } => !self.trace.brief || is_telling(decision),
+            _ => true,
+        });
+        let texts: Vec<String> = told.filter_map(|(_, e)| entry_text(e)).collect();
+        if self.trace.brief && texts.is_empty() {
+            return None;
+        }
         let what = if texts.is_empty() { "bookkeeping".into() } else { texts.join("; ") };
         Some(format!("write #{number}: {what}"))
     }
+}
+
+fn is_chatter(message: &Message) -> bool {
+    matches!(message, Message::Hello(_) | Message::Windows(_) | Message::Forget { .. })
 }
 
 fn delivery_text(d: &Delivery) -> String {
@@ -251,8 +337,15 @@ fn answer_text(answer: &Answer) -> Option<String> {
                 views.iter().map(|v| format!("{} {}", short_id(&v.id), v.state.as_str())).collect();
             format!("listed: {}", each.join(", "))
         }
+        Answer::Done(1) => "done".into(),
         other => other.to_string(),
     })
+}
+
+/// A decision that says more than what happens besides: who did not get the object, and why.
+fn is_telling(decision: &Decision) -> bool {
+    let told = [Step::Deliver, Step::Offer, Step::Receive, Step::Move, Step::Redrive];
+    !decision.candidates.is_empty() || !told.contains(&decision.step)
 }
 
 fn entry_text(entry: &Entry) -> Option<String> {
@@ -284,7 +377,7 @@ fn entry_text(entry: &Entry) -> Option<String> {
         }),
         Entry::Moved { transfer, receiver, .. } => Some(format!("{transfer} is {receiver}'s")),
         Entry::Taken { transfer, .. } => Some(format!("{transfer} was taken")),
-        Entry::Released { transfer } => Some(format!("{transfer} is ours")),
+        Entry::Released { transfer } => Some(format!("{transfer} is ours and ready")),
         Entry::Aborted { transfer } => Some(format!("{transfer} came to nothing")),
         Entry::Begun(locs) => Some(format!("{} begun", locs.len())),
         Entry::Duplicate { id, .. } => Some(format!("duplicate {} kept out", short_id(id))),

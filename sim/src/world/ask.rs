@@ -62,6 +62,34 @@ impl World {
         }
     }
 
+    /// A client at a node settles the object that it holds; nothing if nobody there holds it.
+    pub fn act_on(&mut self, node: usize, id: ObjectId, mode: Mode) -> Option<()> {
+        let held = self.clients.iter().enumerate().filter(|(_, c)| c.node == node);
+        let (client, lease) = held
+            .flat_map(|(i, c)| c.hand.iter().map(move |(lease, d)| (i, *lease, d)))
+            .find_map(|(i, lease, d)| (d.object.id == id).then_some((i, lease)))?;
+        self.act(client, lease, mode);
+        Some(())
+    }
+
+    /// The checks at the end of a story: the books of every running node balance, and a core
+    /// recovered from its log equals it.
+    pub fn end_of_story(&mut self) -> Result<(), String> {
+        self.trace.mute();
+        self.run_for(dpc_core::Span::secs(3));
+        for node in (0..self.nodes.len()).filter(|n| self.nodes[*n].is_up()).collect::<Vec<_>>() {
+            self.answers.clear();
+            self.operate(node, Operator::Types);
+            let lane = self.nodes[node].lane;
+            match self.answers.pop() {
+                Some(Answer::Types(types)) => self.checks.check_books(lane, &types),
+                _ => return Err(format!("{} did not answer for its types", lane.short())),
+            }
+            self.compare_with_recovered(node)?;
+        }
+        self.broken().map_or(Ok(()), |what| Err(what.to_owned()))
+    }
+
     /// Why an object has not come to its end, in the words of the node that has it.
     pub fn explain_stuck(&mut self, lane: LaneId, id: ObjectId) -> String {
         let node = self.node_of(lane).expect("every lane has its node");

@@ -106,6 +106,8 @@ impl World {
             life.store.append(life.epoch, record.number, record.bytes.clone(), Box::new(said));
             if self.trace.is_on() {
                 let line = self.record_line(record.number, &record.bytes);
+                let text = line.clone().unwrap_or_default();
+                self.trace.saw(&self.nodes[node].name, "writes", &|| text.clone());
                 self.trace.effect(line);
             }
         }

@@ -99,6 +99,7 @@ impl World {
     /// A node says something over a link.
     pub(crate) fn send(&mut self, node: usize, link: LinkId, message: Message) {
         self.count_message(&message);
+        self.trace.saw(&self.nodes[node].name, "sends", &|| message.to_string());
         let life = self.nodes[node].life.as_ref().expect("it has just spoken");
         let Some((wire, side)) = life.links.get(&link).copied() else { return };
         self.put(wire, link, side, Arrival::Message(message));
@@ -128,6 +129,7 @@ impl World {
         let (link, node) = (conn.links[side], self.wires[wire].ends[side]);
         match what {
             Arrival::Message(message) => {
+                self.trace.saw(&self.nodes[node].name, "gets", &|| message.to_string());
                 if self.trace.is_on() {
                     let from = self.name(self.wires[wire].ends[1 - side]);
                     let line = format!("{} < {from}: {message}", self.name(node));

@@ -1,0 +1,52 @@
+//! Scenarios as snapshots: `scenarios/NAME.scn` is told, and its trace is `snapshots/NAME.snap`.
+//! A change of a trace is reviewed like code: every changed line must be explained.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
+}
+
+fn names(of: &str, ending: &str) -> BTreeSet<String> {
+    let files = std::fs::read_dir(folder(of)).expect("the folder is there");
+    files
+        .filter_map(|f| f.expect("it can be read").file_name().into_string().ok())
+        .filter_map(|f| f.strip_suffix(ending).map(str::to_owned))
+        .collect()
+}
+
+#[test]
+fn every_scenario_is_told_as_its_snapshot_says() {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(folder("snapshots"));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    let only = std::env::var("DPC_SCENARIO").ok();
+    let mut wrong = Vec::new();
+    for name in names("scenarios", ".scn") {
+        if only.as_ref().is_some_and(|only| *only != name) {
+            continue;
+        }
+        let path = folder("scenarios").join(format!("{name}.scn"));
+        let script = std::fs::read_to_string(&path).expect("it can be read");
+        match sim::script::tell(&script) {
+            Ok(trace) => {
+                let same = catch_unwind(AssertUnwindSafe(|| {
+                    settings.bind(|| insta::assert_snapshot!(name.as_str(), trace));
+                }));
+                if same.is_err() {
+                    wrong.push(format!("{name}: its trace has changed"));
+                }
+            }
+            Err(error) => wrong.push(format!("{name}.scn, {error}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_snapshot_has_its_scenario() {
+    assert_eq!(names("snapshots", ".snap"), names("scenarios", ".scn"));
+}
