@@ -98,13 +98,31 @@ pub fn limits(config: &Config) -> Limits {
         headers: given.headers,
         headers_bytes: given.headers_bytes.0,
         header_key_bytes: u32::try_from(given.header_key.0).unwrap_or(u32::MAX),
-        horizon: span(given.delay_max),
+        horizon: span(given.horizon),
         transaction_items: given.transaction_items,
         transaction_bytes: given.transaction_bytes.0,
         subscriptions: given.subscriptions,
+        sessions: given.sessions,
         types: given.types,
+        leases: given.leases,
         window_bytes: given.window_bytes.0,
+        leased_bytes: given.leased_bytes.0,
+        uncommitted_bytes: given.uncommitted_bytes.0,
+        transit: given.transit,
+        // Sizes of work that say nothing to an operator; simulations make them small.
         ..Limits::default()
+    }
+}
+
+/// The edges' bounds as configured.
+fn bounds(config: &Config) -> Bounds {
+    let given = &config.limits;
+    Bounds {
+        connections: given.connections,
+        credit_default: given.credit_default,
+        keepalive: given.keepalive.0,
+        keepalive_timeout: given.keepalive_timeout.0,
+        follow: given.follow_timeout.0,
     }
 }
 
@@ -113,7 +131,8 @@ fn percent(fraction: f64) -> u32 {
     (fraction.clamp(0.0, 1.0) * 100.0).round() as u32
 }
 
-fn setup(config: &Config, lane: LaneId) -> Result<Setup, NodeError> {
+/// The node's setup as configured.
+pub(crate) fn setup(config: &Config, lane: LaneId) -> Result<Setup, NodeError> {
     let host = gethostname::gethostname().to_string_lossy().into_owned();
     let name = config.node_name_or_host(&host, &lane.to_string());
     let name = Name::new("node_name", name.as_str())
@@ -123,13 +142,7 @@ fn setup(config: &Config, lane: LaneId) -> Result<Setup, NodeError> {
         lane,
         limits: limits(config),
         peers: config.peer.iter().map(|peer| peer.addr.to_string()).collect(),
-        bounds: Bounds {
-            connections: config.limits.connections,
-            credit_default: config.limits.credit_default,
-            keepalive: config.limits.keepalive.0,
-            keepalive_timeout: config.limits.keepalive_timeout.0,
-            follow: config.limits.follow_timeout.0,
-        },
+        bounds: bounds(config),
         store: "embedded",
         durability: v1::Durability::Synced,
         disk_reserve: config.limits.disk_reserve.0,

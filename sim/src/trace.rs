@@ -223,13 +223,12 @@ impl World {
     }
 
     /// An effect that was held and goes out now: it was told when it was held.
-    #[expect(clippy::unused_self, reason = "the same shape as its neighbours")]
-    pub(crate) fn released_line(&self, _node: usize, effect: &Effect) -> Option<String> {
+    pub(crate) fn released_line(&self, node: usize, effect: &Effect) -> Option<String> {
         match effect {
             Effect::Reply { answer, .. } => Some(format!("answer: {}", answer_text(answer)?)),
             Effect::Send { message, .. } if self.trace.brief && is_chatter(message) => None,
             Effect::Send { link, message, .. } => {
-                Some(format!("to {}: {message}", self.peer_of(_node, *link)))
+                Some(format!("to {}: {message}", self.peer_of(node, *link)))
             }
             _ => None,
         }

@@ -27,11 +27,13 @@ const DOMAIN: &str = "dpc.v1";
 pub(crate) struct NodeArgs {
     /// The client ports of the nodes to ask, tried in order.
     #[arg(
+        id = "asked_node",
         long = "node",
         env = "DPC_NODE",
         value_name = "ADDR[,ADDR...]",
         value_delimiter = ',',
-        default_value = "127.0.0.1:50051"
+        default_value = "127.0.0.1:50051",
+        global = true
     )]
     pub(crate) nodes: Vec<Address>,
 }

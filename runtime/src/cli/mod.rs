@@ -19,7 +19,9 @@ mod times;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use commands::{config, demo, node, object, parked, push, serve, settle, sub, subscribe, types};
 use exit::Exit;
@@ -43,8 +45,52 @@ struct Cli {
     /// The form of results: text for eyes, json for scripts.
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "text", global = true)]
     output: Format,
+    /// Whom to ask; each verb that asks a node sees it too, wherever it stands.
+    #[command(flatten)]
+    node: connect::NodeArgs,
     #[command(subcommand)]
     command: Command,
+}
+
+/// The verbs that ask no node: `--node` there is a mistake about what they do.
+const ASKS_NOBODY: [&str; 4] = ["serve", "demo", "config", "completion"];
+
+impl Cli {
+    /// The definition. `--node` is not offered by the verbs that ask no node.
+    fn definition() -> clap::Command {
+        ASKS_NOBODY
+            .iter()
+            .fold(Self::command(), |cli, name| cli.mut_subcommand(name, |verb| hide_node(verb)))
+    }
+
+    /// Reads a command line.
+    fn read<T: Into<OsString> + Clone>(
+        arguments: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        let mut definition = Self::definition();
+        let matches = definition.try_get_matches_from_mut(arguments)?;
+        if let Some((name, verb)) = matches.subcommand()
+            && ASKS_NOBODY.contains(&name)
+            && given(verb, "asked_node")
+        {
+            let text = format!("`dpc {name}` asks no node, so --node has no meaning there");
+            return Err(definition.error(ErrorKind::ArgumentConflict, text));
+        }
+        Self::from_arg_matches(&matches)
+    }
+}
+
+/// Puts a hidden `--node` into a verb, in place of the one that all verbs share.
+fn hide_node(verb: clap::Command) -> clap::Command {
+    let verb = connect::NodeArgs::augment_args(verb).mut_arg("asked_node", |node| node.hide(true));
+    let nouns: Vec<String> = verb.get_subcommands().map(|v| v.get_name().to_owned()).collect();
+    nouns.iter().fold(verb, |verb, name| verb.mut_subcommand(name, hide_node))
+}
+
+/// True if the argument stands on the command line, before a verb or behind it.
+fn given(matches: &clap::ArgMatches, id: &str) -> bool {
+    matches.value_source(id) == Some(ValueSource::CommandLine)
+        || matches.subcommand().is_some_and(|(_, verb)| given(verb, id))
 }
 
 #[derive(Debug, Subcommand)]
@@ -127,7 +173,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> Exit {
-    let cli = match Cli::try_parse_from(&arguments) {
+    let cli = match Cli::read(&arguments) {
         Ok(cli) => cli,
         Err(error) => return misused(&error, &arguments),
     };
@@ -201,7 +247,7 @@ fn complete(shell: Shell, output: &mut Output) -> Result<Exit, Failure> {
         Shell::Fish => clap_complete::Shell::Fish,
     };
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "dpc", &mut script);
+    clap_complete::generate(shell, &mut Cli::definition(), "dpc", &mut script);
     output.raw(&script)?;
     Ok(Exit::Done)
 }

@@ -29,12 +29,6 @@ fn check_relations(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
     let payload = ("limits.payload", limits.payload);
     let transaction = ("limits.transaction_bytes", limits.transaction_bytes);
     relate(loaded, errors, "at most", payload, transaction, |a, b| a <= b);
-    // An owner has to stop delivering before others may take its lane.
-    let fence = ("limits.self_fence_after", limits.self_fence_after);
-    let dead = ("limits.dead_after", limits.dead_after);
-    relate(loaded, errors, "less than", fence, dead, |a, b| a < b);
-    let beat = ("limits.heartbeat", limits.heartbeat);
-    relate(loaded, errors, "less than", beat, fence, |a, b| a < b);
 }
 
 fn relate<T: Display>(

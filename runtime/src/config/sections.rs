@@ -105,27 +105,20 @@ section! {
         "limits.headers_bytes" headers_bytes: Size = Size::kib(16), Kind::Size(Size(0), Size::kib(256));
         /// The longest header key.
         "limits.header_key" header_key: Size = Size(128), Kind::Size(Size(1), Size::kib(1));
-        /// The longest type name.
-        "limits.type_length" type_length: Size = Size(255), Kind::Size(Size(1), Size::kib(1));
-        /// The longest processor name.
-        "limits.name_length" name_length: Size = Size(64), Kind::Size(Size(1), Size(64));
-        /// The longest delay of an object.
-        "limits.delay_max" delay_max: Period = Period::days(365),
-            Kind::Period(Period::secs(1), Period::days(3_650));
-        /// The farthest expiry of an object.
-        "limits.expiry_max" expiry_max: Period = Period::days(365),
+        /// How far ahead the delay or the expiry of an object may lie.
+        "limits.horizon" horizon: Period = Period::days(365),
             Kind::Period(Period::secs(1), Period::days(3_650));
         /// The most items of a transaction, emits included.
         "limits.transaction_items" transaction_items: u32 = 1_000, Kind::Count(1, 10_000);
         /// The most bytes of a transaction.
         "limits.transaction_bytes" transaction_bytes: Size = Size::mib(4),
             Kind::Size(Size::kib(1), Size::mib(6));
-        /// The most objects of one unary take.
-        "limits.take" take: u32 = 100, Kind::Count(1, 1_000);
-        /// The most processor names an object remembers as having handled its version.
-        "limits.handled_by" handled_by: u32 = 16, Kind::Count(1, 16);
         /// The most subscriptions of a node.
         "limits.subscriptions" subscriptions: u32 = 10_000, Kind::Count(1, 1_000_000);
+        /// The most sessions of a node: open subscription streams and unary takes.
+        "limits.sessions" sessions: u32 = 4_096, Kind::Count(1, 65_536);
+        /// The most unsettled deliveries of a node.
+        "limits.leases" leases: u32 = 1_000_000, Kind::Count(1, 10_000_000);
         /// The most open connections of a node.
         "limits.connections" connections: u32 = 4_096, Kind::Count(1, 65_536);
         /// The most types a node counts apart.
@@ -146,28 +139,23 @@ section! {
         /// How long that sign of life may take.
         "limits.keepalive_timeout" keepalive_timeout: Period = Period::secs(10),
             Kind::Period(Period::millis(100), Period::hours(1));
-        /// How often an owner of a lane in a shared store writes its heartbeat.
-        "limits.heartbeat" heartbeat: Period = Period::secs(1),
-            Kind::Period(Period::millis(10), Period::mins(1));
-        /// How long a heartbeat may stand still before its node is declared dead.
-        "limits.dead_after" dead_after: Period = Period::secs(10),
-            Kind::Period(Period::millis(100), Period::hours(1));
-        /// How long a node without a successful write goes on delivering.
-        "limits.self_fence_after" self_fence_after: Period = Period::secs(8),
-            Kind::Period(Period::millis(100), Period::hours(1));
         /// Memory for ready objects; what does not fit waits on disk.
         "limits.window_bytes" window_bytes: Size = Size::mib(64),
             Kind::Size(Size::mib(8), Size(1 << 40));
+        /// Memory for leased objects; beyond it deliveries wait for settles.
+        "limits.leased_bytes" leased_bytes: Size = Size::mib(128),
+            Kind::Size(Size::mib(8), Size(1 << 40));
+        /// Memory for what waits to be written; beyond it pushes are refused.
+        "limits.uncommitted_bytes" uncommitted_bytes: Size = Size::mib(64),
+            Kind::Size(Size::mib(8), Size(1 << 40));
+        /// The most objects under way to one peer for one of its demands.
+        "limits.transit" transit: u32 = 1_024, Kind::Count(1, 65_536);
     }
 }
 
 section! {
-    /// How long ended objects and copies are kept.
+    /// How long parked objects and copies are kept; what has ended is in the history.
     Retention {
-        /// How long a finalised or discarded object answers queries.
-        #[serde(rename = "final")]
-        "retention.final" ended: Period = Period::hours(24),
-            Kind::Period(Period::ZERO, Period::days(3_650));
         /// How long a parked object is kept; for ever if not set.
         #[serde(skip_serializing_if = "Option::is_none")]
         "retention.parked" parked: Option<Period> = None,
@@ -186,7 +174,7 @@ section! {
     History {
         /// The most bytes on disk.
         "history.bytes" bytes: Size = Size::gib(2), Kind::Size(Size::mib(1), Size(1 << 44));
-        /// How long an entry is kept.
+        /// How long an entry is kept: ended objects and decisions answer queries for that long.
         "history.time" time: Period = Period::hours(24),
             Kind::Period(Period::secs(1), Period::days(3_650));
         /// How far it may lag behind the log before it keeps counts only.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use tempfile::NamedTempFile;
 
+use super::keys::{Key, Kind};
 use super::*;
 
 fn file(text: &str) -> NamedTempFile {
@@ -36,35 +37,36 @@ fn nothing_is_a_lonely_node_with_the_promised_defaults() {
     assert_eq!(config.data_dir, PathBuf::from("./dpc-data"));
     assert_eq!(config.limits.lease_default, Period::secs(30));
     assert_eq!(config.limits.window_bytes, Size::mib(64));
-    assert_eq!(config.retention.ended, Period::hours(24));
+    assert_eq!(config.history.time, Period::hours(24));
     assert_eq!(config.retention.parked, None);
     assert!(config.peer.is_empty());
 }
 
 #[test]
 fn each_layer_wins_over_the_ones_below() {
-    let toml = file("[limits]\nmax_hops = 1\nheaders = 1\ntake = 1\nlease_max = \"2h\"\n");
+    let toml =
+        file("[limits]\nmax_hops = 1\nheaders = 1\nidempotency_ids = 1\nlease_max = \"2h\"\n");
     let mut sources = Sources {
         file: Some(toml.path().to_owned()),
         environment: environment(&[
             ("DPC__LIMITS__HEADERS", "2"),
-            ("DPC__LIMITS__TAKE", "2"),
+            ("DPC__LIMITS__IDEMPOTENCY_IDS", "2"),
             ("DPC__NODE_NAME", "env"),
             ("DPC_NODE", "not configuration"),
         ]),
-        ..set(&["limits.take=3", "node_name=set"])
+        ..set(&["limits.idempotency_ids=3", "node_name=set"])
     };
     sources.flags =
         vec![FlagValue { flag: "--node-name", key: "node_name", value: "flag".to_owned() }];
     let loaded = sources.load().expect("loads");
     let limits = &loaded.config.limits;
-    assert_eq!((limits.max_hops, limits.headers, limits.take), (1, 2, 3));
+    assert_eq!((limits.max_hops, limits.headers, limits.idempotency_ids), (1, 2, 3));
     assert_eq!(limits.lease_max, Period::hours(2));
     assert_eq!(loaded.config.node_name.as_ref().map(NodeName::as_str), Some("flag"));
     let origin = |key| loaded.origin(key).to_string();
     assert_eq!(origin("limits.max_hops"), format!("{}:2", toml.path().display()));
     assert_eq!(origin("limits.headers"), "environment DPC__LIMITS__HEADERS");
-    assert_eq!(origin("limits.take"), "--set");
+    assert_eq!(origin("limits.idempotency_ids"), "--set");
     assert_eq!(origin("node_name"), "--node-name");
     assert_eq!(origin("limits.lease_min"), "default");
 }
@@ -158,10 +160,6 @@ fn bad_values_name_key_value_and_what_is_accepted() {
         (
             "limits.lease_min=2m",
             "limits.lease_min: 2m (--set) must be at most limits.lease_default, which is 30s (default)",
-        ),
-        (
-            "limits.self_fence_after=10s",
-            "must be less than limits.dead_after, which is 10s (default)",
         ),
         (
             "listen.nodes=0.0.0.0:40051",
@@ -271,4 +269,46 @@ fn shown_keys_are_numbers_where_people_write_units() {
     ] {
         assert!(lines.iter().any(|line| line == expected), "{expected} in {lines:#?}");
     }
+}
+
+/// Another value that the key accepts, however it relates to other keys.
+fn another(key: &Key, value: &toml::Value) -> toml::Value {
+    let candidates = match key.kind {
+        Kind::Count(min, max) => vec![min.to_string(), max.to_string()],
+        Kind::Fraction(min, max) => vec![min.to_string(), max.to_string()],
+        Kind::Period(min, max) => vec![min.to_string(), max.to_string()],
+        Kind::Size(min, max) => vec![min.to_string(), max.to_string()],
+        other => panic!("{}: no other value is known of {other:?}", key.name),
+    };
+    let read = candidates.iter().map(|text| key.kind.read_text(text).expect("a bound is accepted"));
+    read.into_iter().find(|other| other != value).expect("a key with one value is no key")
+}
+
+#[test]
+fn every_limit_reaches_exactly_one_bound_of_the_node() {
+    let built = |config: &Config| {
+        let lane = dpc_core::ids::LaneId([1; 16]);
+        let setup = crate::embedded::setup(config, lane).expect("a valid configuration");
+        let all = format!("{:#?}\n{:#?}\n{}", setup.limits, setup.bounds, setup.disk_reserve);
+        all.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut config = Config::default();
+    config.node_name = Some("a".parse().expect("a name"));
+    let before = built(&config);
+    let mut reached = std::collections::BTreeMap::new();
+    for key in keys::keys().filter(|key| key.name.starts_with("limits.")) {
+        let mut table = keys::table_of(&config);
+        let name = key.name.trim_start_matches("limits.");
+        let value = &mut table["limits"][name];
+        *value = another(key, value);
+        let after = built(&table.try_into().expect("a configuration"));
+        // The values of spans stand in lines of their own, so a changed line names its place.
+        let changed: Vec<_> =
+            (0..before.len()).filter(|&line| before[line] != after[line]).collect();
+        assert_eq!((before.len(), changed.len()), (after.len(), 1), "{}: {changed:?}", key.name);
+        if let Some(other) = reached.insert(changed[0], key.name) {
+            panic!("{other} and {} reach the same bound", key.name);
+        }
+    }
+    assert!(reached.len() > 35, "{}", reached.len());
 }

@@ -36,7 +36,7 @@ pub(crate) enum NodeCommand {
 #[derive(Debug, clap::Args)]
 pub(crate) struct AskArgs {
     #[command(flatten)]
-    node: NodeArgs,
+    pub(crate) node: NodeArgs,
 }
 
 /// Drains a node.
@@ -46,7 +46,7 @@ pub(crate) struct DrainArgs {
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
-    node: NodeArgs,
+    pub(crate) node: NodeArgs,
 }
 
 /// Gives up a node.
@@ -62,7 +62,7 @@ pub(crate) struct ForgetArgs {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    node: NodeArgs,
+    pub(crate) node: NodeArgs,
 }
 
 #[derive(Serialize)]

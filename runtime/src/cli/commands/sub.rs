@@ -18,7 +18,7 @@ pub(crate) struct LsArgs {
     #[arg(long = "type", value_name = "TYPE")]
     object_type: Option<String>,
     #[command(flatten)]
-    node: NodeArgs,
+    pub(crate) node: NodeArgs,
 }
 
 #[derive(Serialize)]

@@ -1,19 +1,17 @@
 //! The shape of the command line: every verb parses as documented and says how it is used.
 
-use clap::{CommandFactory, Parser};
-
 use crate::cli::*;
 
 const ID: &str = "0192f0c1-7a5e-7cc3-98a4-3f1c2d3e4f50";
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     let words = line.split_whitespace().map(|word| word.replace("ID", ID));
-    Cli::try_parse_from(words)
+    Cli::read(words)
 }
 
 #[test]
 fn the_definition_is_consistent() {
-    Cli::command().debug_assert();
+    Cli::definition().debug_assert();
 }
 
 #[test]
@@ -98,6 +96,10 @@ fn wrong_usage_is_refused() {
         "dpc parked discard --type t --all",
         "dpc node ls --node nowhere",
         "dpc serve --node a:1",
+        "dpc --node a:1 serve",
+        "dpc --node a:1 config show",
+        "dpc config show --node a:1",
+        "dpc demo --node a:1",
         "dpc completion powershell",
         "dpc object get ID -o yaml",
         "dpc bench",
@@ -107,6 +109,50 @@ fn wrong_usage_is_refused() {
     for line in lines {
         let error = parse(line).map(|_| ()).expect_err(line);
         assert_eq!(error.exit_code(), 2, "{line}");
+    }
+}
+
+#[test]
+fn whom_to_ask_and_the_form_may_stand_before_the_verb_or_behind_it() {
+    let nodes = |line: &str| match parse(line).unwrap_or_else(|e| panic!("{line}: {e}")) {
+        Cli { command: Command::Push(args), output: Format::Json, .. } => args.node.nodes,
+        Cli { command: Command::Sub(args), output: Format::Json, .. } => match args.command {
+            Some(SubCommand::Ls(args)) => args.node.nodes,
+            None => args.subscribe.node.nodes,
+        },
+        Cli {
+            command: Command::Node(node::NodeCommand::Ls(args)), output: Format::Json, ..
+        } => args.node.nodes,
+        other => panic!("{line}: {other:?}"),
+    };
+    let lines = [
+        "dpc --node a:1,b:2 -o json push t",
+        "dpc push t --node a:1,b:2 -o json",
+        "dpc -o json push --node a:1,b:2 t",
+        "dpc --node a:1,b:2 sub t -o json",
+        "dpc --node a:1,b:2 -o json sub ls",
+        "dpc sub ls --node a:1,b:2 -o json",
+        "dpc -o json node --node a:1,b:2 ls",
+        "dpc --node a:1,b:2 node -o json ls",
+    ];
+    for line in lines {
+        let asked: Vec<_> = nodes(line).iter().map(ToString::to_string).collect();
+        assert_eq!(asked, ["a:1", "b:2"], "{line}");
+    }
+}
+
+#[test]
+fn only_verbs_that_ask_a_node_offer_it() {
+    for (line, offered) in [
+        ("dpc --help", true),
+        ("dpc push --help", true),
+        ("dpc object get --help", true),
+        ("dpc serve --help", false),
+        ("dpc config show --help", false),
+    ] {
+        let help = parse(line).map(|_| ()).expect_err("prints help").to_string();
+        assert_eq!(help.contains("--node <ADDR"), offered, "{line}: {help}");
+        assert!(help.contains("--output"), "{line}: {help}");
     }
 }
 
@@ -140,7 +186,7 @@ fn every_verb_has_an_example_that_parses() {
         }
     }
     let mut examples = Vec::new();
-    visit(&Cli::command(), "dpc", &mut examples);
+    visit(&Cli::definition(), "dpc", &mut examples);
     assert!(examples.len() > 25, "{}", examples.len());
     for example in examples {
         // The shell would take away the quotes and the redirection.
