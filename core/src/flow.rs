@@ -34,20 +34,36 @@ impl Core {
 
     /// An object whose last entry is durable goes on: into its queue, or to wait for its time.
     pub(crate) fn flow(&mut self, slot: Slot) {
-        let live = self.memory.get(slot);
-        let id = live.object.id;
-        if let Some(expires) = live.object.expires_at {
-            self.expiring.insert((expires, id));
-            self.look_at_wall(expires);
-        }
+        self.watch_expiry(slot);
         match self.memory.get(slot).object.not_before {
             Some(at) if at > self.now.wall => self.delay(slot, at),
             _ => self.make_ready(slot),
         }
     }
 
+    fn watch_expiry(&mut self, slot: Slot) {
+        let object = self.object(slot);
+        if let (Some(expires), id) = (object.expires_at, object.id) {
+            self.expiring.insert((expires, id));
+            self.look_at_wall(expires);
+        }
+    }
+
+    fn is_expired(&self, slot: Slot) -> bool {
+        let expires = self.object(slot).expires_at;
+        self.clock_is_trusted() && expires.is_some_and(|at| at <= self.now.wall)
+    }
+
     /// Puts an object into its queue: at its place in memory if there is room, else on its shelf.
     pub(crate) fn make_ready(&mut self, slot: Slot) {
+        if self.is_expired(slot) {
+            // It came back too late for anybody.
+            self.end_transit(slot);
+            let mut fx = Effects::new();
+            self.park(slot, "expired".into(), &mut fx);
+            return self.later.append(&mut fx);
+        }
+        self.watch_expiry(slot);
         let live = self.memory.get(slot);
         let (queue, place, weight) = (live.queue, live.place, live.object.weight());
         let q = self.queues.get(queue);
