@@ -142,19 +142,17 @@ impl Core {
 
     fn explain_waiting(&self, view: &mut View, queue: QueueId) {
         let candidates = self.why_waiting(queue);
+        let (node, ty) = (&self.name, &self.queues.ty(self.queues.get(queue).ty).name);
         view.waits_for = what_waits(&candidates);
         view.text = match view.waits_for {
             WaitsFor::Credit => format!(
-                "Ready at {}. It waits for credit: everybody who wants its type is busy. A settled delivery, more credit, or another subscriber would move it.",
-                self.name
+                "Ready at {node}. It waits for credit: everybody who wants {ty} is busy. A settled delivery, more credit, or another subscriber would move it."
             ),
             WaitsFor::Peer => format!(
-                "Ready at {}. It waits for a peer: demand elsewhere cannot have it this moment.",
-                self.name
+                "Ready at {node}. It waits for a peer: demand for {ty} elsewhere cannot have it this moment."
             ),
             _ => format!(
-                "Ready at {}. It waits for demand: nobody that {} can reach wants its type now. A subscription to it, here or on a linked node, would move it.",
-                self.name, self.name
+                "Ready at {node}. It waits for demand: nobody that {node} can reach wants {ty} now. A subscription to it, here or on a linked node, would move it."
             ),
         };
         for candidate in &candidates {
