@@ -152,6 +152,10 @@ impl Core {
                 "Ready at {}. It waits for a peer: demand elsewhere cannot have it this moment.",
                 self.name
             ),
+            _ if handled_by_all(&candidates) => format!(
+                "Ready at {}. It waits for another processor: everybody who wants its type has handled this version. A subscription under a new processor name would move it.",
+                self.name
+            ),
             _ => format!(
                 "Ready at {}. It waits for demand: nobody that {} can reach wants its type now. A subscription to it, here or on a linked node, would move it.",
                 self.name, self.name
@@ -231,12 +235,18 @@ fn what_waits(candidates: &[Candidate]) -> WaitsFor {
         Refused::OlderDemand,
         Refused::MaxHops,
         Refused::Damped,
+        Refused::AskedBefore,
         Refused::Draining,
     ]) {
         WaitsFor::Peer
     } else {
         WaitsFor::Demand
     }
+}
+
+/// Whether its type is wanted, but only by processors that have handled the object.
+fn handled_by_all(candidates: &[Candidate]) -> bool {
+    candidates.iter().any(|c| c.refused == Refused::Handled)
 }
 
 fn pairs(candidates: &[Candidate]) -> Vec<(String, String)> {
