@@ -312,8 +312,6 @@ impl Core {
     /// read, parts to give up.
     fn settle_down(&mut self, fx: &mut Effects) {
         fx.append(&mut self.later);
-        // What ran out while somebody held it is not delivered once more.
-        self.expire_in_memory(fx);
         self.feed_groups(fx);
         self.feed_takes(fx);
         self.feed_peers(fx);
