@@ -145,7 +145,7 @@ impl Core {
         view.waits_for = what_waits(&candidates);
         view.text = match view.waits_for {
             WaitsFor::Credit => format!(
-                "Ready at {}. It waits for credit: everybody who wants its type is busy. A settled delivery, more credit, or another subscriber would move it.",
+                "Ready at {}. It waits for credit: nobody who may have it now has any left. A settled delivery, more credit, or another subscriber would move it.",
                 self.name
             ),
             WaitsFor::Peer => format!(
@@ -173,8 +173,9 @@ impl Core {
         view.until = object.not_before;
         let left = object.not_before.map_or_else(String::new, |t| roughly(t - self.now.wall));
         view.text = if object.failed > 0 {
+            let plural = if object.failed == 1 { "y" } else { "ies" };
             format!(
-                "Delayed at {} after {} failed deliveries: the next try is in {left}. After {} failures it is parked.",
+                "Delayed at {} after {} failed deliver{plural}: the next try is in {left}. After {} failures it is parked.",
                 self.name, object.failed, self.limits.failed_deliveries
             )
         } else {

@@ -379,7 +379,7 @@ fn entry_text(entry: &Entry) -> Option<String> {
         Entry::Taken { transfer, .. } => Some(format!("{transfer} was taken")),
         Entry::Released { transfer } => Some(format!("{transfer} is ours")),
         Entry::Aborted { transfer } => Some(format!("{transfer} came to nothing")),
-        Entry::Begun(locs) => Some(format!("{} begun", locs.len())),
+        Entry::Begun(locs) => Some(format!("work begun under {} lease(s)", locs.len())),
         Entry::Duplicate { id, .. } => Some(format!("duplicate {} kept out", short_id(id))),
         Entry::Verdict(lane) => Some(format!("lane {} is gone for ever", lane.short())),
         Entry::Checkpoint { index: 0, .. } => Some("checkpoint".into()),

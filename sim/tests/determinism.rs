@@ -3,11 +3,10 @@
 
 use std::process::Command;
 
-use sim::script;
 use sim::swarm;
 
 /// The seeds whose whole stories are compared.
-const SEEDS: [u64; 4] = [3, 17, 171, 1_717];
+const SEEDS: [u64; 4] = [3, 17, 42, 99];
 
 /// What the child process writes around its stories.
 const MARK: &str = "=== the stories ===";
@@ -58,33 +57,4 @@ fn tell_the_stories() {
 #[test]
 fn another_seed_gives_another_story() {
     assert_ne!(swarm::run(SEEDS[0], true).trace, swarm::run(SEEDS[1], true).trace);
-    // Even when a script leaves hardly anything to chance.
-    let script = "line 2; subscribe n2 img then emit doc; push n1 img \"a\" times 9; wait 9s";
-    let with = |seed: u64| script::tell(&format!("seed {seed}; {script}"));
-    let told =
-        |seed| with(seed).expect("it is a good script").replacen(&format!("seed {seed}"), "", 1);
-    assert_eq!(told(1), told(1));
-    assert_ne!(told(1), told(2));
-}
-
-#[test]
-fn a_bad_script_says_what_is_wrong_and_where() {
-    let error = |script: &str| script::tell(script).expect_err("it is wrong").to_string();
-    assert_eq!(
-        error("line 2\npush n3 img \"a\""),
-        "line 2: `push n3 img \"a\"`: there is no node n3"
-    );
-    assert_eq!(error("node 1; dance n1"), "line 1: `dance n1`: dance is not a verb");
-    assert_eq!(
-        error("node 1; push n1 img \"a\" credit 1"),
-        "line 1: `push n1 img \"a\" credit 1`: credit is one word too many"
-    );
-    assert_eq!(
-        error("node 1\nlimit lease 1s"),
-        "line 2: `limit lease 1s`: it is too late for this: the world has begun"
-    );
-    assert_eq!(
-        error("node 1\nuntil n1 sends Offer"),
-        "line 2: `until n1 sends Offer`: this does not happen"
-    );
 }
