@@ -112,8 +112,8 @@ coded! {
         MaxHops = 7, "max_hops reached";
         /// The subscription or peer is farther away than another.
         Farther = 8, "farther away";
-        /// As near as the chosen one, with more outstanding.
-        Busier = 9, "busier";
+        /// As near as the chosen one, with as much outstanding or more.
+        Busier = 9, "as near and no less busy";
         /// A local subscriber comes first until spill_after.
         LocalFirst = 10, "a local subscriber comes first";
         /// The demand changed a moment ago.
@@ -130,6 +130,8 @@ coded! {
         Draining = 16, "draining";
         /// The node's memory for leased objects is used up.
         MemoryFull = 17, "memory for leased objects used up";
+        /// It was offered a moment ago and not taken; it is offered again a little later.
+        AskedBefore = 18, "did not take it a moment ago";
     }
 }
 
@@ -145,11 +147,11 @@ impl fmt::Display for Decision {
         write!(f, "{}", self.step)?;
         if let Some(chosen) = &self.chosen {
             let joint = match self.step {
-                Step::Receive | Step::Withdraw => "from",
-                Step::Return | Step::Duplicate | Step::Park => "by",
-                _ => "to",
+                Step::Receive | Step::Withdraw => " from",
+                Step::Deliver | Step::Offer | Step::Move | Step::Refresh => " to",
+                _ => ":",
             };
-            write!(f, " {joint} {chosen}")?;
+            write!(f, "{joint} {chosen}")?;
         }
         if let Some(generation) = &self.generation {
             write!(f, " for {generation}")?;

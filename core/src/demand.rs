@@ -28,6 +28,12 @@ impl Core {
         self.mark_demand(key);
     }
 
+    /// The same demand under a newer generation.
+    pub(crate) fn renew_demand(&mut self, group: GroupId) {
+        let generation = self.own_generation();
+        self.subs.group_mut(group).generation = generation;
+    }
+
     fn own_generation(&mut self) -> Generation {
         let counter = self.next_generation();
         Generation { counter, lane: self.lane.id, incarnation: self.lane.incarnation }

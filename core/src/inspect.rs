@@ -146,10 +146,13 @@ impl Core {
         view.waits_for = what_waits(&candidates);
         view.text = match view.waits_for {
             WaitsFor::Credit => format!(
-                "Ready at {node}. It waits for credit: everybody who wants {ty} is busy. A settled delivery, more credit, or another subscriber would move it."
+                "Ready at {node}. It waits for credit: nobody who may have {ty} now has any left. A settled delivery, more credit, or another subscriber would move it."
             ),
             WaitsFor::Peer => format!(
                 "Ready at {node}. It waits for a peer: demand for {ty} elsewhere cannot have it this moment."
+            ),
+            _ if handled_by_all(&candidates) => format!(
+                "Ready at {node}. It waits for another processor: everybody who wants {ty} has handled this version. A subscription under a new processor name would move it."
             ),
             _ => format!(
                 "Ready at {node}. It waits for demand: nobody that {node} can reach wants {ty} now. A subscription to it, here or on a linked node, would move it."
@@ -167,8 +170,9 @@ impl Core {
         view.until = object.not_before;
         let left = object.not_before.map_or_else(String::new, |t| roughly(t - self.now.wall));
         view.text = if object.failed > 0 {
+            let plural = if object.failed == 1 { "y" } else { "ies" };
             format!(
-                "Delayed at {} after {} failed deliveries: the next try is in {left}. After {} failures it is parked.",
+                "Delayed at {} after {} failed deliver{plural}: the next try is in {left}. After {} failures it is parked.",
                 self.name, object.failed, self.limits.failed_deliveries
             )
         } else {
@@ -229,12 +233,18 @@ fn what_waits(candidates: &[Candidate]) -> WaitsFor {
         Refused::OlderDemand,
         Refused::MaxHops,
         Refused::Damped,
+        Refused::AskedBefore,
         Refused::Draining,
     ]) {
         WaitsFor::Peer
     } else {
         WaitsFor::Demand
     }
+}
+
+/// Whether its type is wanted, but only by processors that have handled the object.
+fn handled_by_all(candidates: &[Candidate]) -> bool {
+    candidates.iter().any(|c| c.refused == Refused::Handled)
 }
 
 fn pairs(candidates: &[Candidate]) -> Vec<(String, String)> {

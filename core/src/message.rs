@@ -322,7 +322,7 @@ impl fmt::Display for DemandKey {
 
 impl fmt::Display for TransferId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "x{}@{}", self.n, self.sender.short())
+        write!(f, "x{}.{}@{}", self.epoch.0, self.n, self.sender.short())
     }
 }
 

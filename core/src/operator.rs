@@ -331,10 +331,12 @@ impl Core {
     fn resume(&mut self, to: ReplyTo, fx: &mut Effects) {
         if let Some(until) = self.draining.take() {
             self.disarm(until, Timer::Drain);
-            self.on_drain_changed();
-            for (group, _) in self.subs.groups().map(|(id, g)| (id, g.free)).collect::<Vec<_>>() {
+            // Demand that comes back is new demand: what was handed over meanwhile may return.
+            for group in self.subs.groups().map(|(id, _)| id).collect::<Vec<_>>() {
+                self.renew_demand(group);
                 self.hungry.insert(group);
             }
+            self.on_drain_changed();
             self.answer_drained(fx);
         }
         self.reply(to, Answer::Done(1), fx);

@@ -201,7 +201,7 @@ impl Core {
             }
         }
         if way.paused || live.paused_until > self.now.mono {
-            return Err(Refused::RefusedByPeer);
+            return Err(Refused::AskedBefore);
         }
         if way.open == 0 {
             return Err(Refused::WindowClosed);

@@ -22,6 +22,10 @@
 //! | `until n1 gets WORDS`, `until n1 sends WORDS`, `until n1 writes WORDS` | run until that has just happened |
 //! | `wait 5s`, `settle` | let time pass; run to a fixed point |
 //!
+//! In the trace each step is followed by what happens: who (`n1`) hears what (`<`) or wakes for what
+//! (`.`), and below it what follows (`>`). `x2.1@n1` is the first transfer of n1 in its second epoch
+//! (a restart begins a new one), `g3@n2` the third generation of demand, which began at n2.
+//!
 //! A mode is what the client does with each delivery: `finalise` (if nothing is said), `hold`,
 //! `begin`, `release`, `fail`, `reject`, `handle`, `advance TYPE`, `emit TYPE`.
 

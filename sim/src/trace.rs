@@ -129,24 +129,22 @@ impl Trace {
     }
 }
 
-/// Lanes in traces are numbered like their nodes: `x1@00000002` is `x1@n2`.
+/// Lanes in traces are numbered like their nodes, objects by their last digits:
+/// `x1.1@00000002` is `x1.1@n2`.
 fn tidy(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
     while let Some(i) = rest.find("0000000") {
         let (head, tail) = rest.split_at(i);
         out.push_str(head);
-        let digit = tail.as_bytes().get(7).copied().unwrap_or(b'0');
-        let alone = !tail.as_bytes().get(8).is_some_and(u8::is_ascii_hexdigit)
-            && !head.ends_with(|c: char| c.is_ascii_hexdigit());
-        if alone && digit.is_ascii_digit() {
-            out.push('n');
-            out.push(char::from(digit));
-            rest = &tail[8..];
-        } else {
-            out.push_str(&tail[..7]);
-            rest = &tail[7..];
+        let hex = |c: char| c.is_ascii_hexdigit() || c == '-';
+        let whole = &tail[..tail.find(|c| !hex(c)).unwrap_or(tail.len())];
+        match whole.len() {
+            8 => out.push_str(&format!("n{}", whole.trim_start_matches('0'))),
+            36 => out.push_str(whole[24..].trim_start_matches('0')),
+            _ => out.push_str(whole),
         }
+        rest = &tail[whole.len()..];
     }
     out.push_str(rest);
     out
@@ -222,11 +220,12 @@ impl World {
         })
     }
 
-    /// An effect that was held and goes out now: it was told when it was held.
+    /// An effect that was held and goes out now: it was told when it was held, unless the trace
+    /// is brief.
     pub(crate) fn released_line(&self, node: usize, effect: &Effect) -> Option<String> {
         match effect {
+            _ if self.trace.brief && self.is_noise(node, effect) => None,
             Effect::Reply { answer, .. } => Some(format!("answer: {}", answer_text(answer)?)),
-            Effect::Send { message, .. } if self.trace.brief && is_chatter(message) => None,
             Effect::Send { link, message, .. } => {
                 Some(format!("to {}: {message}", self.peer_of(node, *link)))
             }
@@ -240,7 +239,9 @@ impl World {
         let committed = self.nodes[node].life.as_ref().map(|l| l.committed);
         match effect {
             Effect::Reply { after, .. } | Effect::Send { after, .. } if *after > committed => true,
-            Effect::Send { message, .. } => is_chatter(message),
+            Effect::Send { message, link, .. } => {
+                is_chatter(message) || self.peer_of(node, *link) == "nobody"
+            }
             Effect::Load(_)
             | Effect::LookUp { .. }
             | Effect::IndexPart(_)
@@ -343,8 +344,8 @@ fn answer_text(answer: &Answer) -> Option<String> {
 
 /// A decision that says more than what happens besides: who did not get the object, and why.
 fn is_telling(decision: &Decision) -> bool {
-    let told = [Step::Deliver, Step::Offer, Step::Receive, Step::Move, Step::Redrive];
-    !decision.candidates.is_empty() || !told.contains(&decision.step)
+    let telling = [Step::Wait, Step::Withdraw, Step::Refresh, Step::Return, Step::Reclaim];
+    !decision.candidates.is_empty() || telling.contains(&decision.step)
 }
 
 fn entry_text(entry: &Entry) -> Option<String> {
@@ -376,9 +377,9 @@ fn entry_text(entry: &Entry) -> Option<String> {
         }),
         Entry::Moved { transfer, receiver, .. } => Some(format!("{transfer} is {receiver}'s")),
         Entry::Taken { transfer, .. } => Some(format!("{transfer} was taken")),
-        Entry::Released { transfer } => Some(format!("{transfer} is ours and ready")),
+        Entry::Released { transfer } => Some(format!("{transfer} is ours")),
         Entry::Aborted { transfer } => Some(format!("{transfer} came to nothing")),
-        Entry::Begun(locs) => Some(format!("{} begun", locs.len())),
+        Entry::Begun(locs) => Some(format!("work begun under {} lease(s)", locs.len())),
         Entry::Duplicate { id, .. } => Some(format!("duplicate {} kept out", short_id(id))),
         Entry::Verdict(lane) => Some(format!("lane {} is gone for ever", lane.short())),
         Entry::Checkpoint { index: 0, .. } => Some("checkpoint".into()),

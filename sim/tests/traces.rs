@@ -1,5 +1,7 @@
 //! Scenarios as snapshots: `scenarios/NAME.scn` is told, and its trace is `snapshots/NAME.snap`.
 //! A change of a trace is reviewed like code: every changed line must be explained.
+//! `INSTA_UPDATE=always cargo test -p sim --test traces` writes them anew, `DPC_SCENARIO=ring` looks
+//! at one only.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
