@@ -139,7 +139,7 @@ fn tidy(line: &str) -> String {
         let digit = tail.as_bytes().get(7).copied().unwrap_or(b'0');
         let alone = !tail.as_bytes().get(8).is_some_and(u8::is_ascii_hexdigit)
             && !head.ends_with(|c: char| c.is_ascii_hexdigit());
-        if alone && digit.is_ascii_digit() {
+        if alone && digit.is_ascii_digit() && digit != b'0' {
             out.push('n');
             out.push(char::from(digit));
             rest = &tail[8..];
