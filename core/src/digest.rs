@@ -30,6 +30,12 @@ impl Core {
         text
     }
 
+    /// Whether everything it has written is durable.
+    pub fn is_all_committed(&self) -> bool {
+        let last = self.lane.committed().0;
+        !self.lane.has_riders() && last.next() == self.lane.ticket()
+    }
+
     fn blamed_places(&self) -> BTreeSet<Loc> {
         let begun = self.leases.iter().filter(|(_, l)| l.begun);
         let begun = begun.map(|(_, l)| self.memory.get(l.slot).at);

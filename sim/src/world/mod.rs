@@ -6,6 +6,7 @@ mod ask;
 mod client;
 mod drive;
 mod life;
+mod settle;
 mod wire;
 
 use std::cmp::Reverse;
