@@ -34,9 +34,9 @@ impl Core {
             let stands = self.queues.get(live.queue).window.get(&live.place) == Some(&slot);
             assert_eq!(stands, live.phase == Phase::Ready, "{id}: {:?} and its queue", live.phase);
             match live.phase {
-                Phase::Ready => waiting += live.object.weight(),
+                Phase::Ready => waiting += live.object.footprint(),
                 Phase::Leased(n) => {
-                    leased += live.object.weight();
+                    leased += live.object.footprint();
                     let lease = self.leases.get(n);
                     assert!(lease.is_some_and(|l| l.slot == slot), "{id} is leased under {n}");
                 }

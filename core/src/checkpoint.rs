@@ -350,7 +350,7 @@ impl Core {
         w.int(t.verdicts.len() as u64);
         t.verdicts.iter().for_each(|lane| w.fixed(&lane.0));
         w.int(self.mesh.peers.len() as u64);
-        for peer in self.mesh.peers.values() {
+        for peer in self.mesh.peers.by_age() {
             w.fixed(&peer.lane.0);
             w.string(peer.name.as_str());
             w.int(peer.epoch.0);
@@ -400,7 +400,7 @@ impl Core {
                 epoch: Epoch(r.int()?),
                 number: RecordNumber(r.int()?),
             };
-            self.mesh.peers.insert(lane, peer);
+            self.mesh.peers.insert(peer);
         }
         Ok(())
     }

@@ -214,6 +214,9 @@ impl Core {
             && *current == era
         {
             *count -= 1;
+            if *count == 0 {
+                self.mesh.transit.remove(&key);
+            }
             self.mark_demand(key);
         }
     }

@@ -17,7 +17,7 @@ impl Core {
         self.digest_types(&mut lines);
         self.digest_shelves(&mut lines);
         self.digest_transfers(&mut lines);
-        for peer in self.mesh.peers.values() {
+        for peer in self.mesh.peers.by_age() {
             lines.insert(format!("peer {peer:?}"));
         }
         for at in self.blamed_places() {

@@ -112,6 +112,8 @@ pub enum Answer {
     RefusedAt(u32, Refusal),
     /// Done. For a settle: how many leases of it.
     Done(u64),
+    /// Leases run on: how many, and when the first of them ends.
+    Extended(u64, Wall),
     /// Nobody can tell whether it was done.
     Unknown(String),
     /// What a unary receive got.
@@ -339,6 +341,7 @@ impl fmt::Display for Answer {
             Self::Refused(r) => write!(f, "refused {}", r.reason),
             Self::RefusedAt(i, r) => write!(f, "refused {} at {i}", r.reason),
             Self::Done(n) => write!(f, "done {n}"),
+            Self::Extended(n, _) => write!(f, "extended {n}"),
             Self::Unknown(_) => write!(f, "unknown"),
             Self::Taken(d) => write!(f, "taken {}", d.len()),
             Self::View(view) => write!(f, "view {}", view.state.as_str()),

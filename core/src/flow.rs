@@ -18,6 +18,9 @@ use crate::time::{Mono, Span, Wall};
 /// Delays up to this are waited for in memory, exactly; longer ones on a shelf.
 const NEAR: Span = Span::secs(64);
 
+/// Milliseconds of the last second before something on disk is due that are looked at together.
+const FINE: u64 = 100;
+
 /// Most objects that wait for their time in memory.
 const DELAYED_IN_MEMORY_MAX: usize = 16_384;
 
@@ -65,7 +68,7 @@ impl Core {
         }
         self.watch_expiry(slot);
         let live = self.memory.get(slot);
-        let (queue, place, weight) = (live.queue, live.place, live.object.weight());
+        let (queue, place, weight) = (live.queue, live.place, live.object.footprint());
         let q = self.queues.get(queue);
         let wanted = q.groups.iter().any(|g| self.subs.can_take(*g));
         let room = self.memory.waiting_bytes + weight <= self.limits.window_bytes || wanted;
@@ -101,7 +104,7 @@ impl Core {
     /// Takes a ready object out of its queue, into somebody's hands.
     pub(crate) fn take_ready(&mut self, slot: Slot) {
         let live = self.memory.get(slot);
-        let (queue, place, weight) = (live.queue, live.place, live.object.weight());
+        let (queue, place, weight) = (live.queue, live.place, live.object.footprint());
         let taken = self.queues.get_mut(queue).window.remove(&place);
         assert_eq!(taken, Some(slot), "a ready object stands in its queue");
         self.memory.waiting_bytes -= weight;
@@ -156,12 +159,16 @@ impl Core {
         q.paged_count += 1;
     }
 
+    /// True if one more object may wait for its time in memory.
+    pub(crate) fn may_delay_in_memory(&self) -> bool {
+        self.memory.len() < DELAYED_IN_MEMORY_MAX + 2 * self.leases.len()
+    }
+
     /// An object waits for its time: in memory if that is near, else on a shelf.
     fn delay(&mut self, slot: Slot, at: Wall) {
         let live = self.memory.get(slot);
         let (id, ty) = (live.object.id, self.queues.get(live.queue).ty);
-        let in_memory = self.memory.len() < DELAYED_IN_MEMORY_MAX + 2 * self.leases.len();
-        if at - self.now.wall <= NEAR && in_memory {
+        if at - self.now.wall <= NEAR && self.may_delay_in_memory() {
             let until = self.mono_of(at);
             self.set_phase(slot, Phase::Delayed(until));
             self.arm(until, Timer::Delay(id));
@@ -196,7 +203,9 @@ impl Core {
             _ => 262_144_000,
         };
         let coarse = at.0 / grain * grain;
-        let bucket = if coarse > self.now.wall.0 { coarse } else { at.0.max(self.now.wall.0) };
+        // In the last second what is due at many moments of it is looked at together.
+        let fine = at.0.div_ceil(FINE) * FINE;
+        let bucket = if coarse > self.now.wall.0 { coarse } else { fine.max(self.now.wall.0) };
         self.due_pages.insert((Wall(bucket), record));
         if self.started {
             self.look_at_wall(Wall(bucket));
@@ -207,7 +216,7 @@ impl Core {
     pub(crate) fn set_phase(&mut self, slot: Slot, phase: Phase) {
         let live = self.memory.get_mut(slot);
         let before = std::mem::replace(&mut live.phase, phase);
-        let (queue, weight) = (live.queue, live.object.weight());
+        let (queue, weight) = (live.queue, live.object.footprint());
         let ty = self.queues.ty_mut(self.queues.get(queue).ty);
         let mut count = |phase: Phase, add: bool| {
             let n = match phase {

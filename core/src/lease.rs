@@ -206,14 +206,21 @@ impl Core {
         leases: &[LeaseRef],
         fx: &mut Effects,
     ) {
+        let mut shortest: Option<Span> = None;
         let done = self.for_each_lease(to, lessee, leases, fx, |core, n| {
-            let until = core.now.mono + core.leases.live[&n].span;
+            let span = core.leases.live[&n].span;
+            shortest = Some(shortest.map_or(span, |s| s.min(span)));
+            let until = core.now.mono + span;
             let lease = core.leases.live.get_mut(&n).expect("found above");
             let before = std::mem::replace(&mut lease.until, until);
             core.disarm(before, Timer::Lease(n));
             core.arm(until, Timer::Lease(n));
         });
-        self.reply(to, Answer::Done(done), fx);
+        let answer = match shortest {
+            Some(span) => Answer::Extended(done, self.now.wall + span),
+            None => Answer::Done(0),
+        };
+        self.reply(to, answer, fx);
     }
 
     /// Does something for each lease that is found; each other one is refused by itself.

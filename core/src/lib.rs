@@ -25,6 +25,7 @@ pub mod names;
 pub mod object;
 mod operator;
 mod parts;
+mod peers;
 mod push;
 mod queues;
 pub mod record;

@@ -158,6 +158,12 @@ pub const OFFER_OBJECTS_MAX: usize = 256;
 pub const OFFER_BYTES_MAX: u64 = 1 << 20;
 /// Most offers of one link that wait for an answer.
 pub const OFFERS_MAX: usize = 64;
+/// Most lanes of peers that are remembered; those heard of last stay.
+pub const PEERS_MAX: usize = 10_000;
+/// Most lanes of peers that a handshake names.
+pub const HELLO_PEERS_MAX: usize = 1_000;
+/// What an object costs in memory besides its payload and headers.
+pub const OBJECT_COST_BYTES: u64 = 256;
 /// Most adverts kept from one link.
 pub const ADVERTS_MAX: usize = 100_000;
 /// A generation counter that jumps farther than this is damage, not age.

@@ -146,7 +146,7 @@ impl Core {
     /// page was asked for.
     fn bring_in_one(&mut self, slot: crate::memory::Slot) {
         let live = self.memory.get(slot);
-        let (queue, place, weight) = (live.queue, live.place, live.object.weight());
+        let (queue, place, weight) = (live.queue, live.place, live.object.footprint());
         if let Some(at) = live.object.expires_at {
             let id = live.object.id;
             self.expiring.insert((at, id));

@@ -74,7 +74,7 @@ pub(crate) struct Memory {
     by_id: BTreeMap<ObjectId, Slot>,
     /// What to do when a record is committed, in the order written.
     pending: BTreeMap<RecordNumber, Vec<(Slot, Then)>>,
-    /// Payload bytes of objects that wait, and of those in somebody's hands.
+    /// Bytes in memory of objects that wait, and of those in somebody's hands.
     pub(crate) waiting_bytes: u64,
     pub(crate) leased_bytes: u64,
 }

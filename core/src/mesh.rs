@@ -6,12 +6,14 @@ use crate::core::{Core, Timer};
 use crate::effect::{Answer, Effect, Effects, Note};
 use crate::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
 use crate::input::{Input, ReplyTo};
+use crate::limits::HELLO_PEERS_MAX;
 use crate::message::{
     Advert, Demand, DemandKey, Hello, LaneHello, LinkRefusal, Message, PROTOCOL, PROTOCOL_MIN,
     PassedAnswer, Window,
 };
 use crate::names::{Name, Pattern};
 use crate::object::{Hash16, Token};
+use crate::peers::Peers;
 use crate::record::PeerSeen;
 use crate::time::{Mono, Span};
 
@@ -64,7 +66,7 @@ enum Asker {
 pub(crate) struct Mesh {
     links: BTreeMap<LinkId, Link>,
     /// What peers' lanes were known to be.
-    pub(crate) peers: BTreeMap<LaneId, PeerSeen>,
+    pub(crate) peers: Peers,
     /// Which links want what, by pattern.
     wanted: BTreeMap<Pattern, BTreeSet<(DemandKey, LinkId)>>,
     /// Demands whose adverts may have changed.
@@ -173,7 +175,9 @@ impl Core {
     fn hello(&self) -> Hello {
         let (number, hash) = self.lane.committed();
         let (lane, epoch, incarnation) = (self.lane.id, self.lane.epoch, self.lane.incarnation);
-        let known = self.mesh.peers.values().map(|p| (p.lane, p.epoch, p.number)).collect();
+        // Not knowing which peer this is yet, it names the lanes that it has heard of last.
+        let latest = self.mesh.peers.by_age().rev().take(HELLO_PEERS_MAX);
+        let known = latest.map(|p| (p.lane, p.epoch, p.number)).collect();
         Hello {
             protocol: PROTOCOL,
             protocol_min: PROTOCOL_MIN,
@@ -341,7 +345,7 @@ impl Core {
             number: own.number,
         };
         if self.mesh.peers.get(&own.lane) != Some(&seen) {
-            self.mesh.peers.insert(own.lane, seen.clone());
+            self.mesh.peers.insert(seen.clone());
             self.write_peer(seen);
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::ids::{Birth, Epoch, Incarnation, LaneId, ObjectId};
-use crate::limits::{Limits, MARKS_MAX};
+use crate::limits::{Limits, MARKS_MAX, OBJECT_COST_BYTES};
 use crate::names::{Name, TypeName};
 use crate::refusal::Refusal;
 use crate::time::{Now, Span, Wall};
@@ -315,7 +315,12 @@ impl Push {
 }
 
 impl Object {
-    /// Bytes that it holds in memory and on a link, roughly: payload and headers.
+    /// Bytes that it holds in memory, roughly: an empty one is not free.
+    pub fn footprint(&self) -> u64 {
+        self.weight() + OBJECT_COST_BYTES
+    }
+
+    /// Bytes that it holds on a link, roughly: payload and headers.
     pub fn weight(&self) -> u64 {
         (self.entity.payload.len() + self.entity.headers.as_packed().len()) as u64
     }

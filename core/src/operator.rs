@@ -299,7 +299,7 @@ impl Core {
                 in_doubt: self.transfers.in_doubt(l.lane),
             });
         }
-        for peer in self.mesh.peers.values().filter(|p| !seen.contains(&p.lane)) {
+        for peer in self.mesh.peers.by_age().filter(|p| !seen.contains(&p.lane)) {
             views.push(NodeView {
                 name: peer.name.clone(),
                 lane: peer.lane,
@@ -398,7 +398,7 @@ impl Core {
     /// flagged, and so does what is held from it.
     fn forget_node(&mut self, to: ReplyTo, name: &Name, reclaim: bool, fx: &mut Effects) {
         let lanes: Vec<LaneId> =
-            self.mesh.peers.values().filter(|p| p.name == *name).map(|p| p.lane).collect();
+            self.mesh.peers.by_age().filter(|p| p.name == *name).map(|p| p.lane).collect();
         if lanes.is_empty() {
             let message = format!("no node called {name} has ever been linked to this one");
             return self.refuse(

@@ -111,7 +111,7 @@ impl Core {
             }
             Entry::Decision { .. } => {}
             Entry::Peer(peer) => {
-                self.mesh.peers.insert(peer.lane, peer);
+                self.mesh.peers.insert(peer);
             }
             Entry::Generation(counter) => self.restore_generation(counter),
             Entry::Verdict(lane) => {

@@ -386,7 +386,9 @@ impl Core {
         if expired && !self.clock_is_trusted() {
             return self.watch_page(self.now.wall + Span::secs(60), at.record);
         }
-        let soon = self.now.wall + Span::secs(1);
+        // What would only go back to its shelf stays there until it is due.
+        let ahead = if self.may_delay_in_memory() { Span::secs(1) } else { Span::ZERO };
+        let soon = self.now.wall + ahead;
         let due = matches!(shelf, Shelf::Delayed(_)) && object.not_before.is_none_or(|t| t <= soon);
         if expired {
             let slot = self.lift(at, shelf, place, object);

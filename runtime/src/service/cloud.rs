@@ -8,6 +8,7 @@ use dpc_core::effect::Delivery;
 use dpc_core::input::{Lessee, ReplyTo, Take};
 use dpc_core::names::Pattern;
 use dpc_core::refusal::Refusal;
+use dpc_core::time::Wall;
 use dpc_core::{Answer, Input};
 use dpc_proto::v1;
 use tonic::{Request, Response, Status, Streaming};
@@ -20,7 +21,7 @@ use super::session::{SessionOut, refusal, settlement_bytes, transaction_bytes};
 use super::tally::{Expect, Tally, refused};
 use crate::wire::object::{delivery, delivery_bytes, span};
 use crate::wire::settle::{self, Naming};
-use crate::wire::{ITEMS_MAX, error, object};
+use crate::wire::{ITEMS_MAX, error, object, timestamp};
 
 /// Answers of a unary take stay below what gRPC clients read by default.
 const TAKE_BYTES_MAX: usize = 3 << 20;
@@ -42,20 +43,21 @@ impl Cloud {
         expect: Expect,
         bytes: usize,
         input: impl FnOnce(ReplyTo) -> Input,
-    ) -> Result<Vec<v1::Refused>, Status> {
+    ) -> Result<(Vec<v1::Refused>, Option<Wall>), Status> {
         let mut call = self.hub.call();
         let to = ReplyTo { request: call.request, seq: 0 };
         let mut tally = Tally::default();
         tally.expect(0, expect);
         self.hub.feed(vec![input(to)], bytes).await;
-        let mut all_refused = Vec::new();
+        let (mut all_refused, mut until) = (Vec::new(), None);
         while !tally.is_empty() {
             let (seq, answer) = call.next().await?;
             let outcome = tally.answer(seq, &answer);
             self.hub.metrics.settled.add(outcome.settled);
             all_refused.extend(outcome.refused);
+            until = until.or(outcome.until);
         }
-        Ok(all_refused)
+        Ok((all_refused, until))
     }
 }
 
@@ -187,7 +189,7 @@ impl CloudService for Cloud {
             .map_err(|bad| error::status(&bad))?;
         let count = leases.len();
         let input = |to| Input::Begin(to, Lessee::Bearer, leases);
-        let refused = self.one(Expect::leases(count), 64 * count, input).await?;
+        let (refused, _) = self.one(Expect::leases(count), 64 * count, input).await?;
         Ok(Response::new(v1::BeginResponse { refused: only(refused, count)? }))
     }
 
@@ -200,10 +202,9 @@ impl CloudService for Cloud {
             .map_err(|bad| error::status(&bad))?;
         let count = leases.len();
         let input = |to| Input::Extend(to, Lessee::Bearer, leases);
-        let refused = self.one(Expect::leases(count), 64 * count, input).await?;
+        let (refused, until) = self.one(Expect::leases(count), 64 * count, input).await?;
         let refused = only(refused, count)?;
-        // Core says that the leases run for their full time again, not until when.
-        Ok(Response::new(v1::ExtendResponse { until: None, refused }))
+        Ok(Response::new(v1::ExtendResponse { until: until.map(timestamp), refused }))
     }
 
     async fn settle(
@@ -216,7 +217,7 @@ impl CloudService for Cloud {
             .map_err(|fault| fault.status())?;
         let count = settle.leases.len();
         let input = |to| Input::Settle(to, Lessee::Bearer, settle);
-        let refused = self.one(Expect::settles(count), bytes, input).await?;
+        let (refused, _) = self.one(Expect::settles(count), bytes, input).await?;
         Ok(Response::new(v1::SettleResponse { refused: only(refused, count)? }))
     }
 
@@ -229,7 +230,7 @@ impl CloudService for Cloud {
         let transaction = settle::transaction(transaction, Naming::Call, &self.hub.limits)
             .map_err(|fault| fault.status())?;
         let input = |to| Input::Transaction(to, Lessee::Bearer, transaction);
-        only(self.one(Expect::Transaction, bytes, input).await?, 1)?;
+        only(self.one(Expect::Transaction, bytes, input).await?.0, 1)?;
         Ok(Response::new(v1::TransactionResponse {}))
     }
 }

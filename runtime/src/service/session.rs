@@ -96,7 +96,7 @@ impl SessionOut {
 
     /// An answer of core to an item; tells how many leases it has settled.
     pub(crate) fn answer(&mut self, seq: u64, answer: &Answer) -> u64 {
-        let Outcome { refused, ended, done, settled } = self.tally.answer(seq, answer);
+        let Outcome { refused, ended, done, settled, until: _ } = self.tally.answer(seq, answer);
         self.refused.extend(refused);
         if done {
             match self.done.back_mut() {

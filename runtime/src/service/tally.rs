@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use dpc_core::Answer;
+use dpc_core::time::Wall;
 use dpc_proto::v1;
 
 use crate::wire::error;
@@ -48,6 +49,8 @@ pub(crate) struct Outcome {
     pub(crate) done: bool,
     /// How many leases this answer has settled.
     pub(crate) settled: u64,
+    /// When the first of the extended leases ends.
+    pub(crate) until: Option<Wall>,
 }
 
 /// The open items.
@@ -75,6 +78,10 @@ impl Tally {
                 if matches!(expect, Expect::Transaction | Expect::Leases { settles: true, .. }) {
                     outcome.settled = *count;
                 }
+            }
+            Answer::Extended(_, until) => {
+                outcome.done = true;
+                outcome.until = Some(*until);
             }
             Answer::RefusedAt(position, refusal) => {
                 let error = error::refused(refusal, "");

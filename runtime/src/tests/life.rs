@@ -129,7 +129,10 @@ async fn calls_do_the_whole_job_too() {
     let begun = cloud.begin(v1::BeginRequest { begin: Some(begin) }).await.expect("begins");
     assert!(begun.into_inner().refused.is_empty());
     let extend = v1::Extend { tokens: tokens.clone(), ..v1::Extend::default() };
-    cloud.extend(v1::ExtendRequest { extend: Some(extend) }).await.expect("extends");
+    let extended = cloud.extend(v1::ExtendRequest { extend: Some(extend) }).await.expect("extends");
+    let until = extended.into_inner().until.expect("the node says until when");
+    let before = taken[0].lease_until.expect("a lease ends");
+    assert!((until.seconds, until.nanos) >= (before.seconds, before.nanos), "{until:?}");
     let settlement = v1::Settlement {
         tokens: tokens.clone(),
         verb: Some(v1::settlement::Verb::Finalise(v1::Finalise {})),
