@@ -163,7 +163,8 @@ fn beside(data_dir: &Path, what: &str) -> PathBuf {
 
 fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     std::fs::rename(from, to).map_err(|e| io("cannot rename", from, &e))?;
-    let parent = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let synced = std::fs::File::open(parent).and_then(|dir| dir.sync_all());
     synced.map_err(|e| io("cannot sync the folder of", to, &e))
 }

@@ -58,9 +58,7 @@ const ASKS_NOBODY: [&str; 4] = ["serve", "demo", "config", "completion"];
 impl Cli {
     /// The definition. `--node` is not offered by the verbs that ask no node.
     fn definition() -> clap::Command {
-        ASKS_NOBODY
-            .iter()
-            .fold(Self::command(), |cli, name| cli.mut_subcommand(name, |verb| hide_node(verb)))
+        ASKS_NOBODY.iter().fold(Self::command(), |cli, name| cli.mut_subcommand(name, hide_node))
     }
 
     /// Reads a command line.

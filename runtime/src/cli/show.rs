@@ -33,8 +33,8 @@ pub(crate) struct ShownObject {
     pub(crate) payload_hash: String,
     #[serde(flatten)]
     pub(crate) payload: Option<Payload>,
-    pub(crate) origin: String,
-    pub(crate) path: Vec<String>,
+    #[serde(flatten)]
+    pub(crate) living: Option<ShownLiving>,
     pub(crate) pushed_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) not_before: Option<String>,
@@ -42,6 +42,13 @@ pub(crate) struct ShownObject {
     pub(crate) expires_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ended_at: Option<String>,
+}
+
+/// What is known of an object while it is alive, and not kept when it has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ShownLiving {
+    pub(crate) origin: String,
+    pub(crate) path: Vec<String>,
     pub(crate) deliveries: u32,
     pub(crate) failed_deliveries: u32,
     pub(crate) headers: BTreeMap<String, String>,
@@ -49,9 +56,24 @@ pub(crate) struct ShownObject {
     pub(crate) possible_duplicate: bool,
 }
 
+impl ShownLiving {
+    /// Every living object has an origin; one that has ended says none of all this.
+    fn of(info: &mut v1::ObjectInfo) -> Option<Self> {
+        (!info.origin.is_empty()).then(|| Self {
+            origin: std::mem::take(&mut info.origin),
+            path: std::mem::take(&mut info.path),
+            deliveries: info.deliveries,
+            failed_deliveries: info.failed_deliveries,
+            headers: std::mem::take(&mut info.headers).into_iter().collect(),
+            possible_duplicate: info.possible_duplicate,
+        })
+    }
+}
+
 impl From<v1::ObjectInfo> for ShownObject {
-    fn from(info: v1::ObjectInfo) -> Self {
+    fn from(mut info: v1::ObjectInfo) -> Self {
         Self {
+            living: ShownLiving::of(&mut info),
             state: state_name(info.state()),
             complete: None,
             asked: None,
@@ -69,12 +91,6 @@ impl From<v1::ObjectInfo> for ShownObject {
             parked_reason: info.parked_reason,
             payload_size: info.payload_size,
             payload_hash: info.payload_hash,
-            origin: info.origin,
-            path: info.path,
-            deliveries: info.deliveries,
-            failed_deliveries: info.failed_deliveries,
-            headers: info.headers.into_iter().collect(),
-            possible_duplicate: info.possible_duplicate,
         }
     }
 }
@@ -171,6 +187,9 @@ mod tests {
             payload_hash: "h".into(),
             entity: Some(protobuf::Any { type_url: "x/t".into(), value: vec![0xff, 0].into() }),
             pushed_at: Some(protobuf::Timestamp { seconds: 0, nanos: 5_000_000 }),
+            origin: "b".into(),
+            path: vec!["b".into()],
+            deliveries: 3,
             ..v1::ObjectInfo::default()
         };
         let object = ShownObject {
@@ -180,8 +199,22 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_string(&object).expect("serialises"),
-            r#"{"id":"i","type":"t","version":2,"state":"parked","owner":"a","complete":true,"asked":["a"],"hops":1,"parked_reason":"rejected: no","payload_size":2,"payload_hash":"h","data_base64":"/wA=","origin":"","path":[],"pushed_at":"1970-01-01T00:00:00.005Z","deliveries":0,"failed_deliveries":0,"headers":{}}"#
+            r#"{"id":"i","type":"t","version":2,"state":"parked","owner":"a","complete":true,"asked":["a"],"hops":1,"parked_reason":"rejected: no","payload_size":2,"payload_hash":"h","data_base64":"/wA=","origin":"b","path":["b"],"deliveries":3,"failed_deliveries":0,"headers":{},"pushed_at":"1970-01-01T00:00:00.005Z"}"#
         );
+    }
+
+    #[test]
+    fn what_is_not_kept_of_an_ended_object_is_left_out() {
+        let info = v1::ObjectInfo {
+            id: "i".into(),
+            ended_at: Some(protobuf::Timestamp { seconds: 1, nanos: 0 }),
+            ..v1::ObjectInfo::default()
+        };
+        let shown = serde_json::to_value(ShownObject::from(info)).expect("serialises");
+        assert_eq!(shown["ended_at"], "1970-01-01T00:00:01Z");
+        for key in ["origin", "path", "deliveries", "failed_deliveries", "headers"] {
+            assert_eq!(shown.get(key), None, "{key}");
+        }
     }
 
     #[test]

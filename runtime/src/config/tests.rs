@@ -292,8 +292,8 @@ fn every_limit_reaches_exactly_one_bound_of_the_node() {
         let all = format!("{:#?}\n{:#?}\n{}", setup.limits, setup.bounds, setup.disk_reserve);
         all.lines().map(str::to_owned).collect::<Vec<_>>()
     };
-    let mut config = Config::default();
-    config.node_name = Some("a".parse().expect("a name"));
+    let node_name = Some("a".parse().expect("a name"));
+    let config = Config { node_name, ..Config::default() };
     let before = built(&config);
     let mut reached = std::collections::BTreeMap::new();
     for key in keys::keys().filter(|key| key.name.starts_with("limits.")) {

@@ -185,12 +185,10 @@ async fn start(
     let mut process = command.spawn().map_err(|error| failed("its process", &error))?;
     let stdout = process.stdout.take().expect("stdout is a pipe");
     let mut lines = BufReader::new(stdout).lines();
-    let line = match tokio::time::timeout(READY_PATIENCE, lines.next_line()).await {
-        Ok(Ok(Some(line))) => line,
-        _ => {
-            let said = std::fs::read_to_string(&log).unwrap_or_default();
-            return Err(failed("it did not become ready", &said.trim()));
-        }
+    let first = tokio::time::timeout(READY_PATIENCE, lines.next_line()).await;
+    let Ok(Ok(Some(line))) = first else {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        return Err(failed("it did not become ready", &said.trim()));
     };
     let ready: Ready =
         serde_json::from_str(&line).map_err(|error| failed("what it says is no JSON", &error))?;

@@ -188,12 +188,14 @@ fn print_object(object: &ShownObject, output: &mut Output) -> Result<(), Failure
         ("version", object.version.to_string()),
         ("state", object.state.to_owned()),
         ("owner", object.owner.clone()),
-        ("origin", object.origin.clone()),
         ("hops", object.hops.to_string()),
     ];
-    let path = (!object.path.is_empty()).then(|| object.path.join(" > "));
-    let duplicate = object.possible_duplicate.then(|| "yes".to_owned());
+    let living = object.living.as_ref();
+    let path = living.filter(|l| !l.path.is_empty()).map(|l| l.path.join(" > "));
+    let duplicate = living.filter(|l| l.possible_duplicate).map(|_| "yes".to_owned());
+    let deliveries = living.map(|l| format!("{}, {} failed", l.deliveries, l.failed_deliveries));
     let optional = [
+        ("origin", living.map(|l| l.origin.clone())),
         ("path", path),
         ("pushed at", object.pushed_at.clone()),
         ("not before", object.not_before.clone()),
@@ -202,11 +204,10 @@ fn print_object(object: &ShownObject, output: &mut Output) -> Result<(), Failure
         ("reason", object.parked_reason.clone()),
         ("settled by", object.settled_by.clone()),
         ("possible duplicate", duplicate),
+        ("deliveries", deliveries),
     ];
     lines.extend(optional.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))));
-    let deliveries = format!("{}, {} failed", object.deliveries, object.failed_deliveries);
-    lines.push(("deliveries", deliveries));
-    for (key, value) in &object.headers {
+    for (key, value) in living.iter().flat_map(|l| &l.headers) {
         lines.push(("header", format!("{key}={value}")));
     }
     lines.push(("payload", format!("{} B, hash {}", object.payload_size, object.payload_hash)));
@@ -385,7 +386,7 @@ pub(crate) fn print_objects(
             object.state.to_owned(),
             object.owner,
             object.payload_size.to_string(),
-            object.failed_deliveries.to_string(),
+            object.living.as_ref().map_or_else(String::new, |l| l.failed_deliveries.to_string()),
             object.pushed_at.unwrap_or_default(),
             object.parked_reason.unwrap_or_default(),
         ]);

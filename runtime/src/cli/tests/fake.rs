@@ -70,6 +70,7 @@ fn info() -> v1::ObjectInfo {
         version: 1,
         state: v1::ObjectState::Ready.into(),
         owner: "a".into(),
+        origin: "a".into(),
         payload_size: 2,
         entity: Some(dpc_proto::google::protobuf::Any {
             type_url: "type.googleapis.com/acme.Order".into(),

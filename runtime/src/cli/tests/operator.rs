@@ -30,6 +30,7 @@ fn each_verb_prints_what_the_node_says() {
     let fake = Fake::start();
     let cases = [
         ("object get KNOWN", "data        hi\n"),
+        ("object get KNOWN", "deliveries  0, 0 failed\n"),
         ("object get KNOWN -o json", "\"complete\":true,\"asked\":[\"a\"],\"hops\":0,"),
         ("object why KNOWN", "It waits at a for demand.\n  b: no demand\n"),
         ("object trace KNOWN", "-  a #0  wait\n-  a #0  deliver\n"),
