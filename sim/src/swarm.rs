@@ -63,6 +63,9 @@ struct Swarm {
     mood: Mood,
     /// Pushes to say again: the same, or with other content.
     pushed: Vec<(usize, dpc_core::object::Push)>,
+    /// Subscribers for everything that are there all the time: for them nothing new may appear at
+    /// the end, so what is stuck has to ask for a refresh.
+    closers: Vec<usize>,
 }
 
 /// Runs one seed.
@@ -109,7 +112,8 @@ impl Swarm {
             pause: one_of(&mut rng, &[0, 0, 1]),
             pace: one_of(&mut rng, &[5_000, 50_000, 300_000]),
         };
-        let mut swarm = Self { world: World::new(plan), rng, mood, pushed: Vec::new() };
+        let mut swarm =
+            Self { world: World::new(plan), rng, mood, pushed: Vec::new(), closers: Vec::new() };
         swarm.world.check_every = if trace { 1 } else { 7 };
         swarm.build();
         swarm
@@ -161,6 +165,9 @@ impl Swarm {
 
     /// Both phases, and the checks at the end.
     fn live(&mut self) -> Result<(), String> {
+        if self.draw(3) == 0 {
+            self.subscribe_closers();
+        }
         let actions = 40 + self.draw(160);
         for _ in 0..actions {
             let span = Span(1 + self.draw(self.mood.pace));
@@ -262,7 +269,8 @@ impl Swarm {
 
     fn any_client(&mut self) -> Option<usize> {
         let n = self.world.clients().len() as u64;
-        (n > 0).then(|| self.draw(n) as usize)
+        let client = (n > 0).then(|| self.draw(n) as usize)?;
+        (!self.closers.contains(&client)).then_some(client)
     }
 
     fn leave(&mut self) {
@@ -406,7 +414,9 @@ impl Swarm {
             self.world.heal(wire);
         }
         for client in 0..self.world.clients().len() {
-            self.world.leave(client);
+            if !self.closers.contains(&client) {
+                self.world.leave(client);
+            }
         }
         self.run_for(Span::secs(4))?;
         for node in 0..self.world.nodes().len() {
@@ -418,23 +428,24 @@ impl Swarm {
     }
 
     /// One subscriber for everything somewhere, or everywhere if the nodes may be too far apart.
-    fn converge(&mut self) -> Result<(), String> {
-        self.world.set_think(Span::millis(1));
+    fn subscribe_closers(&mut self) {
         let nodes = self.world.nodes().len();
         let one = self.any_node();
         let everywhere = (self.world.plan_limits().max_hops as usize) < nodes || self.draw(3) == 0;
         for node in (0..nodes).filter(|n| everywhere || *n == one) {
             let (pattern, processor) = ("*".to_owned(), "closer".to_owned());
             let credit = one_of(&mut self.rng, &[1, 4, 64]) as u32;
-            let mode = Mode::Finalise;
-            self.world.subscribe(Wish {
-                node,
-                pattern,
-                processor,
-                credit,
-                mode,
-                lease: Some(Span::secs(30)),
-            });
+            let (mode, lease) = (Mode::Finalise, Some(Span::secs(30)));
+            let wish = Wish { node, pattern, processor, credit, mode, lease };
+            let client = self.world.subscribe(wish);
+            self.closers.push(client);
+        }
+    }
+
+    fn converge(&mut self) -> Result<(), String> {
+        self.world.set_think(Span::millis(1));
+        if self.closers.is_empty() {
+            self.subscribe_closers();
         }
         for round in 0..3 {
             for second in 0..300 {

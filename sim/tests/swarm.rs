@@ -65,7 +65,7 @@ fn again(seed: u64) -> String {
 }
 
 fn seeds() -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("DPC_SEEDS") else { return 0..200 };
+    let Ok(text) = std::env::var("DPC_SEEDS") else { return 0..150 };
     let (a, b) = text.split_once("..").expect("DPC_SEEDS=a..b");
     a.parse().expect("a number")..b.parse().expect("a number")
 }
