@@ -125,7 +125,7 @@ impl Core {
         for (n, lease) in self.leases.iter() {
             let live = self.memory.get(lease.slot);
             assert_eq!(live.phase, Phase::Leased(n), "lease {n} and its object");
-            if let crate::lease::Holder::Stream(key, _) = lease.holder {
+            if let crate::lease::Holder::Stream(key) = lease.holder {
                 assert!(
                     self.subs.sessions.get(&key.0).is_some_and(|s| s.leases.contains(&n)),
                     "lease {n} is known to its session"
@@ -135,7 +135,7 @@ impl Core {
         }
         for (key, sub) in &self.subs.subs {
             let leases = in_flight.get(key).copied().unwrap_or(0);
-            assert!(sub.in_flight <= leases, "{key:?} counts no lease that is not there");
+            assert_eq!(sub.in_flight, leases, "{key:?} counts the leases of its number");
         }
     }
 

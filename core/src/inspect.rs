@@ -187,7 +187,7 @@ impl Core {
         let left = lease.until - self.now.mono;
         view.until = Some(self.now.wall + left);
         let who = match lease.holder {
-            Holder::Stream(key, _) => {
+            Holder::Stream(key) => {
                 format!(" processor {}, session {} of {}", lease.processor, key.0, self.name)
             }
             Holder::Taker => format!(" a unary receiver at {}", self.name),

@@ -32,9 +32,9 @@ pub(crate) struct Lease {
 /// Who holds a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Holder {
-    /// A subscription of a stream, with its serial number: the stream may end it and make another
-    /// of the same key.
-    Stream(SubKey, u64),
+    /// A subscription of a stream. It may end before its leases do; the next one of its number
+    /// on the stream takes them over.
+    Stream(SubKey),
     /// A unary receive: whoever has the token.
     Taker,
 }
@@ -100,7 +100,7 @@ impl Core {
         self.leases.live.insert(n, Lease { slot, holder, processor, until, span, begun: false });
         self.arm(until, Timer::Lease(n));
         let subscription = match holder {
-            Holder::Stream((session, subscription), _) => {
+            Holder::Stream((session, subscription)) => {
                 let session = self.subs.sessions.get_mut(&session).expect("deliveries need one");
                 session.leases.insert(n);
                 subscription
@@ -125,11 +125,11 @@ impl Core {
             self.hungry.insert(group);
             self.window_may_grow(group);
         }
-        if let Holder::Stream(key, serial) = lease.holder {
+        if let Holder::Stream(key) = lease.holder {
             if let Some(session) = self.subs.sessions.get_mut(&key.0) {
                 session.leases.remove(&n);
             }
-            if let Some(group) = self.subs.free_one(key, serial, settled, self.now.wall) {
+            if let Some(group) = self.subs.free_one(key, settled, self.now.wall) {
                 self.hungry.insert(group);
                 self.window_may_grow(group);
             }
@@ -253,7 +253,7 @@ impl Core {
         if lease.until > self.now.mono {
             return;
         }
-        if let Holder::Stream((session, _), _) = lease.holder {
+        if let Holder::Stream((session, _)) = lease.holder {
             fx.push(Effect::LeaseEnded { session, lease: n, reason: LeaseEnd::Expired });
         }
         self.lose_lease(n, fx);
@@ -274,7 +274,7 @@ impl Core {
 }
 
 fn is_of(lease: &Lease, session: SessionId) -> bool {
-    matches!(lease.holder, Holder::Stream((s, _), _) if s == session)
+    matches!(lease.holder, Holder::Stream((s, _)) if s == session)
 }
 
 /// The lease is not valid any more. State is unchanged.

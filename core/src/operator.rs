@@ -150,7 +150,7 @@ impl Core {
                 }
                 Phase::Leased(n) => {
                     let lease = self.end_lease(n, false);
-                    if let Holder::Stream((session, _), _) = lease.holder {
+                    if let Holder::Stream((session, _)) = lease.holder {
                         fx.push(Effect::LeaseEnded {
                             session,
                             lease: n,

@@ -58,7 +58,8 @@ impl Core {
             }
             None => {
                 let group = self.group_for(&demand);
-                self.subs.add(key, group, s.credit, lease, self.now.wall);
+                let in_flight = self.unsettled_of(key);
+                self.subs.add(key, group, (s.credit, in_flight), lease, self.now.wall);
                 let session = self.subs.sessions.get_mut(&s.session).expect("checked");
                 session.subs.insert(s.subscription);
                 self.hungry.insert(group);
@@ -66,6 +67,16 @@ impl Core {
             }
         }
         self.reply(to, Answer::Done(1), fx);
+    }
+
+    /// Deliveries that an earlier subscription of this number has left unsettled: they use the
+    /// credit of the next one, so that a client cannot hold more by subscribing anew.
+    fn unsettled_of(&self, key: SubKey) -> u32 {
+        let of_key = |n: &&u64| {
+            self.leases.get(**n).is_some_and(|lease| lease.holder == Holder::Stream(key))
+        };
+        let count = self.subs.sessions[&key.0].leases.iter().filter(of_key).count();
+        u32::try_from(count).expect("leases are bounded")
     }
 
     fn check_subscribe(&self, s: &Subscribe) -> Result<(), Refusal> {
@@ -194,9 +205,9 @@ impl Core {
             let slot = *slot;
             self.take_ready(slot);
             let key = self.subs.next_free(group).expect("can_take was asked");
-            let (span, serial) = (self.subs.subs[&key].lease, self.subs.subs[&key].serial);
+            let span = self.subs.subs[&key].lease;
             let processor = self.subs.group(group).key.processor.clone();
-            let delivery = self.lease(slot, Holder::Stream(key, serial), processor, span);
+            let delivery = self.lease(slot, Holder::Stream(key), processor, span);
             self.last_fed = Some(group);
             self.note_delivery(group, delivery.object.id, delivery.object.moves);
             fx.push(Effect::Deliver(key.0, Box::new(delivery)));

@@ -289,7 +289,7 @@ impl Core {
         let processor = lease.processor;
         let slot = lease.slot;
         let session = match lease.holder {
-            Holder::Stream((session, _), _) => Some(session),
+            Holder::Stream((session, _)) => Some(session),
             Holder::Taker => None,
         };
         self.set_phase(slot, Phase::Writing);

@@ -24,8 +24,6 @@ pub(crate) type SubKey = (SessionId, SubscriptionId);
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) group: GroupId,
-    /// Tells it from an earlier one of the same key.
-    pub(crate) serial: u64,
     pub(crate) credit: u32,
     pub(crate) in_flight: u32,
     pub(crate) lease: Span,
@@ -71,7 +69,6 @@ pub(crate) struct Session {
 pub(crate) struct Subscriptions {
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     pub(crate) subs: BTreeMap<SubKey, Subscription>,
-    last_serial: u64,
     groups: Vec<Option<Group>>,
     by_key: BTreeMap<DemandKey, GroupId>,
     by_pattern: BTreeMap<Pattern, BTreeSet<GroupId>>,
@@ -139,14 +136,19 @@ impl Subscriptions {
         group
     }
 
-    /// Adds a subscription to its group.
-    pub(crate) fn add(&mut self, key: SubKey, group: GroupId, credit: u32, lease: Span, now: Wall) {
-        self.last_serial += 1;
+    /// Adds a subscription to its group, with so many unsettled deliveries.
+    pub(crate) fn add(
+        &mut self,
+        key: SubKey,
+        group: GroupId,
+        (credit, in_flight): (u32, u32),
+        lease: Span,
+        now: Wall,
+    ) {
         let sub = Subscription {
             group,
-            serial: self.last_serial,
             credit,
-            in_flight: 0,
+            in_flight,
             lease,
             delivered: 0,
             settled: 0,
@@ -157,7 +159,7 @@ impl Subscriptions {
         let g = self.group_mut(group);
         g.subs.insert(key);
         g.credit += u64::from(credit);
-        g.free += u64::from(credit);
+        g.free += u64::from(credit.saturating_sub(in_flight));
         self.ring(key);
     }
 
@@ -207,14 +209,8 @@ impl Subscriptions {
     }
 
     /// A delivery of a subscription has ended, by a settle or otherwise.
-    pub(crate) fn free_one(
-        &mut self,
-        key: SubKey,
-        serial: u64,
-        settled: bool,
-        now: Wall,
-    ) -> Option<GroupId> {
-        let sub = self.subs.get_mut(&key).filter(|s| s.serial == serial)?;
+    pub(crate) fn free_one(&mut self, key: SubKey, settled: bool, now: Wall) -> Option<GroupId> {
+        let sub = self.subs.get_mut(&key)?;
         assert!(sub.in_flight > 0, "a delivery ends once");
         sub.in_flight -= 1;
         if settled {
