@@ -36,7 +36,9 @@ impl From<Status> for Said {
         Self {
             code: status.code(),
             reason: info.reason.clone(),
-            field: violation.map(|v| v.field.clone()).or(info.metadata.get("field").cloned()),
+            field: violation
+                .map(|v| v.field.clone())
+                .or_else(|| info.metadata.get("field").cloned()),
             limit: info.metadata.get("limit").cloned(),
             text: status.message().to_owned(),
         }
