@@ -108,6 +108,12 @@ impl Transfers {
         self.shadows.get(&at).copied()
     }
 
+    /// Whether the release of a held transfer has been written and is not durable yet.
+    pub(crate) fn is_releasing(&self, transfer: TransferId) -> bool {
+        let state = self.incoming.get(&transfer).map(|i| i.state);
+        matches!(state, Some(InState::Releasing(_)))
+    }
+
     /// The end of an id that is held is written elsewhere now. Says whether one is.
     pub(crate) fn end_carried(&mut self, at: Loc, to: Loc) -> bool {
         let held = self.incoming.values_mut().flat_map(|i| &mut i.items);
