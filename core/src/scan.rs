@@ -280,6 +280,10 @@ impl Core {
                     },
                     // A released object is ready although its entry says held: the shelf is right.
                     (Shelf::Ready(_) | Shelf::Delayed(_), _) => Standing::Flowing,
+                    // The release stands before this entry in the log, though it is not durable.
+                    (_, Standing::Held(transfer)) if self.transfers.is_releasing(*transfer) => {
+                        Standing::Flowing
+                    }
                     _ => standing.clone(),
                 };
                 self.lane.reserve(entry_bytes(&object));

@@ -108,6 +108,12 @@ impl Transfers {
         self.shadows.get(&at).copied()
     }
 
+    /// Whether the release of a held transfer has been written and is not durable yet.
+    pub(crate) fn is_releasing(&self, transfer: TransferId) -> bool {
+        let state = self.incoming.get(&transfer).map(|i| i.state);
+        matches!(state, Some(InState::Releasing(_)))
+    }
+
     /// The end of an id that is held is written elsewhere now. Says whether one is.
     pub(crate) fn end_carried(&mut self, at: Loc, to: Loc) -> bool {
         let held = self.incoming.values_mut().flat_map(|i| &mut i.items);
@@ -276,7 +282,9 @@ impl Core {
             self.give_back(slot, &peer, Refused::RefusedByPeer);
         }
         if moving.is_empty() {
-            self.transfers.outgoing.remove(&n);
+            // What is paged out forgets that it was refused: the demand rests, too.
+            let out = self.transfers.outgoing.remove(&n).expect("just found");
+            self.rest(link, &out.key);
             return fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
         }
         self.write_moved(n, id, peer, moving);
@@ -324,13 +332,17 @@ impl Core {
 
     /// The peer has refused an offer, or not answered it: it would do the same with the next one,
     /// so it has a moment.
+    fn rest(&mut self, link: LinkId, key: &DemandKey) {
+        let until = self.now.mono + REFUSED_PAUSE;
+        if let Some(remote) = self.mesh.link_mut(link).and_then(|l| l.demands.get_mut(key)) {
+            remote.paused_until = until;
+        }
+    }
+
     fn pause(&mut self, n: u64) {
         let open = &self.transfers.outgoing[&n];
         let (link, key, slot) = (open.link, open.key.clone(), open.slots[0]);
-        let until = self.now.mono + REFUSED_PAUSE;
-        if let Some(remote) = self.mesh.link_mut(link).and_then(|l| l.demands.get_mut(&key)) {
-            remote.paused_until = until;
-        }
+        self.rest(link, &key);
         let queue = self.memory.get(slot).queue;
         self.look_again(queue, REFUSED_PAUSE);
     }
