@@ -11,7 +11,7 @@ use dpc_proto::google::protobuf::{Any, Duration, Timestamp};
 use dpc_proto::v1::cloud_service_client::CloudServiceClient;
 use dpc_proto::v1::operator_service_client::OperatorServiceClient;
 use dpc_proto::v1::{self, object, session_item, session_response, settlement};
-use support::{Node, folder, serve_fails};
+use support::{Node, folder, serve_fails, wait_for};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -296,8 +296,13 @@ async fn subscriptions_and_settles_that_no_node_takes() {
     one.send(settle(lease, Finalise(v1::Finalise {})));
     let said = one.refused(settle(lease, Reject(v1::Reject { reason: "late".into() }))).await;
     says("a second settle", said, failed, "LEASE_LOST", None, None);
-    let types = node.json(&["type", "ls"]).await;
-    assert_eq!((&types[0]["ready"], &types[0]["parked"]), (&0.into(), &0.into()), "{types:?}");
+    // The first settle stands, as soon as it is durable; the second one has changed nothing.
+    wait_for("the object to be final", async || {
+        let types = node.json(&["type", "ls"]).await;
+        assert_eq!((&types[0]["parked"], &types[0]["books"]["finalised"]), (&0.into(), &1.into()));
+        (types[0]["ready"] == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
