@@ -45,11 +45,20 @@ impl Core {
                 Ok(false) => return,
                 Err(refusal) => {
                     let i = u32::try_from(i).expect("requests are bounded");
-                    self.reply(to, Answer::RefusedAt(i, refusal), fx);
+                    self.refuse_settle(to, i, refusal, fx);
                 }
             }
         }
         self.reply_when_durable(to, Answer::Done(done), fx);
+    }
+
+    /// Refuses one settle. What a lease is lost to may be a later settle of the same version that is
+    /// not durable yet; a crash would take that back, and the same settle would be answered as done
+    /// once more (P3). So this answer waits for it.
+    fn refuse_settle(&mut self, to: ReplyTo, i: u32, refusal: Refusal, fx: &mut Effects) {
+        let lost = refusal.reason == "LEASE_LOST";
+        let answer = Answer::RefusedAt(i, refusal);
+        if lost { self.reply_when_durable(to, answer, fx) } else { self.reply(to, answer, fx) }
     }
 
     /// One lease of a settle: `Ok(false)` when somebody else will answer.
@@ -402,7 +411,7 @@ impl Core {
             return self.stall(to, missing, Input::Transaction(to, lessee, transaction), fx);
         }
         match self.check_transaction(lessee, &transaction) {
-            Err((i, refusal)) => self.reply(to, Answer::RefusedAt(i, refusal), fx),
+            Err((i, refusal)) => self.refuse_settle(to, i, refusal, fx),
             Ok(None) => {
                 let done = transaction.settles.len() as u64;
                 self.reply_when_durable(to, Answer::Done(done), fx);
