@@ -110,11 +110,18 @@ impl Core {
             Some(true) => Ok(true),
             Some(false) => Err(lease_lost()),
             None if token.lane == self.lane.id => Err(lease_lost()),
-            None if of == 1 && self.pass_settle(to, token, content, fx) => Ok(false),
+            None if of == 1 => {
+                if !self.pass_settle(to, token, content, fx) {
+                    // R5: only the owner may say what became of it. It may have been done before.
+                    let why = "the lease was given by another node that cannot be reached from here; ask that node";
+                    self.reply(to, Answer::Unknown(why.into()), fx);
+                }
+                Ok(false)
+            }
             None => Err(Refusal::new(
                 Code::Unavailable,
                 "OWNER_UNREACHABLE",
-                "the lease was given by another node that cannot be reached from here; ask that node",
+                "the lease was given by another node; settle it there, or by itself",
             )),
         }
     }

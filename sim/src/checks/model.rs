@@ -424,7 +424,7 @@ impl Fold<'_> {
         }
     }
 
-    fn note_marks(&mut self, marks: &[dpc_core::object::SettleMark], id: ObjectId) {
+    fn note_marks(&mut self, marks: &[SettleMark], id: ObjectId) {
         for mark in marks {
             let before = self.model.marks.insert(mark.token, mark.content);
             if before.is_some_and(|b| b != mark.content) {

@@ -75,7 +75,7 @@ pub(crate) async fn live(world: World, habits: Habits) -> turmoil::Result {
         }
     }
     while under_way.join_next().await.is_some() {}
-    world.lock().clients_done += 1;
+    world.lock().clients_done.insert(habits.name);
     std::future::pending().await
 }
 

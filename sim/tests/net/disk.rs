@@ -15,6 +15,9 @@ use tokio::task::JoinHandle;
 
 use crate::world::World;
 
+/// What a disk that fills up has left.
+pub(crate) const FULL_SLACK: u64 = 3_000;
+
 /// The time of the simulation, which goes on when hosts do not. The disks live by it.
 pub(crate) fn sim_now() -> Mono {
     let elapsed = turmoil::sim_elapsed().expect("a host is running");

@@ -4,22 +4,39 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod closing;
+mod determinism;
 mod disk;
 mod net;
 mod node;
 mod receiver;
+mod seeds;
+mod swarm;
 mod telling;
 mod wires;
 mod world;
-mod swarm;
 
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let seed: u64 = args[1].parse().unwrap();
-    let run = || swarm::run(seed);
-    let report = match args.get(2).map(String::as_str) {
-        Some(level) => telling::with(level.parse().unwrap(), std::io::stdout(), run),
-        None => run(),
-    };
-    eprintln!("{report:#?}");
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    match seeds::Order::from_args(std::env::args().skip(1)) {
+        Ok(Some(order)) => order.run(),
+        Ok(None) => libtest_mimic::run(&Arguments::from_args(), trials()).exit_code(),
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn trials() -> Vec<Trial> {
+    let mut trials = vec![
+        Trial::test("one_seed_is_one_log_byte_for_byte", determinism::twice),
+        Trial::test("another_seed_is_another_log", determinism::other),
+        Trial::test("some_seeds_keep_every_promise", seeds::some),
+    ];
+    trials.extend([]);
+    trials
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use dpc_core::Limits;
+use dpc_core::{Limits, Mono};
 use dpc_core::ids::LaneId;
 use runtime::node::{Bounds, Order};
 use sim::store::SimDisk;
@@ -137,6 +137,7 @@ impl<'a> Net<'a> {
             state: State::Starting,
             order: watch::Sender::new(Order::Run),
             excused: false,
+            limited: false,
         });
     }
 
@@ -188,7 +189,7 @@ impl<'a> Net<'a> {
         let name = self.name(node);
         self.sim.crash(name.as_str());
         let facts = &mut *self.world.lock();
-        let excused = std::mem::take(&mut facts.nodes[node].excused);
+        let excused = facts.nodes[node].take_excuse();
         let ordered = *facts.nodes[node].order.borrow() != Order::Run;
         facts.nodes[node].state = State::Down;
         match how {
@@ -321,6 +322,11 @@ impl<'a> Net<'a> {
     pub(crate) fn say(&self, what: &str) {
         crate::telling::set_time(self.sim.elapsed());
         tracing::info!(target: "story", "--- {what}");
+    }
+
+    /// The time by which the disks live.
+    pub(crate) fn now(&self) -> Mono {
+        Mono(u64::try_from(self.sim.elapsed().as_micros()).expect("a short simulation"))
     }
 
     /// The first broken promise.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dpc_client::{Delivered, Delivery, Error, FencingKey, LeaseToken, Object, Outcome, Verb};
+use dpc_client::{Client, Delivered, Delivery, Error, FencingKey, LeaseToken, Object, Outcome, Verb};
 use dpc_core::Answer;
 use dpc_core::ids::ObjectId;
 use dpc_core::input::{LeaseRef, Settle, Transaction, Verb as CoreVerb};
@@ -11,8 +11,8 @@ use dpc_core::object::{Push, Token};
 use dpc_core::time::Span;
 use tokio::time::timeout;
 
-use crate::client::{Me, TYPES, entity_of, object_of, push_of, refusal};
-use crate::world::Phase;
+use crate::client::{Me, TYPES, entity_of, object_of, options, push_of, refusal};
+use crate::world::{Phase, World};
 
 /// What subscriptions ask for.
 const PATTERNS: [&str; 6] = ["img", "doc.text", "doc.pdf", "doc.*", "sound", "*"];
@@ -36,7 +36,7 @@ pub(crate) async fn subscribe(me: Me) {
         let patience = Duration::from_millis(20 + me.draw(1_200));
         match timeout(patience, subscription.next()).await {
             Ok(Ok(Some(delivery))) => {
-                heard(&me, &delivery);
+                heard(&me.world, &delivery);
                 grows(&me, &mut keys, &delivery);
                 act(&me, &subscription, delivery).await;
             }
@@ -63,7 +63,7 @@ pub(crate) async fn take(me: Me) {
     };
     for delivered in taken {
         me.world.saw("taken without a stream");
-        heard(&me, &delivered);
+        heard(&me.world, &delivered);
         tokio::time::sleep(Duration::from_millis(me.draw(300))).await;
         let plan = Deed::drawn(&me);
         by_token(&me, delivered.token(), delivered.version(), &plan).await;
@@ -74,8 +74,8 @@ pub(crate) async fn take(me: Me) {
 }
 
 /// P2, P4 and P5 of one delivery, as far as a client can see.
-fn heard(me: &Me, delivered: &Delivered) {
-    let facts = &mut *me.world.lock();
+fn heard(world: &World, delivered: &Delivered) {
+    let facts = &mut *world.lock();
     let id = ObjectId(*delivered.id().as_bytes());
     let text = String::from_utf8_lossy(&delivered.payload()).into_owned();
     let hash = entity_of(delivered.object_type(), &text).hash();
@@ -239,4 +239,29 @@ fn answered(me: &Me, token: Token, version: u32, deed: &Deed, settled: &Result<(
 
 fn core_token(token: LeaseToken) -> Token {
     Token::from_bytes(token.as_bytes()).expect("the library checked it")
+}
+
+/// Takes everything that comes to one node, and finalises it.
+pub(crate) async fn finish_all(world: World, host: &str, node: usize, seed: u64) -> turmoil::Result {
+    let address = crate::node::clients_address(&world.lock().nodes[node].name);
+    let client = Client::connect([address], options(&world, host, seed ^ 0xc105e))?;
+    loop {
+        let subscribing = client.subscribe(["*"]).processor("closer").credit(64);
+        let subscription = match subscribing.await {
+            Ok(subscription) => subscription,
+            Err(error) => {
+                tracing::info!(target: "story", "the closer is not subscribed: {error}");
+                continue;
+            }
+        };
+        while let Ok(batch) = subscription.next_batch(64).await {
+            if batch.is_empty() {
+                break;
+            }
+            batch.iter().for_each(|delivery| heard(&world, delivery));
+            if let Err(error) = subscription.finalise_all(batch).await {
+                tracing::info!(target: "story", "{error}");
+            }
+        }
+    }
 }

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use dpc_core::Limits;
-use dpc_core::effect::PartIds;
+use dpc_core::effect::{PartIds, TypeView};
 use dpc_core::ids::{LaneId, ObjectId, RecordNumber};
 use dpc_core::object::{Hash16, Push, Token};
 use runtime::node::{Order, Ready};
 use sim::checks::Checker;
+use sim::contract::Fault;
 use sim::coverage::Coverage;
 use sim::store::SimDisk;
 use tokio::sync::watch;
@@ -42,7 +43,9 @@ pub(crate) struct Facts {
     /// What clients have been told and have still to learn.
     pub(crate) phase: Phase,
     /// Clients that have nothing under way any more.
-    pub(crate) clients_done: usize,
+    pub(crate) clients_done: BTreeSet<String>,
+    /// What operators were told of the types of a node.
+    pub(crate) types: BTreeMap<usize, Vec<TypeView>>,
 }
 
 /// How far a run is, for its clients.
@@ -71,6 +74,8 @@ pub(crate) struct NodeFacts {
     pub(crate) order: watch::Sender<Order>,
     /// A fault of its disk was injected, so that it may stop by itself.
     pub(crate) excused: bool,
+    /// Its disk is full, or nearly.
+    pub(crate) limited: bool,
 }
 
 /// What the process of a node is doing.
@@ -97,7 +102,8 @@ impl World {
             pushed_at: BTreeMap::new(),
             heard: BTreeSet::new(),
             phase: Phase::Chaos,
-            clients_done: 0,
+            clients_done: BTreeSet::new(),
+            types: BTreeMap::new(),
         };
         Self { facts: Arc::new(Mutex::new(facts)), wires: Wires::default() }
     }
@@ -126,6 +132,41 @@ impl World {
     /// How far the run is.
     pub(crate) fn phase(&self) -> Phase {
         self.lock().phase
+    }
+}
+
+impl NodeFacts {
+    /// Makes the next append end this way.
+    pub(crate) fn fail_next(&mut self, fault: Fault) {
+        self.excused = true;
+        self.disk.fail_next(fault);
+    }
+
+    /// Bytes of its log.
+    pub(crate) fn bytes_held(&self) -> u64 {
+        let (_, records) = self.disk.contents();
+        records.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+
+    /// Its disk has so many bytes left.
+    pub(crate) fn limit_disk(&mut self, left: u64) {
+        self.limited = true;
+        self.disk.set_bytes_max(self.bytes_held() + left);
+    }
+
+    /// Whether its process may stop for a fault of the disk. One fault excuses one end, a full disk
+    /// every end.
+    pub(crate) fn take_excuse(&mut self) -> bool {
+        std::mem::take(&mut self.excused) || self.limited
+    }
+
+    /// Its disk is well again, and has room.
+    pub(crate) fn mend_disk(&mut self) {
+        self.disk.forget_faults();
+        self.disk.set_bytes_max(u64::MAX);
+        // It may be on its way to its end for want of room.
+        self.excused |= std::mem::take(&mut self.limited);
+        self.free = u64::MAX;
     }
 }
 
