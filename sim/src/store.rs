@@ -266,6 +266,15 @@ impl Disk {
         None
     }
 
+    /// Whether a record has no room. A disk without a limit is not counted: an append costs the
+    /// same with one record as with a million.
+    fn is_full(&self, record: usize) -> bool {
+        if self.bytes_max == u64::MAX {
+            return false;
+        }
+        self.held_bytes().saturating_add(record as u64) > self.bytes_max
+    }
+
     fn write(&mut self, number: RecordNumber, bytes: Bytes, synced: bool) {
         self.rows.insert(number, Row { bytes, synced });
     }
@@ -274,9 +283,7 @@ impl Disk {
         if let Some(why) = self.refusal(epoch, number, &record) {
             return Appended::DefinitelyNot(why);
         }
-        let full = self.bytes_max < u64::MAX
-            && self.held_bytes().saturating_add(record.len() as u64) > self.bytes_max;
-        let full = full.then_some(Fault::Full);
+        let full = self.is_full(record.len()).then_some(Fault::Full);
         let lost = || StoreError::Io("the answer of the store was lost".into());
         match full.or_else(|| self.fault.take()) {
             None => {
@@ -307,7 +314,7 @@ impl Disk {
         }
     }
 
-    /// Bytes of all records kept. It is only worked out where a limit is set.
+    /// Bytes of all records kept.
     fn held_bytes(&self) -> u64 {
         self.rows.values().map(|row| row.bytes.len() as u64).sum()
     }
