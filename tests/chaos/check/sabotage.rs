@@ -20,9 +20,12 @@ impl Spoilt {
     }
 }
 
+/// Spoils a history in one place, if it has such a place.
+type Way = fn(&mut Vec<Line>) -> Option<()>;
+
 /// Spoils a history in each way that it offers a place for.
 pub(crate) fn spoil(lines: &[Line]) -> Vec<Spoilt> {
-    let ways: [(&'static str, &'static str, fn(&mut Vec<Line>) -> Option<()>); 5] = [
+    let ways: [(&'static str, &'static str, Way); 5] = [
         ("an object is lost", "P1", lose),
         ("a push was never made", "P2", conjure),
         ("a finalised object is delivered again", "P3", deliver_again),

@@ -68,13 +68,13 @@ impl Seat<'_> {
         while !self.actor.shared.is_over() && Instant::now() < until {
             match timeout(LOOK_EVERY, self.subscription.next_batch(16)).await {
                 Err(_) => {}
-                Ok(Ok(batch)) if !batch.is_empty() => self.take_up(batch, at_work).await,
+                Ok(Ok(batch)) if !batch.is_empty() => self.take_up(batch, at_work),
                 Ok(_) => return,
             }
         }
     }
 
-    async fn take_up(&mut self, batch: Vec<Delivery>, at_work: &mut JoinSet<()>) {
+    fn take_up(&mut self, batch: Vec<Delivery>, at_work: &mut JoinSet<()>) {
         for delivery in &batch {
             self.actor.note_delivery(self.processor, delivery);
         }
