@@ -247,10 +247,11 @@ impl Checker {
             }
             Answer::RefusedAt(..) | Answer::Refused(_) => {
                 seen.add("settle refused");
-                let repeated = self.done.get(token) == Some(&content)
-                    && self.model.keeps_mark(token, content);
+                let repeated =
+                    self.done.get(token) == Some(&content) && self.model.keeps_mark(token, content);
                 if repeated {
-                    let what = format!("a repeated settle of {} was refused: {answer:?}", token.object);
+                    let what =
+                        format!("a repeated settle of {} was refused: {answer:?}", token.object);
                     self.fail("P3", what);
                 }
                 let once = self.asked.get(token).is_none_or(|all| all.len() == 1);

@@ -139,7 +139,8 @@ impl Model {
         let is = |mark: &SettleMark| mark.token == *token && mark.content == content;
         self.lanes.values().any(|lane| {
             let alive = lane.at.get(&id).and_then(|at| lane.things.get(at));
-            let ends = lane.ends.range((id, Birth::default())..).take_while(|((of, _), _)| *of == id);
+            let ends =
+                lane.ends.range((id, Birth::default())..).take_while(|((of, _), _)| *of == id);
             // What has moved on is marked where it is.
             let mut ended = ends.filter(|(_, end)| !matches!(end.ending, Ending::Moved(_)));
             alive.is_some_and(|thing| thing.object.marks.iter().any(is))

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dpc_client::{Client, Error, Object, Options, Outcome, PushStatus, Receipt, Uuid};
+use dpc_core::Answer;
 use dpc_core::ids::{LaneId, ObjectId};
 use dpc_core::names::TypeName;
 use dpc_core::object::{Entity, Headers, Push};
 use dpc_core::refusal::{Code, Refusal};
-use dpc_core::Answer;
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use tokio::task::JoinSet;
@@ -179,9 +179,9 @@ impl Me {
     /// An operator's question, whose answer nobody needs.
     async fn look(&self) {
         use dpc_client::proto::v1;
-        let asked = self.client.ask(|mut node| async move {
-            node.list_types(v1::ListTypesRequest::default()).await
-        });
+        let asked = self
+            .client
+            .ask(|mut node| async move { node.list_types(v1::ListTypesRequest::default()).await });
         let name = if asked.await.is_ok() { "operator answered" } else { "operator not answered" };
         self.world.saw(name);
     }

@@ -76,9 +76,8 @@ async fn ask_books(world: World, seed: u64) -> turmoil::Result {
     let names: Vec<_> = world.lock().nodes.iter().map(|node| node.name.clone()).collect();
     for (node, name) in names.iter().enumerate() {
         let client = Client::connect([clients_address(name)], options(&world, "operator", seed))?;
-        let ask = client.ask(|mut node| async move {
-            node.list_types(v1::ListTypesRequest::default()).await
-        });
+        let ask = client
+            .ask(|mut node| async move { node.list_types(v1::ListTypesRequest::default()).await });
         let types = ask.await?.types.into_iter().map(view).collect();
         world.lock().types.insert(node, types);
     }

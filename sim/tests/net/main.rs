@@ -10,6 +10,7 @@ mod disk;
 mod net;
 mod node;
 mod receiver;
+mod scenes;
 mod seeds;
 mod swarm;
 mod telling;
@@ -37,6 +38,6 @@ fn trials() -> Vec<Trial> {
         Trial::test("another_seed_is_another_log", determinism::other),
         Trial::test("some_seeds_keep_every_promise", seeds::some),
     ];
-    trials.extend([]);
+    trials.extend(scenes::trials());
     trials
 }

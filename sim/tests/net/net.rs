@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use dpc_core::{Limits, Mono};
 use dpc_core::ids::LaneId;
+use dpc_core::{Limits, Mono};
 use runtime::node::{Bounds, Order};
 use sim::store::SimDisk;
 use tokio::sync::watch;
@@ -108,7 +108,8 @@ impl<'a> Net<'a> {
             .enable_random_order()
             .simulation_duration(Duration::from_secs(3_600));
         let world = World::new(plan.limits.max_hops);
-        let mut net = Self { sim: builder.build(), world, plan, hosts: Vec::new(), ill: BTreeMap::new() };
+        let mut net =
+            Self { sim: builder.build(), world, plan, hosts: Vec::new(), ill: BTreeMap::new() };
         for number in 0..net.plan.peers.len() {
             net.add_node(number);
         }
@@ -174,7 +175,7 @@ impl<'a> Net<'a> {
     /// One tick. What ended by itself meanwhile is taken off the network.
     pub(crate) fn step(&mut self) {
         crate::telling::set_time(self.sim.elapsed());
-        if let Err(error) = self.sim.step() {
+        if let Err(error) = crate::telling::stepping(|| self.sim.step()) {
             self.world.fail("P14", format!("a host failed: {error}"));
         }
         for node in 0..self.plan.peers.len() {
@@ -209,7 +210,11 @@ impl<'a> Net<'a> {
     }
 
     /// Steps until something holds. False if it does not within the span.
-    pub(crate) fn run_until(&mut self, span: Duration, mut holds: impl FnMut(&mut Self) -> bool) -> bool {
+    pub(crate) fn run_until(
+        &mut self,
+        span: Duration,
+        mut holds: impl FnMut(&mut Self) -> bool,
+    ) -> bool {
         let until = self.sim.elapsed() + span;
         loop {
             if holds(self) {
@@ -224,13 +229,14 @@ impl<'a> Net<'a> {
 
     /// Steps until all nodes serve.
     pub(crate) fn run_until_up(&mut self) {
-        let all = |net: &mut Self| net.world.lock().nodes.iter().all(|n| matches!(n.state, State::Up(_)));
+        let all =
+            |net: &mut Self| net.world.lock().nodes.iter().all(|n| matches!(n.state, State::Up));
         assert!(self.run_until(Duration::from_secs(20), all), "the nodes start");
     }
 
     /// Whether a node has a process.
     pub(crate) fn is_running(&self, node: usize) -> bool {
-        matches!(self.world.lock().nodes[node].state, State::Starting | State::Up(_))
+        matches!(self.world.lock().nodes[node].state, State::Starting | State::Up)
     }
 
     /// Ends the process of a node.
@@ -239,7 +245,10 @@ impl<'a> Net<'a> {
             return;
         }
         let name = self.name(node);
-        self.say(&format!("{name} {}", if power == Power::Cut { "loses power" } else { "is killed" }));
+        self.say(&format!(
+            "{name} {}",
+            if power == Power::Cut { "loses power" } else { "is killed" }
+        ));
         if power == Power::Cut {
             // Its last words must not leave: a machine without power closes no connection.
             self.each_other(&name, |sim, other| sim.partition(name.as_str(), other));

@@ -30,7 +30,12 @@ pub(crate) const DISK_RESERVE: u64 = 1 << 20;
 
 /// Runs one life of a node. It does not return: when the node has ended by itself, the harness
 /// learns of it from the facts and ends the host, so that its connections close as a system's do.
-pub(crate) async fn live(world: World, number: usize, seed: u64, bounds: Bounds) -> turmoil::Result {
+pub(crate) async fn live(
+    world: World,
+    number: usize,
+    seed: u64,
+    bounds: Bounds,
+) -> turmoil::Result {
     let ended = run(&world, number, seed, bounds).await;
     tracing::info!(target: "story", "the process ends: {ended:?}");
     world.lock().nodes[number].state = State::Ended(ended.map_err(|error| error.to_string()));
@@ -80,9 +85,7 @@ async fn run(world: &World, number: usize, seed: u64, bounds: Bounds) -> Result<
     };
     let chance = chance(seed ^ (number as u64 + 1) << 48 ^ life << 32);
     let told = world.clone();
-    let ready = move |ready: &node::Ready| {
-        told.lock().nodes[number].state = State::Up(ready.clone());
-    };
+    let ready = move |_: &node::Ready| told.lock().nodes[number].state = State::Up;
     // A history has a thread and a file of its own; the full stack runs without one.
     let no_history = Box::new(|_: &_, _| Ok(None));
     node::run(setup, data, sockets, chance, no_history, orders, ready).await

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dpc_client::{Client, Delivered, Delivery, Error, FencingKey, LeaseToken, Object, Outcome, Verb};
+use dpc_client::{
+    Client, Delivered, Delivery, Error, FencingKey, LeaseToken, Object, Outcome, Verb,
+};
 use dpc_core::Answer;
 use dpc_core::ids::ObjectId;
 use dpc_core::input::{LeaseRef, Settle, Transaction, Verb as CoreVerb};
@@ -125,7 +127,10 @@ impl Deed {
         match me.draw(16) {
             0 | 1 => plain(Verb::Release(None), back(false)),
             2 => plain(Verb::Fail(None), back(true)),
-            3 => plain(Verb::Reject("not understood".into()), CoreVerb::Reject("not understood".into())),
+            3 => plain(
+                Verb::Reject("not understood".into()),
+                CoreVerb::Reject("not understood".into()),
+            ),
             4 => plain(Verb::Advance(None), CoreVerb::Advance(None)),
             5 | 6 => {
                 let entity = dpc_client::Entity::new(ty, "advanced");
@@ -242,7 +247,12 @@ fn core_token(token: LeaseToken) -> Token {
 }
 
 /// Takes everything that comes to one node, and finalises it.
-pub(crate) async fn finish_all(world: World, host: &str, node: usize, seed: u64) -> turmoil::Result {
+pub(crate) async fn finish_all(
+    world: World,
+    host: &str,
+    node: usize,
+    seed: u64,
+) -> turmoil::Result {
     let address = crate::node::clients_address(&world.lock().nodes[node].name);
     let client = Client::connect([address], options(&world, host, seed ^ 0xc105e))?;
     loop {

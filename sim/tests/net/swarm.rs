@@ -233,7 +233,7 @@ impl Swarm<'_> {
 
     fn order(&mut self) {
         let node = self.any_node();
-        if matches!(self.net.world.lock().nodes[node].state, State::Up(_)) {
+        if matches!(self.net.world.lock().nodes[node].state, State::Up) {
             let order = if self.draw(2) == 0 { Order::Drain } else { Order::Stop };
             self.net.order(node, order);
         }

@@ -13,6 +13,17 @@ use tracing_subscriber::fmt::time::FormatTime;
 thread_local! {
     /// The time between two steps, when no host runs; the events told so far on this thread.
     static TIME: Cell<(Duration, u64)> = const { Cell::new((Duration::ZERO, 0)) };
+    /// Whether hosts run now. When the harness ends one, the network would tell a time that is the
+    /// machine's in part.
+    static STEPPING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs one step of the hosts, which have clocks of their own.
+pub(crate) fn stepping<R>(step: impl FnOnce() -> R) -> R {
+    STEPPING.set(true);
+    let result = step();
+    STEPPING.set(false);
+    result
 }
 
 /// Sets the time of what the harness itself says.
@@ -21,7 +32,11 @@ pub(crate) fn set_time(time: Duration) {
 }
 
 /// Runs something, and writes every event of this thread up to the level.
-pub(crate) fn with<R>(level: Level, out: impl Write + Send + 'static, run: impl FnOnce() -> R) -> R {
+pub(crate) fn with<R>(
+    level: Level,
+    out: impl Write + Send + 'static,
+    run: impl FnOnce() -> R,
+) -> R {
     TIME.set((Duration::ZERO, 0));
     let out = Out(Arc::new(Mutex::new(out)));
     let subscriber = tracing_subscriber::fmt()
@@ -38,7 +53,7 @@ struct SimTime;
 impl FormatTime for SimTime {
     fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
         let (between, told) = TIME.get();
-        let now = turmoil::sim_elapsed().unwrap_or(between);
+        let now = STEPPING.get().then(turmoil::sim_elapsed).flatten().unwrap_or(between);
         TIME.set((between, told + 1));
         write!(w, "{:>10.6} e{told}", now.as_secs_f64())
     }

@@ -9,7 +9,7 @@ use dpc_core::Limits;
 use dpc_core::effect::{PartIds, TypeView};
 use dpc_core::ids::{LaneId, ObjectId, RecordNumber};
 use dpc_core::object::{Hash16, Push, Token};
-use runtime::node::{Order, Ready};
+use runtime::node::Order;
 use sim::checks::Checker;
 use sim::contract::Fault;
 use sim::coverage::Coverage;
@@ -86,7 +86,7 @@ pub(crate) enum State {
     /// It recovers.
     Starting,
     /// It serves.
-    Up(Ready),
+    Up,
     /// It has ended by itself, and why.
     Ended(Result<(), String>),
 }
