@@ -19,6 +19,7 @@ use crate::core::{Core, Timer};
 use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::effect::{Effect, Effects};
 use crate::ids::{Epoch, Incarnation, LaneId, LinkId, Loc, ObjectId, RecordNumber};
+use crate::limits::LINK_BYTES_PER_MS_MIN;
 use crate::memory::{Phase, Slot};
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
@@ -40,6 +41,8 @@ pub(crate) struct Outgoing {
     pub(crate) slots: Vec<Slot>,
     /// The record that holds MOVED, once ACCEPT has come.
     pub(crate) moving: Option<RecordNumber>,
+    /// Bytes of its payloads.
+    bytes: u64,
     deadline: Mono,
 }
 
@@ -210,9 +213,16 @@ impl Core {
         for slot in &slots {
             self.set_phase(*slot, Phase::Offered(n));
         }
-        let deadline = self.now.mono + self.limits.offer_timeout;
+        let bytes = objects.iter().map(Object::weight).sum();
+        // It goes out behind the others of its link. Without that time a slow link would be offered
+        // the same large objects again and again, and never move one.
+        let ahead: u64 =
+            self.transfers.outgoing.values().filter(|o| o.link == link).map(|o| o.bytes).sum();
+        let transport = Span::millis((ahead + bytes) / LINK_BYTES_PER_MS_MIN);
+        let deadline = self.now.mono + self.limits.offer_timeout + transport;
         self.arm(deadline, Timer::Offer(n));
-        let out = Outgoing { id, link, peer, key: key.clone(), slots, moving: None, deadline };
+        let key_kept = key.clone();
+        let out = Outgoing { id, link, peer, key: key_kept, slots, moving: None, bytes, deadline };
         self.transfers.outgoing.insert(n, out);
         let message = Message::Offer(Offer { transfer: id, key, objects: objects.into() });
         fx.push(Effect::Send { link, message, after: None });

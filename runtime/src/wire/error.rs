@@ -164,7 +164,8 @@ mod tests {
     #[test]
     fn an_error_has_the_same_bytes_every_time_and_reads_back() {
         let refusal = Refusal { limit: Some(7), ..Refusal::invalid("id", "ID_REUSED", "twice") };
-        let error = refused(&Refusal { retry_after: Some(Span::secs(3)), ..refusal.given("9") }, "");
+        let error =
+            refused(&Refusal { retry_after: Some(Span::secs(3)), ..refusal.given("9") }, "");
         let once = status_of(&error);
         assert!((0..50).all(|_| status_of(&error).details() == once.details()));
         let details = once.get_error_details();

@@ -120,14 +120,17 @@ pub(super) fn drain() {
         let later = push_many(&world, &client, 50, 10, "img").await;
         later.into_iter().map(|receipt| receipt.expect("stored").stored.node.to_string()).collect()
     });
-    net.run_for(Duration::from_millis(1_500));
+    net.run_for(Duration::from_millis(1_000));
     let received = task(&mut net, "receiver", |world| async move {
         let client = client(&world, "receiver", &[1]);
         let subscription = client.subscribe(["img"]).await.expect("subscribes");
         for _ in 0..60 {
+            // So slow that most of them wait still when the node is told to drain.
+            tokio::time::sleep(Duration::from_millis(20)).await;
             next(&subscription).await.finalise().await.expect("settles");
         }
     });
+    net.run_for(Duration::from_millis(300));
     net.order(0, Order::Drain);
     let down =
         |net: &mut crate::net::Net<'_>| matches!(net.world.lock().nodes[0].state, State::Down);

@@ -12,7 +12,8 @@ use tonic::transport::{Endpoint, Uri};
 use tower::service_fn;
 
 use super::{
-    SOON, client, finish, net, net_of, next, object, push_many, task, until_links, up, wait,
+    SOON, client, client_with, finish, net, net_of, next, object, push_many, task, until_links, up,
+    wait,
 };
 use crate::net::{Ill, Plan};
 use crate::node::clients_address;
@@ -82,8 +83,7 @@ pub(super) fn slow_link() {
     let mut plan = Plan::new(1, &[&[], &[0]]);
     plan.bounds.keepalive = Duration::from_secs(2);
     plan.bounds.keepalive_timeout = Duration::from_secs(2);
-    plan.bounds.follow = Duration::from_secs(4);
-    plan.limits.offer_timeout = dpc_core::Span::secs(30);
+    plan.bounds.follow = Duration::from_secs(8);
     let mut net = net_of(plan);
     until_links(&mut net, 0, 1, SOON);
     net.world.wires.throttle("n1", "n2", Some(300_000));
@@ -96,7 +96,8 @@ pub(super) fn slow_link() {
     });
     net.run_for(Duration::from_millis(300));
     let told = task(&mut net, "asker", |world| async move {
-        let client = client(&world, "asker", &[0]);
+        let patient = |options: dpc_client::Options| options.answer_timeout(Duration::from_secs(9));
+        let client = client_with(&world, "asker", &[0], patient);
         let text = "x".repeat(BODY);
         for n in 0..16 {
             client.push(object(&world, n, "img", &text)).await.expect("stored");
