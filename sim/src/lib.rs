@@ -8,6 +8,7 @@ pub mod contract_shared;
 pub mod coverage;
 pub mod script;
 pub mod shared;
+pub mod shrink;
 pub mod store;
 pub mod swarm;
 pub mod trace;
