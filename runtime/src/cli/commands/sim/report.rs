@@ -80,7 +80,7 @@ struct ShrunkLine<'a> {
 }
 
 #[derive(Serialize)]
-struct SummaryLine<'a> {
+struct SummaryLine {
     event: &'static str,
     seeds: u64,
     violations: usize,
@@ -270,7 +270,7 @@ impl Told {
         Ok(if self.interrupted { exit.worst(Exit::Interrupted) } else { exit })
     }
 
-    fn summary(&self, elapsed: Option<Duration>) -> SummaryLine<'_> {
+    fn summary(&self, elapsed: Option<Duration>) -> SummaryLine {
         let sums = &self.sums;
         SummaryLine {
             event: "summary",

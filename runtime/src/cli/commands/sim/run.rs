@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sim::swarm::{self, Options, Profile, Report};
 
-use super::fleet::{self, Ended, Fleet};
+use super::fleet::{self, Fleet};
 use super::ranges::{Only, SEEDS_MAX, Seeds};
 use super::report::{Case, Told};
 use crate::cli::exit::Exit;
