@@ -85,7 +85,8 @@ fn hide_node(verb: clap::Command) -> clap::Command {
     // The shared arguments bring their own words about a verb; the verb's are the right ones.
     let (about, long_about) = (verb.get_about().cloned(), verb.get_long_about().cloned());
     let verb = connect::NodeArgs::augment_args(verb).mut_arg("asked_node", |node| node.hide(true));
-    let verb = verb.about(about).long_about(long_about);
+    let verb = verb.about(about.unwrap_or_default());
+    let verb = if let Some(long) = long_about { verb.long_about(long) } else { verb };
     let nouns: Vec<String> = verb.get_subcommands().map(|v| v.get_name().to_owned()).collect();
     nouns.iter().fold(verb, |verb, name| verb.mut_subcommand(name, hide_node))
 }

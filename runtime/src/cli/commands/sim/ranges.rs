@@ -79,7 +79,9 @@ impl FromStr for Only {
         for part in text.split(',') {
             let (a, b) = match part.split_once("..") {
                 Some((a, b)) => (a.parse().ok(), b.parse().ok()),
-                None => (part.parse().ok(), part.parse::<usize>().ok().map(|n| n.saturating_add(1))),
+                None => {
+                    (part.parse().ok(), part.parse::<usize>().ok().map(|n| n.saturating_add(1)))
+                }
             };
             let (Some(a), Some(b)) = (a, b) else { return Err(accepted()) };
             if b > ACTIONS_MAX {
@@ -124,7 +126,9 @@ mod tests {
 
     #[test]
     fn a_range_without_seeds_and_one_too_long_are_refused_with_the_limit() {
-        for (seeds, limit) in [(9..3, "A below B"), (3..3, "A below B"), (0..u64::MAX, "1000000000")] {
+        for (seeds, limit) in
+            [(9..3, "A below B"), (3..3, "A below B"), (0..u64::MAX, "1000000000")]
+        {
             let failure = Seeds(seeds.clone()).check().expect_err("refused");
             let given = format!("{}..{}", seeds.start, seeds.end);
             assert_eq!(failure.details.field.as_deref(), Some("--seeds"));

@@ -171,7 +171,9 @@ impl Told {
         let made = made_of(report);
         match &report.broken {
             Some(broken) => self.tell_broken(report.seed, &made, broken, replay, output),
-            None if self.one => output.text(&format!("seed {}{made} kept every promise", report.seed)),
+            None if self.one => {
+                output.text(&format!("seed {}{made} kept every promise", report.seed))
+            }
             None => Ok(()),
         }
     }
@@ -282,7 +284,8 @@ impl Told {
             deliveries: sums.deliveries,
             simulated: seconds(sums.simulated),
             elapsed: elapsed.map(seconds),
-            seeds_per_s: elapsed.map(|e| (self.seeds as f64 / e.as_secs_f64() * 10.0).round() / 10.0),
+            seeds_per_s: elapsed
+                .map(|e| (self.seeds as f64 / e.as_secs_f64() * 10.0).round() / 10.0),
             times_real_time: elapsed.map(|e| times(sums.simulated, e)),
             coverage: sums.coverage.table().into_iter().collect(),
         }

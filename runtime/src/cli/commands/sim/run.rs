@@ -1,9 +1,10 @@
 //! `dpc sim run`: seeds on all cores, what they came to in order, and a summary.
 
 use std::num::NonZero;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sim::swarm::{self, Options, Profile, Report};
+use sim::swarm::{self, Options, Profile, Report, Setup, Step};
 
 use super::fleet::{self, Fleet};
 use super::ranges::{Only, SEEDS_MAX, Seeds};
@@ -27,6 +28,9 @@ const JOBS_MAX: u64 = 1_024;
 
 /// Failures that are cut down; what all others come from is most likely the same.
 const SHRINKS_MAX: usize = 3;
+
+/// How a schedule is run: by the swarm, except in tests.
+type Runner = Arc<dyn Fn(&Setup, &[Step]) -> Report + Send + Sync>;
 
 /// Runs seeds.
 #[derive(Debug, clap::Args)]
@@ -111,13 +115,16 @@ fn fresh_seed() -> Result<u64, Failure> {
 }
 
 pub(super) async fn run(args: &RunArgs, output: &mut Output) -> Result<Exit, Failure> {
+    run_with(args, Arc::new(swarm::run_schedule), output).await
+}
+
+async fn run_with(args: &RunArgs, runner: Runner, output: &mut Output) -> Result<Exit, Failure> {
     let (options, seeds, jobs) = (args.options()?, args.seeds()?, args.jobs()?);
     fleet::keep_panics();
-    if let Some(only) = &args.only {
-        return run_part(args.seed.expect("clap asks for it"), &options, only, output);
+    match &args.only {
+        Some(only) => run_part(seeds.first, &options, only, &runner, output),
+        None => run_seeds(args, &options, seeds, jobs, runner, output).await,
     }
-    let drawn = options.clone();
-    run_with(args, &options, seeds, jobs, move |seed| swarm::run(seed, &drawn), output).await
 }
 
 /// A part of one seed's schedule, as a shrink has left it.
@@ -125,6 +132,7 @@ fn run_part(
     seed: u64,
     options: &Options,
     only: &Only,
+    runner: &Runner,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     let (setup, schedule) = swarm::draw(seed, options);
@@ -136,17 +144,17 @@ fn run_part(
     let steps: Vec<_> = schedule.into_iter().filter(|step| only.has(step.n)).collect();
     let mut told = Told::new(options, true);
     let case = Case { seed, only: Some(only.clone()) };
-    told.tell(&case, fleet::caught(|| swarm::run_schedule(&setup, &steps)), output)?;
+    told.tell(&case, fleet::caught(|| runner(&setup, &steps)), output)?;
     told.finish(None, output)
 }
 
-/// Runs seeds with `run`, which is the swarm's own except in tests.
-async fn run_with(
+/// Seeds side by side, told in their order until the last one or Ctrl-C.
+async fn run_seeds(
     args: &RunArgs,
     options: &Options,
     seeds: fleet::Seeds,
     jobs: usize,
-    run: impl Fn(u64) -> Report + Send + Sync + 'static,
+    runner: Runner,
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
@@ -158,7 +166,11 @@ async fn run_with(
     let left = seeds.end - seeds.first;
     let timed = seeds.until.is_some();
     let jobs = jobs.min(usize::try_from(left).unwrap_or(usize::MAX));
-    let mut fleet = Fleet::start(seeds, jobs, run);
+    let (drawn, run) = (options.clone(), runner.clone());
+    let mut fleet = Fleet::start(seeds, jobs, move |seed| {
+        let (setup, schedule) = swarm::draw(seed, &drawn);
+        run(&setup, &schedule)
+    });
     let interrupted = loop {
         let ended = tokio::select! {
             biased;
@@ -177,24 +189,27 @@ async fn run_with(
         let of = if timed { None } else { Some(left) };
         told.interrupted(of, output);
     } else {
-        shrink(&mut told, options, &mut stop, output).await?;
+        shrink(&told, options, &runner, &mut stop, output).await?;
     }
     told.finish(Some(jobs), output)
 }
 
 /// Cuts the first failures down to the few actions that matter.
 async fn shrink(
-    told: &mut Told,
+    told: &Told,
     options: &Options,
+    runner: &Runner,
     stop: &mut (impl Future<Output = std::io::Result<()>> + Unpin),
     output: &mut Output,
 ) -> Result<(), Failure> {
     for (seed, broken) in told.broken().iter().take(SHRINKS_MAX).cloned().collect::<Vec<_>>() {
-        let (options, words) = (Options { trace: false, ..options.clone() }, broken.clone());
+        let options = Options { trace: false, ..options.clone() };
         let (sender, shrunk) = tokio::sync::oneshot::channel();
+        let run = runner.clone();
         std::thread::spawn(move || {
             let (setup, schedule) = swarm::draw(seed, &options);
-            let shrunk = sim::shrink::shrink_run(&setup, &schedule, &words);
+            let cut = || sim::shrink::shrink_run(&setup, &schedule, &broken, &*run);
+            let shrunk = fleet::quietly(cut);
             // Nobody may be left to be told.
             let _gone = sender.send((schedule.len(), shrunk));
         });
@@ -205,11 +220,146 @@ async fn shrink(
             shrunk = shrunk => shrunk.ok(),
         };
         output.progress("");
-        let Some((of, shrunk)) = shrunk else {
-            output.note("the failure was not cut down");
-            return Ok(());
-        };
-        told.shrunk(seed, of, &shrunk, output)?;
+        match shrunk {
+            Some((of, Some(shrunk))) => told.shrunk(seed, of, &shrunk, output)?,
+            Some((_, None)) => output.note(&format!(
+                "seed {seed} does not break it again: see whether `dpc sim meta --seed {seed}` holds"
+            )),
+            None => {
+                output.note(&format!("what seed {seed} needs to break it was not found out"));
+                return Ok(());
+            }
+        }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::Value;
+    use sim::swarm::Action;
+
+    use super::*;
+    use crate::cli::output::{Format, captured};
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn args(line: &str) -> RunArgs {
+        Line::parse_from(line.split(' ')).run
+    }
+
+    /// A bug planted for these tests: a run in which a process is paused breaks P7. One in which
+    /// nobody ever subscribes stops the core.
+    fn planted(setup: &Setup, steps: &[Step]) -> Report {
+        let mut report = swarm::run_schedule(setup, steps);
+        let subscribes = |step: &Step| matches!(step.action, Action::Subscribe { .. });
+        assert!(setup.seed != 1 || steps.iter().any(subscribes), "nobody subscribes");
+        if steps.iter().any(|step| matches!(step.action, Action::Pause(_))) {
+            report.broken = Some("P7: two owners".into());
+        }
+        report
+    }
+
+    async fn run_planted(line: &str, format: Format) -> (Exit, String, String) {
+        let (mut output, out, err) = captured::output(format);
+        let exit = run_with(&args(line), Arc::new(planted), &mut output).await;
+        (exit.expect("the arguments are good"), out.text(), err.text())
+    }
+
+    async fn refused(line: &str) -> Failure {
+        let (mut output, _, _) = captured::output(Format::Text);
+        let ended = run_with(&args(line), Arc::new(planted), &mut output).await;
+        ended.expect_err("out of range")
+    }
+
+    /// The first seed of a profile that pauses a process.
+    fn seed_with_a_pause() -> u64 {
+        let options = Options { profile: Profile::Pauses, ..Options::default() };
+        let pauses = |step: &Step| matches!(step.action, Action::Pause(_));
+        let found = (0..100).find(|seed| swarm::draw(*seed, &options).1.iter().any(pauses));
+        found.expect("the profile has its name for a reason")
+    }
+
+    #[tokio::test]
+    async fn a_broken_promise_is_told_with_the_way_back_and_with_what_is_needed() {
+        let seed = seed_with_a_pause();
+        let line = format!("x --profile pauses --nodes 2 --seeds {seed}..{}", seed + 1);
+        let (exit, out, err) = run_planted(&line, Format::Text).await;
+        assert_eq!(exit, Exit::NotDone, "{out}");
+        assert!(out.contains(&format!("seed {seed} (2 nodes, ")), "{out}");
+        assert!(out.contains("simulated): P7: two owners\n"), "{out}");
+        let replay = format!("again: dpc sim run --seed {seed} --profile pauses --nodes 2");
+        assert!(out.contains(&format!("  {replay} --trace\n")), "{out}");
+        assert!(out.contains("actions break it, all of them needed:\n"), "{out}");
+        let shrunk = out.lines().rfind(|line| line.contains(&replay)).expect("told twice");
+        assert!(shrunk.contains(" --only "), "{out}");
+        assert!(out.contains("1 of 1 seeds broke a promise: "), "{out}");
+        assert_eq!(err, "error: 1 of 1 seeds broke a promise [PROMISE_BROKEN]\n");
+
+        // The one action that is left breaks it by itself; without it nothing is broken.
+        let only =
+            shrunk.rsplit_once("--only ").expect("it names actions").1.trim_end_matches(" --trace");
+        assert!(only.parse::<usize>().is_ok(), "one action is enough: {only}");
+        let line = format!("x --profile pauses --nodes 2 --seed {seed} --only ");
+        let (exit, out, _) = run_planted(&format!("{line}{only}"), Format::Text).await;
+        assert_eq!(exit, Exit::NotDone);
+        assert!(out.contains("1 action, "), "{out}");
+        let (exit, out, _) = run_planted(&format!("{line}none"), Format::Text).await;
+        assert_eq!(exit, Exit::Done);
+        assert!(out.contains("kept every promise"), "{out}");
+    }
+
+    #[tokio::test]
+    async fn json_has_a_line_for_each_seed_in_order_and_a_summary() {
+        let (exit, out, _) =
+            run_planted("x --profile none --seeds 0..5 --jobs 2", Format::Json).await;
+        assert_eq!(exit, Exit::Done);
+        let lines: Vec<Value> =
+            out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let seeds: Vec<_> = lines[..5].iter().map(|line| line["seed"].as_u64()).collect();
+        assert_eq!(seeds, (0..5).map(Some).collect::<Vec<_>>());
+        assert!(lines[..5].iter().all(|l| l["event"] == "seed" && l["kept"] == true), "{out}");
+        let summary = &lines[5];
+        assert_eq!((&summary["event"], &summary["seeds"]), (&"summary".into(), &5.into()));
+        let sum = lines[..5].iter().filter_map(|line| line["events"].as_u64()).sum::<u64>();
+        assert_eq!(summary["events"].as_u64(), Some(sum));
+        assert!(summary["seeds_per_s"].is_number() && summary["coverage"]["hello"].is_number());
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_violation_of_its_seed_and_the_others_go_on() {
+        let line = "x --seed 1 --profile none --only none";
+        let (exit, out, _) = run_planted(line, Format::Json).await;
+        assert_eq!(exit, Exit::NotDone);
+        assert!(out.contains(r#""broken":"panic: nobody subscribes (runtime/src/cli"#), "{out}");
+        let replay = r#""replay":"dpc sim run --seed 1 --profile none --only none""#;
+        assert!(out.contains(replay), "{out}");
+    }
+
+    #[tokio::test]
+    async fn numbers_out_of_range_are_refused_with_their_limit() {
+        let cases = [
+            ("--seeds 9..3", "--seeds", "A below B", "9..3"),
+            ("--nodes 0", "--nodes", "1 to 64", "0"),
+            ("--nodes 65", "--nodes", "1 to 64", "65"),
+            ("--minutes 0", "--minutes", "1 to 10080", "0"),
+            ("--jobs 9999", "--jobs", "1 to 1024", "9999"),
+        ];
+        for (flags, field, limit, given) in cases {
+            let failure = refused(&format!("x {flags}")).await;
+            let details = &failure.details;
+            assert_eq!(failure.exit, Exit::Usage);
+            assert_eq!(details.field.as_deref(), Some(field), "{flags}");
+            assert_eq!(details.limit.as_deref(), Some(limit), "{flags}");
+            assert_eq!(details.given.as_deref(), Some(given), "{flags}");
+        }
+        let failure = refused("x --seed 3 --only 3,99999").await;
+        assert_eq!(failure.details.field.as_deref(), Some("--only"));
+        assert!(failure.details.limit.is_some(), "{failure:?}");
+    }
 }
