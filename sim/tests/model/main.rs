@@ -13,6 +13,10 @@ use std::time::Instant;
 use stateright::{Checker, HasDiscoveries, Model, Path};
 
 /// A search through all states: every property has to hold. Says how many there are.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long a search takes is a figure of docs/model.md"
+)]
 fn exhaust<M>(name: &str, model: M) -> usize
 where
     M: Model + Send + Sync + 'static,
