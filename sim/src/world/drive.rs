@@ -71,6 +71,13 @@ impl World {
                 life.store.truncate(below, Box::new(said));
             }
             Effect::Note(note) => self.coverage.note(&note),
+            // Nobody else can claim a lane on a disk of its own.
+            Effect::Renew => {}
+            Effect::Fenced(epoch) => {
+                let name = &self.nodes[node].name;
+                self.checks.fail("R1", format!("{name} is fenced by epoch {epoch} of nobody"));
+                self.kill(node, Power::Stays);
+            }
             Effect::Stop(why) => {
                 self.checks.fail("P16", format!("{} stopped: {why}", self.nodes[node].name));
                 self.kill(node, Power::Stays);

@@ -221,6 +221,7 @@ impl World {
             incarnation: Incarnation(n.lives),
             seed: self.plan.seed ^ (node as u64) << 8 ^ n.lives << 40,
             limits: self.plan.limits.clone(),
+            fence: None,
         }
     }
 
