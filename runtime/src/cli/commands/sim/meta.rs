@@ -172,7 +172,8 @@ async fn in_lockstep(
     let mut before = VecDeque::with_capacity(CONTEXT_LINES);
     let mut hasher = blake3::Hasher::new();
     loop {
-        (a.clear(), b.clear());
+        a.clear();
+        b.clear();
         first.read_until(b'\n', &mut a).await?;
         second.read_until(b'\n', &mut b).await?;
         if a.is_empty() && b.is_empty() {

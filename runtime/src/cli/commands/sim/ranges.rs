@@ -126,14 +126,12 @@ mod tests {
 
     #[test]
     fn a_range_without_seeds_and_one_too_long_are_refused_with_the_limit() {
-        for (seeds, limit) in
-            [(9..3, "A below B"), (3..3, "A below B"), (0..u64::MAX, "1000000000")]
-        {
-            let failure = Seeds(seeds.clone()).check().expect_err("refused");
-            let given = format!("{}..{}", seeds.start, seeds.end);
+        let cases = [(9, 3, "A below B"), (3, 3, "A below B"), (0, u64::MAX, "1000000000")];
+        for (start, end, limit) in cases {
+            let failure = Seeds(start..end).check().expect_err("refused");
             assert_eq!(failure.details.field.as_deref(), Some("--seeds"));
             assert_eq!(failure.details.limit.as_deref(), Some(limit));
-            assert_eq!(failure.details.given, Some(given));
+            assert_eq!(failure.details.given, Some(format!("{start}..{end}")));
         }
         assert_eq!(Seeds(0..1).check(), Ok(0..1));
     }
