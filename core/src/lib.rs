@@ -19,6 +19,7 @@ mod lane;
 mod lease;
 pub mod limits;
 mod loads;
+pub mod members;
 mod memory;
 mod mesh;
 pub mod message;
