@@ -296,9 +296,11 @@ impl Members {
         if known.quiet < self.ways.dead_after {
             return; // It has beaten meanwhile.
         }
-        let owned = self.table.lanes.values().filter(|row| {
-            row.state == LaneState::Owned && row.owner.incarnation == other
-        });
+        let owned = self
+            .table
+            .lanes
+            .values()
+            .filter(|row| row.state == LaneState::Owned && row.owner.incarnation == other);
         for row in owned {
             if self.declaring.insert(row.lane) {
                 moves.push(Move::DeclareDead(row.lane, other, row.epoch));

@@ -71,6 +71,7 @@ impl World {
                 life.store.truncate(below, Box::new(said));
             }
             Effect::Note(note) => self.coverage.note(&note),
+            Effect::Retire => {}
             // Nobody else can claim a lane on a disk of its own.
             Effect::Renew => {}
             Effect::Fenced(epoch) => {

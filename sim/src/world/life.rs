@@ -222,6 +222,7 @@ impl World {
             seed: self.plan.seed ^ (node as u64) << 8 ^ n.lives << 40,
             limits: self.plan.limits.clone(),
             fence: None,
+            heir: None,
         }
     }
 
