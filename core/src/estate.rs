@@ -380,8 +380,8 @@ impl Core {
         }
     }
 
-    /// What is held is released from its shelf to where it belongs.
-    pub(crate) fn shelve_released(&mut self, held: &Held) {
+    /// What is held is released from its shelf to where it belongs. Says where that is.
+    pub(crate) fn shelve_released(&mut self, held: &Held) -> Shelf {
         let shelf = self.shelf_after(held);
         match shelf {
             Shelf::Parked(ty) => {
@@ -398,6 +398,7 @@ impl Core {
                 self.watch_page(self.now.wall, held.at.record);
             }
         }
+        shelf
     }
 
     /// An adopted lane in which nothing is left, and of which every MOVED is taken, is retired.

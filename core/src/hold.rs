@@ -334,8 +334,9 @@ impl Core {
         let ty = self.queues.get(held.queue).ty;
         self.unshelve(held.at, Shelf::Held);
         self.queues.ty_mut(ty).held -= 1;
-        self.shelve_released(held);
-        self.stir(held.queue);
+        if let Shelf::Ready(queue) = self.shelve_released(held) {
+            self.stir(queue);
+        }
     }
 
     /// The sender has ended the offer: what is held is gone.
