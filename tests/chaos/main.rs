@@ -27,7 +27,7 @@ use crate::options::Options;
 use crate::round::{Round, play};
 
 /// What every round must have seen: a check that has looked at nothing has shown nothing.
-const ALWAYS_SEEN: [&str; 13] = [
+const ALWAYS_SEEN: [&str; 14] = [
     "pushes done",
     "deliveries",
     "deliveries after a handoff",
@@ -41,6 +41,7 @@ const ALWAYS_SEEN: [&str; 13] = [
     "objects emitted",
     "a push repeated and known",
     "books looked at",
+    "records of the logs folded",
 ];
 
 #[tokio::test]
@@ -131,7 +132,19 @@ fn tell(set: Set, round: &Round) {
 #[test]
 fn a_recorded_history_is_checked_again() {
     let Some(path) = std::env::var_os("DPC_CHAOS_HISTORY") else { return };
-    let verdict = check::check(&history::read(Path::new(&path)));
+    let path = Path::new(&path);
+    let lines = history::read(path);
+    let folder = path.parent().expect("a file is in a folder");
+    let names = lines.iter().find_map(|line| match &line.event {
+        history::Event::Round { nodes, .. } => Some(nodes.as_slice()),
+        _ => None,
+    });
+    let data = names.unwrap_or_default().iter().map(|name| (name.as_str(), folder.join(name)));
+    let data: Vec<_> = data.filter(|(_, data)| data.join("FORMAT").exists()).collect();
+    // The logs are beside it if the data of every node was kept.
+    let logs = (Some(data.len()) == names.map(<[_]>::len))
+        .then(|| check::Logs::read(data.iter().map(|(name, data)| (*name, data.as_path()))));
+    let verdict = check::check_with(&lines, logs.as_ref());
     for (what, count) in &verdict.seen {
         println!("{count:>9} {what}");
     }

@@ -1,10 +1,10 @@
 //! One round: nodes, clients and faults for so long, then heal, drain, ask, and check.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::check::{Verdict, check};
+use crate::check::{Logs, Verdict, check_with};
 use crate::dice::Dice;
 use crate::drain;
 use crate::faults::{Set, Shape, schedule};
@@ -64,11 +64,12 @@ pub(crate) async fn play(set: Set, options: &Options, disks: Vec<Disk>) -> Round
     work.stop().await;
     drain::repeat_settles(&work.shared).await;
     clock.part("repeats");
-    drain::take_inventory(&work.shared, &ids(&path)).await;
+    drain::take_inventory(&work.shared, &likely(&path)).await;
     fleet.look();
     clock.part("inventory");
+    let logs = Logs::read(fleet.end());
     let lines = read(&path);
-    let verdict = check(&lines);
+    let verdict = check_with(&lines, Some(&logs));
     clock.part("check");
     if !verdict.violations.is_empty() {
         fleet.keep_disks(&folder);
@@ -103,13 +104,21 @@ fn shape(set: Set, options: &Options, disks: bool) -> Shape {
     Shape { nodes, links, seconds: options.seconds, disks }
 }
 
-/// Every object that anybody wanted to make.
-fn ids(path: &Path) -> BTreeSet<String> {
-    let mut ids = BTreeSet::new();
+/// Every object that anybody wanted to make, with the nodes that it was seen or asked for at.
+fn likely(path: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let mut likely = BTreeMap::<String, BTreeSet<String>>::new();
     for line in read(path) {
-        if let Event::Call(call) = line.event {
-            ids.extend(call.objects.into_iter().map(|made| made.id));
+        match line.event {
+            Event::Call(call) => {
+                for made in call.objects {
+                    likely.entry(made.id).or_default().extend(call.at_nodes.iter().cloned());
+                }
+            }
+            Event::Delivery(delivery) => {
+                likely.entry(delivery.id).or_default().insert(delivery.node);
+            }
+            _ => {}
         }
     }
-    ids
+    likely
 }

@@ -8,6 +8,7 @@ mod books;
 mod calls;
 mod ends;
 mod lives;
+mod logs;
 pub(crate) mod sabotage;
 mod story;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::fmt;
 
 use crate::history::{Event, Line};
 
+pub(crate) use self::logs::Logs;
 use self::story::Story;
 
 /// A promise that was broken.
@@ -65,6 +67,11 @@ impl Verdict {
 
 /// Checks every promise that a history can show.
 pub(crate) fn check(lines: &[Line]) -> Verdict {
+    check_with(lines, None)
+}
+
+/// The same, and the logs of the nodes.
+pub(crate) fn check_with(lines: &[Line], logs: Option<&Logs>) -> Verdict {
     let mut verdict = Verdict::default();
     let mut story = Story::read(lines, &mut verdict);
     calls::check_pushes(&story, &mut verdict);
@@ -73,6 +80,9 @@ pub(crate) fn check(lines: &[Line]) -> Verdict {
     lives::check(&mut story, &mut verdict);
     ends::check(&story, &mut verdict);
     books::check(&story, &mut verdict);
+    if let Some(logs) = logs {
+        logs::check(&story, logs, &mut verdict);
+    }
     for line in lines {
         match &line.event {
             Event::Left { what } => verdict.fail("P11", what),
