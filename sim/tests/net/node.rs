@@ -1,7 +1,6 @@
 //! The process of one node: the real runtime on simulated edges.
 
 use std::future::pending;
-use std::sync::Arc;
 use std::time::Duration;
 
 use dpc_core::PartInfo;
@@ -44,34 +43,13 @@ pub(crate) async fn live(
 
 async fn run(world: &World, number: usize, seed: u64, bounds: Bounds) -> Result<(), NodeError> {
     let (order, orders) = watch::channel(Order::Run);
-    let (setup, data, life) = {
-        let facts = &mut *world.lock();
-        let node = &mut facts.nodes[number];
+    let life = {
+        let node = &mut world.lock().nodes[number];
         node.lives += 1;
-        node.state = State::Starting;
-        node.order = order;
-        let peers = node.peers.clone();
-        let (disk, life) = (node.disk.clone(), node.lives);
-        let parts = node.index.values().map(info).collect();
-        let node = &facts.nodes[number];
-        let peers = peers.iter().map(|p| format!("{}:{NODES}", facts.nodes[*p].name)).collect();
-        let setup = Setup {
-            name: Name::new("node_name", &node.name).expect("the harness names nodes well"),
-            lane: node.lane,
-            limits: node.limits.clone(),
-            peers,
-            bounds,
-            store: "simulated",
-            durability: v1::Durability::Synced,
-            disk_reserve: DISK_RESERVE,
-        };
-        let room = world.clone();
-        let free = Box::new(move || Some(room.lock().nodes[number].free));
-        (setup, (disk, parts, free), life)
+        (node.state, node.order) = (State::Starting, order);
+        node.lives
     };
-    let (disk, parts, free) = data;
-    let index = Parts { node: number, world: world.clone() };
-    let data = Data { store: Log::open(&disk, world), index, parts, free };
+    let setup = setup(world, number, bounds);
     let name = setup.name.to_string();
     let open = async |port| {
         let opened = Port::open(&world.wires, &name, port).await;
@@ -83,12 +61,43 @@ async fn run(world: &World, number: usize, seed: u64, bounds: Bounds) -> Result<
         admin: open(ADMIN).await,
         dialer: Dialler::new(&world.wires, &name),
     };
+    let data = data(world, number);
     let chance = chance(seed ^ (number as u64 + 1) << 48 ^ life << 32);
     let told = world.clone();
     let ready = move |_: &node::Ready| told.lock().nodes[number].state = State::Up;
     // A history has a thread and a file of its own; the full stack runs without one.
     let no_history = Box::new(|_: &_, _| Ok(None));
     node::run(setup, data, sockets, chance, no_history, orders, ready).await
+}
+
+fn setup(world: &World, number: usize, bounds: Bounds) -> Setup {
+    let facts = world.lock();
+    let node = &facts.nodes[number];
+    let peers = node.peers.iter().map(|peer| format!("{}:{NODES}", facts.nodes[*peer].name));
+    Setup {
+        name: Name::new("node_name", &node.name).expect("the harness names nodes well"),
+        lane: node.lane,
+        limits: node.limits.clone(),
+        peers: peers.collect(),
+        bounds,
+        store: "simulated",
+        durability: v1::Durability::Synced,
+        disk_reserve: DISK_RESERVE,
+    }
+}
+
+fn data(world: &World, number: usize) -> Data<Log, Parts> {
+    let (disk, parts) = {
+        let node = &world.lock().nodes[number];
+        (node.disk.clone(), node.index.values().map(info).collect())
+    };
+    let room = world.clone();
+    Data {
+        store: Log::open(&disk, world),
+        index: Parts { node: number, world: world.clone() },
+        parts,
+        free: Box::new(move || Some(room.lock().nodes[number].free)),
+    }
 }
 
 /// Clocks of the simulation, and randomness that the seed fixes.
@@ -135,7 +144,7 @@ pub(crate) fn quick_bounds() -> Bounds {
     }
 }
 
-/// Shared by whoever has to reach a node.
-pub(crate) fn clients_address(name: &str) -> Arc<str> {
-    format!("{name}:{CLIENTS}").into()
+/// Where clients reach a node.
+pub(crate) fn clients_address(name: &str) -> String {
+    format!("{name}:{CLIENTS}")
 }
