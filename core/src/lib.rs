@@ -29,6 +29,7 @@ mod peers;
 mod push;
 mod queues;
 pub mod record;
+pub mod recording;
 pub mod refusal;
 mod remember;
 mod resolve;

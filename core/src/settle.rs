@@ -36,7 +36,7 @@ impl Core {
         if !missing.is_empty() {
             return self.stall(to, missing, Input::Settle(to, lessee, settle), fx);
         }
-        let content = settle.content_hash();
+        let content = self.hashes.settle(&settle);
         let mut done = 0;
         for (i, lease) in settle.leases.iter().enumerate() {
             let answer = self.settle_one(to, lessee, *lease, &settle, content, fx);
@@ -210,7 +210,7 @@ impl Core {
     }
 
     /// Emits are checked like pushes. Those that were emitted before are left out.
-    fn check_emits(&self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
+    fn check_emits(&mut self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
         for emit in emits {
             emit.check(&self.limits, self.now)?;
             self.check_type(&emit.entity.ty)?;
@@ -222,15 +222,13 @@ impl Core {
     }
 
     /// Which emits are new, and not repeated.
-    fn fresh_emits(&self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
-        emits
-            .iter()
-            .map(|emit| {
-                let Some(id) = emit.id else { return Ok(true) };
-                let before = self.pushed_before(id, &emit.entity.hash())?;
-                Ok(matches!(before, PushedBefore::No))
-            })
-            .collect()
+    fn fresh_emits(&mut self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
+        let fresh = |emit: &Push| {
+            let Some(id) = emit.id else { return Ok(true) };
+            let hash = self.hashes.entity(&emit.entity);
+            Ok(matches!(self.pushed_before(id, &hash)?, PushedBefore::No))
+        };
+        emits.iter().map(fresh).collect()
     }
 
     /// Objects that one commit brings in: each id once, and no more new types than there is room
@@ -278,7 +276,8 @@ impl Core {
         for (emit, fresh) in emits.iter().zip(fresh) {
             if *fresh {
                 let id = emit.id.unwrap_or_else(|| self.new_id());
-                self.store(id, emit.clone(), emit.entity.hash(), How::Emitted);
+                let hash = self.hashes.entity(&emit.entity);
+                self.store(id, emit.clone(), hash, How::Emitted);
             }
         }
     }
@@ -410,7 +409,7 @@ impl Core {
             Ok(Some(bytes)) => {
                 self.lane.begin_group(bytes);
                 for settle in &transaction.settles {
-                    let content = settle.content_hash();
+                    let content = self.hashes.settle(settle);
                     for lease in &settle.leases {
                         let n = self.find_lease(lessee, *lease).expect("checked");
                         self.apply_settle(n, &settle.verb, content, fx);
@@ -419,7 +418,7 @@ impl Core {
                     self.apply_emits(&settle.emits, &fresh);
                 }
                 for push in transaction.pushes {
-                    let hash = push.entity.hash();
+                    let hash = self.hashes.entity(&push.entity);
                     let before = push.id.map(|id| self.pushed_before(id, &hash).expect("checked"));
                     if matches!(before, None | Some(PushedBefore::No)) {
                         let id = push.id.unwrap_or_else(|| self.new_id());
@@ -436,7 +435,7 @@ impl Core {
     /// All of a transaction, or the position of what refuses it: its bytes, or `None` when all of
     /// it was done before.
     fn check_transaction(
-        &self,
+        &mut self,
         lessee: Lessee,
         t: &Transaction,
     ) -> Result<Option<usize>, (u32, Refusal)> {
@@ -480,11 +479,14 @@ impl Core {
                         seen.push(n);
                         bytes += self.settle_bytes(n, settle);
                     }
-                    Err(refusal) if self.was_settled_so(*lease, settle.content_hash()) => {
+                    Err(refusal) => {
+                        let content = self.hashes.settle(settle);
+                        if !self.was_settled_so(*lease, content) {
+                            return Err(at(refusal));
+                        }
                         assert_eq!(refusal.reason, "LEASE_LOST", "only an ended lease was settled");
                         repeats += 1;
                     }
-                    Err(refusal) => return Err(at(refusal)),
                 }
             }
             self.check_emits(&settle.emits).map_err(at)?;
@@ -498,7 +500,8 @@ impl Core {
                 |refusal: Refusal| (u32::try_from(t.settles.len() + i).expect("bounded"), refusal);
             self.check_push(push).map_err(at)?;
             if let Some(id) = push.id {
-                self.pushed_before(id, &push.entity.hash()).map_err(at)?;
+                let hash = self.hashes.entity(&push.entity);
+                self.pushed_before(id, &hash).map_err(at)?;
             }
             payload += push.entity.payload.len() as u64;
             bytes += 512 + push.entity.payload.len() + push.entity.headers.as_packed().len();

@@ -14,6 +14,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::{QueueId, Shelf};
 use crate::core::{Core, Timer};
 use crate::decision::{Candidate, Decision, Refused, Step};
@@ -24,13 +26,14 @@ use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
 use crate::record::{Ending, Entry, TransferId};
+use crate::recording::{SlicedMap, Slices};
 use crate::time::{Mono, Span, Wall};
 
 /// How long what a peer has refused is not offered to it again.
 pub(crate) const REFUSED_PAUSE: Span = Span::secs(1);
 
 /// An offer of this incarnation that is not decided.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Outgoing {
     pub(crate) id: TransferId,
     pub(crate) link: LinkId,
@@ -44,7 +47,7 @@ pub(crate) struct Outgoing {
 }
 
 /// A committed transfer whose receiver may still need its answer, or whose shadow is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Moved {
     pub(crate) receiver: Name,
     pub(crate) shadows: BTreeSet<Loc>,
@@ -52,7 +55,7 @@ pub(crate) struct Moved {
 }
 
 /// A transfer at the receiver.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Incoming {
     pub(crate) state: InState,
     pub(crate) items: Vec<Held>,
@@ -61,7 +64,7 @@ pub(crate) struct Incoming {
 }
 
 /// How far a transfer has come at the receiver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum InState {
     /// HELD is being committed.
     Holding(RecordNumber),
@@ -74,7 +77,7 @@ pub(crate) enum InState {
 }
 
 /// One held object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Held {
     pub(crate) id: ObjectId,
     pub(crate) at: Loc,
@@ -85,18 +88,21 @@ pub(crate) struct Held {
 }
 
 /// All transfers of a lane.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Transfers {
     pub(crate) outgoing: BTreeMap<u64, Outgoing>,
-    pub(crate) moved: BTreeMap<TransferId, Moved>,
+    #[serde(skip)]
+    pub(crate) moved: SlicedMap<TransferId, Moved>,
     pub(crate) incoming: BTreeMap<TransferId, Incoming>,
     /// Up to which number transfers of a sender's incarnation are decided and forgotten.
     pub(crate) forgotten: BTreeMap<(LaneId, Epoch, Incarnation), u64>,
     /// Lanes that were forgotten for ever.
     pub(crate) verdicts: BTreeSet<LaneId>,
     /// Those of `moved` that are not taken: TAKEN costs nothing for all that is kept.
+    #[serde(skip)]
     untaken: BTreeSet<TransferId>,
     /// Shadows by place, for carrying.
+    #[serde(skip)]
     shadows: BTreeMap<Loc, TransferId>,
     /// Transfers whose FORGET has been said, by receiver's lane.
     forget_said: BTreeMap<LaneId, u64>,
@@ -104,6 +110,21 @@ pub(crate) struct Transfers {
 }
 
 impl Transfers {
+    /// What goes into a snapshot in slices.
+    pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 1] {
+        [&mut self.moved]
+    }
+
+    /// What follows from the slices.
+    pub(crate) fn derive(&mut self) {
+        for (id, moved) in &self.moved {
+            self.shadows.extend(moved.shadows.iter().map(|at| (*at, *id)));
+            if moved.taken.is_none() {
+                self.untaken.insert(*id);
+            }
+        }
+    }
+
     pub(crate) fn shadow_of(&self, at: Loc) -> Option<TransferId> {
         self.shadows.get(&at).copied()
     }
