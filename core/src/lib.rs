@@ -38,6 +38,7 @@ mod route;
 mod scan;
 mod session;
 mod settle;
+pub mod shared;
 pub mod store;
 mod subscriptions;
 mod take;

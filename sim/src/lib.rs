@@ -4,8 +4,10 @@
 
 pub mod checks;
 pub mod contract;
+pub mod contract_shared;
 pub mod coverage;
 pub mod script;
+pub mod shared;
 pub mod store;
 pub mod swarm;
 pub mod trace;

@@ -248,6 +248,16 @@ impl Disk {
         None
     }
 
+    /// Whether a record has no room. A disk without a limit is not counted: an append costs the
+    /// same with one record as with a million.
+    fn is_full(&self, record: usize) -> bool {
+        if self.bytes_max == u64::MAX {
+            return false;
+        }
+        let held: u64 = self.rows.values().map(|row| row.bytes.len() as u64).sum();
+        held.saturating_add(record as u64) > self.bytes_max
+    }
+
     fn write(&mut self, number: RecordNumber, bytes: Bytes, synced: bool) {
         self.rows.insert(number, Row { bytes, synced });
     }
@@ -256,9 +266,7 @@ impl Disk {
         if let Some(why) = self.refusal(epoch, number, &record) {
             return Appended::DefinitelyNot(why);
         }
-        let held: u64 = self.rows.values().map(|row| row.bytes.len() as u64).sum();
-        let full = held.saturating_add(record.len() as u64) > self.bytes_max;
-        let full = full.then_some(Fault::Full);
+        let full = self.is_full(record.len()).then_some(Fault::Full);
         let lost = || StoreError::Io("the answer of the store was lost".into());
         match full.or_else(|| self.fault.take()) {
             None => {

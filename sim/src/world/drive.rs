@@ -146,6 +146,9 @@ impl World {
             return;
         }
         let l = self.nodes[node].life.as_mut().expect("just checked");
+        if l.wake_at.is_none_or(|at| at > self.now) {
+            return; // An earlier one was set after it, and has taken its place.
+        }
         l.wake_at = None;
         match l.core.next_wake() {
             Some(wake) if wake.at <= self.now => {
@@ -165,6 +168,9 @@ impl World {
         }
         let now = self.now;
         let l = self.nodes[node].life.as_mut().expect("just checked");
+        if l.store_at.is_none_or(|at| at > now) {
+            return; // An earlier one was set after it, and has taken its place.
+        }
         l.store_at = None;
         l.store.complete_until(now);
         loop {
