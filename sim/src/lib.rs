@@ -6,6 +6,7 @@ pub mod checks;
 pub mod contract;
 pub mod contract_shared;
 pub mod coverage;
+pub mod recorder;
 pub mod script;
 pub mod shared;
 pub mod store;

@@ -3,6 +3,7 @@
 
 use dpc_core::input::{Operator, Which};
 use dpc_core::names::TypeName;
+use dpc_core::recording::TapeBounds;
 use dpc_core::time::Span;
 use dpc_core::{Answer, Limits};
 use rand_core::Rng;
@@ -10,6 +11,7 @@ use rand_pcg::Pcg64Mcg;
 
 use crate::contract::Fault;
 use crate::coverage::Coverage;
+use crate::recorder::Recording;
 use crate::world::{Mode, Plan, Power, Wish, World};
 
 /// How one run ended.
@@ -70,17 +72,15 @@ struct Swarm {
 
 /// Runs one seed.
 pub fn run(seed: u64, trace: bool) -> Report {
-    let mut swarm = Swarm::new(seed, trace);
-    let broken = swarm.live().err();
-    let world = &mut swarm.world;
-    Report {
-        seed,
-        broken,
-        coverage: world.coverage.clone(),
-        steps: world.steps,
-        simulated: world.now() - dpc_core::Mono(0),
-        trace: world.trace.take(),
-    }
+    Swarm::new(seed, trace).run()
+}
+
+/// Runs one seed and records every core in it, cut like this.
+pub fn record(seed: u64, bounds: TapeBounds) -> (Report, Vec<Recording>) {
+    let mut swarm = Swarm::new(seed, false);
+    swarm.world.record(bounds);
+    let report = swarm.run();
+    (report, swarm.world.take_recordings())
 }
 
 impl Swarm {
@@ -117,6 +117,19 @@ impl Swarm {
         swarm.world.check_every = if trace { 1 } else { 7 };
         swarm.build();
         swarm
+    }
+
+    fn run(&mut self) -> Report {
+        let broken = self.live().err();
+        let world = &mut self.world;
+        Report {
+            seed: world.plan.seed,
+            broken,
+            coverage: world.coverage.clone(),
+            steps: world.steps,
+            simulated: world.now() - dpc_core::Mono(0),
+            trace: world.trace.take(),
+        }
     }
 
     fn build(&mut self) {

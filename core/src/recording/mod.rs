@@ -13,4 +13,4 @@ pub use read::BadRecording;
 pub use replay::{Agreement, Played, PlayedCall, Replay};
 pub(crate) use sliced::{SlicedMap, SlicedSet, SlicedVec, Slices};
 pub use snapshot::{BadSnapshot, Slice};
-pub use tape::{Chunk, RECORDING_FORMAT, SegmentHead, Tape, seal_head};
+pub use tape::{Chunk, RECORDING_FORMAT, SegmentHead, Tape, TapeBounds};

@@ -82,11 +82,6 @@ impl Reader {
         Ok(Some(Read::Event(event)))
     }
 
-    /// Where reading stands, in bytes of the file.
-    pub(super) fn at(&self) -> usize {
-        self.at
-    }
-
     fn segment(&mut self) -> Result<SegmentHead, BadRecording> {
         if self.take(MAGIC.len()).ok().as_deref() != Some(&MAGIC) {
             return Err(BadRecording::Magic);

@@ -25,16 +25,19 @@ pub struct Slice {
 pub struct BadSnapshot(pub &'static str);
 
 impl Core {
+    /// Whether a snapshot can begin now: behind some calls, effects wait for the next one.
+    pub fn can_be_copied(&self) -> bool {
+        self.started && self.later.is_empty()
+    }
+
     /// Begins a snapshot of the state as it is now, between two calls, and returns its head. A
     /// snapshot that was under way is given up.
     ///
     /// # Panics
     ///
-    /// Panics before [`Core::start`], or when [`Core::take_record`] has left effects for the next
-    /// call: begin it right behind [`Core::handle`].
+    /// Panics where [`Core::can_be_copied`] says no.
     pub fn begin_snapshot(&mut self) -> Vec<u8> {
-        assert!(self.started, "a recovery is not recorded: it follows from the log");
-        assert!(self.later.is_empty(), "a snapshot begins when all effects are out");
+        assert!(self.can_be_copied(), "a snapshot begins between calls, when all effects are out");
         self.slices().into_iter().for_each(Slices::begin);
         postcard::to_stdvec(self).expect("every value of core's state can be written")
     }

@@ -99,51 +99,105 @@ impl Step {
     }
 }
 
-/// Writes down the calls of one core.
-#[derive(Debug, Default)]
+/// Writes down the calls of one core, in segments that each begin with a snapshot.
+#[derive(Debug)]
 pub struct Tape {
+    head: SegmentHead,
+    bounds: TapeBounds,
     last: Now,
+    /// How many calls the run holds.
+    calls: u64,
+    /// Bytes of the present segment, without the chunk that is being written.
+    bytes: usize,
+    stage: Stage,
     chunk: Chunk,
+    full: Vec<Chunk>,
     scratch: Vec<u8>,
+}
+
+/// How far a segment has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing is recorded until core can be copied.
+    Waiting,
+    /// Its snapshot is being written.
+    Copying,
+    /// Its snapshot is whole.
+    Whole,
+}
+
+/// How a tape is cut.
+#[derive(Clone, Copy, Debug)]
+pub struct TapeBounds {
+    /// A segment ends at about so many bytes, when its snapshot is whole.
+    pub segment_bytes: usize,
+    /// A chunk ends at about so many bytes.
+    pub chunk_bytes: usize,
+    /// So much of a snapshot is written behind each input.
+    pub slice_bytes: usize,
 }
 
 /// Events that belong together on the disk.
 #[derive(Debug, Default)]
 pub struct Chunk {
+    /// The segment that begins with it.
+    begins: Option<SegmentHead>,
     events: Vec<u8>,
-    /// Records that were read: where they belong in the events, and what comes before their bytes.
+    /// Records that were read: where they belong in the events, and what stands before their bytes.
     /// Leaving out what they carry is left to whoever writes the chunk.
     read: Vec<(usize, Step, RecordNumber, Bytes)>,
     read_bytes: usize,
 }
 
 impl Tape {
-    /// A new segment begins: its times do not build on those before.
-    pub fn begin_segment(&mut self) {
-        assert!(self.chunk.len() == 0, "the chunk before is taken first");
-        self.last = Now::default();
-    }
-
-    /// A snapshot begins: of this moment, between two calls.
-    pub fn snapshot(&mut self, core: &mut Core) {
+    /// Begins a recording of a core that has been started, between two calls.
+    pub fn new(core: &mut Core, bounds: TapeBounds) -> Self {
+        let head = SegmentHead {
+            name: core.name().clone(),
+            lane: core.lane_id(),
+            epoch: core.epoch(),
+            incarnation: core.incarnation(),
+            run: 0,
+            number: 0,
+            calls: 0,
+        };
         core.hashes = Hashes::Noted(Vec::new());
-        self.chunk.write(&Event::Snapshot(core.begin_snapshot().into()));
+        let mut tape = Self {
+            head,
+            bounds,
+            last: Now::default(),
+            calls: 0,
+            bytes: 0,
+            stage: Stage::Waiting,
+            chunk: Chunk::default(),
+            full: Vec::new(),
+            scratch: Vec::new(),
+        };
+        tape.try_begin(core);
+        tape
     }
 
-    /// The snapshot goes on by about `budget` bytes. Says whether it is whole.
-    pub fn slice(&mut self, core: &mut Core, budget: usize) -> bool {
-        match core.next_slice(budget) {
-            Some(slices) => self.chunk.write(&Event::Slices(slices)),
-            None => {
-                self.chunk.write(&Event::Whole);
-                return true;
-            }
-        }
-        false
+    /// Begins anew behind a gap: what has not been taken yet is dropped.
+    pub fn begin_run(&mut self, core: &mut Core) {
+        self.head.run += 1;
+        (self.head.number, self.calls) = (0, 0);
+        self.chunk = Chunk::default();
+        self.full.clear();
+        core.cancel_snapshot();
+        self.stage = Stage::Waiting;
+        self.try_begin(core);
+    }
+
+    /// Whether calls are recorded: not before core could be copied for the first time.
+    pub fn is_recording(&self) -> bool {
+        self.stage != Stage::Waiting
     }
 
     /// Core is about to handle an input. What clients carry stays out.
     pub fn call(&mut self, now: Now, input: &Input) {
+        if self.stage == Stage::Waiting {
+            return;
+        }
         let step = self.step(now);
         match input {
             Input::Loaded(number, record) => {
@@ -155,22 +209,38 @@ impl Tape {
         }
     }
 
-    /// Core has handled an input with these effects.
+    /// Core has handled an input with these effects. A snapshot under way goes on.
     pub fn outcome(&mut self, core: &mut Core, effects: &[Effect]) {
         let Hashes::Noted(noted) = &mut core.hashes else {
-            unreachable!("what is recorded begins with a snapshot")
+            unreachable!("a core that is recorded notes its hashes")
         };
-        if effects.is_empty() && noted.is_empty() {
-            return self.chunk.write(&Event::Quiet);
+        if self.stage == Stage::Waiting {
+            noted.clear();
+        } else if effects.is_empty() && noted.is_empty() {
+            self.chunk.write(&Event::Quiet);
+        } else {
+            let count = u32::try_from(effects.len()).expect("effects are bounded");
+            let hash = hash_effects(effects, &mut self.scratch);
+            self.chunk.write(&EventRef::Outcome(noted, count, hash));
+            noted.clear();
         }
-        let count = u32::try_from(effects.len()).expect("effects are bounded");
-        let hash = hash_effects(effects, &mut self.scratch);
-        self.chunk.write(&EventRef::Outcome(noted, count, hash));
-        noted.clear();
+        self.go_on(core);
+    }
+
+    /// Goes on with a snapshot beyond what follows each input, when nothing else is to be done.
+    /// Says whether the present one is whole.
+    pub fn copy_on(&mut self, core: &mut Core, budget: usize) -> bool {
+        if self.stage == Stage::Copying {
+            self.copy(core, budget);
+        }
+        self.stage == Stage::Whole
     }
 
     /// A record was asked for.
     pub fn take(&mut self, now: Now, record: Option<&Record>) {
+        if self.stage == Stage::Waiting {
+            return;
+        }
         let step = self.step(now);
         self.chunk.write(&Event::Take(step));
         let Some(record) = record else { return self.chunk.write(&Event::Quiet) };
@@ -179,19 +249,62 @@ impl Tape {
         self.chunk.write(&Event::Taken(record.number, bytes, record.fingerprint(), hash));
     }
 
-    /// What has been written since the last time.
-    pub fn chunk(&self) -> &Chunk {
-        &self.chunk
+    /// Takes the chunks that are full.
+    pub fn take_full(&mut self) -> Vec<Chunk> {
+        std::mem::take(&mut self.full)
     }
 
-    /// Takes what has been written.
-    pub fn take_chunk(&mut self) -> Chunk {
-        std::mem::take(&mut self.chunk)
+    /// Ends the chunk that is being written, so that all is in the full ones.
+    pub fn end_chunk(&mut self) {
+        if !self.chunk.is_empty() {
+            self.bytes += self.chunk.len();
+            self.full.push(std::mem::take(&mut self.chunk));
+        }
+    }
+
+    /// Begins a segment as soon as core's effects are all out.
+    fn try_begin(&mut self, core: &mut Core) {
+        if !core.can_be_copied() {
+            return;
+        }
+        self.last = Now::default();
+        (self.bytes, self.stage) = (0, Stage::Copying);
+        self.head.calls = self.calls;
+        self.chunk.begins = Some(self.head.clone());
+        self.chunk.write(&Event::Snapshot(core.begin_snapshot().into()));
+    }
+
+    fn go_on(&mut self, core: &mut Core) {
+        if self.stage == Stage::Copying {
+            self.copy(core, self.bounds.slice_bytes);
+        }
+        if self.chunk.len() >= self.bounds.chunk_bytes {
+            self.end_chunk();
+        }
+        let full = self.bytes + self.chunk.len() >= self.bounds.segment_bytes;
+        if self.stage == Stage::Whole && full && core.can_be_copied() {
+            self.end_chunk();
+            self.head.number += 1;
+            self.try_begin(core);
+        } else if self.stage == Stage::Waiting {
+            self.try_begin(core);
+        }
+    }
+
+    fn copy(&mut self, core: &mut Core, budget: usize) {
+        match core.next_slice(budget) {
+            Some(slices) => self.chunk.write(&Event::Slices(slices)),
+            None => {
+                self.chunk.write(&Event::Whole);
+                self.stage = Stage::Whole;
+            }
+        }
     }
 
     fn step(&mut self, now: Now) -> Step {
         let step = Step::between(self.last, now);
         self.last = now;
+        self.calls += 1;
         step
     }
 }
@@ -218,19 +331,27 @@ impl Chunk {
         self.len() == 0
     }
 
-    /// The bytes for the disk, framed.
-    pub fn seal(&self) -> Vec<u8> {
-        let mut out = vec![0; CHUNK_HEAD_BYTES];
+    /// The segment that begins with it, if one does.
+    pub fn begins(&self) -> Option<&SegmentHead> {
+        self.begins.as_ref()
+    }
+
+    /// The bytes for the disk. `program` is this program's version and commit.
+    pub fn seal(&self, program: &str) -> Vec<u8> {
+        let mut out = self.begins.as_ref().map_or_else(Vec::new, |head| seal_head(program, head));
+        let start = out.len();
+        out.resize(start + CHUNK_HEAD_BYTES, 0);
         let mut at = 0;
         for (place, step, number, record) in &self.read {
             out.extend_from_slice(&self.events[at..*place]);
             at = *place;
-            // Core stops the node over a record that cannot be read, so the tape ends here.
-            let Ok(elided) = ElidedRecord::of(record) else { continue };
+            // Core stops the node over a record that does not decode: the tape ends here as well.
+            let Ok(elided) = ElidedRecord::of(record) else { break };
             write(&EventRef::Loaded(*step, *number, &elided), &mut out);
         }
         out.extend_from_slice(&self.events[at..]);
-        frame(out)
+        frame(&mut out, start);
+        out
     }
 
     fn write(&mut self, event: &impl Serialize) {
@@ -238,15 +359,16 @@ impl Chunk {
     }
 }
 
-/// The start of a segment's file.
-pub fn seal_head(program: &str, head: &SegmentHead) -> Vec<u8> {
+/// The start of a segment.
+fn seal_head(program: &str, head: &SegmentHead) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     out.extend_from_slice(&RECORDING_FORMAT.to_le_bytes());
     out.extend_from_slice(&u16::try_from(program.len()).expect("a short text").to_le_bytes());
     out.extend_from_slice(program.as_bytes());
-    let mut chunk = vec![0; CHUNK_HEAD_BYTES];
-    write(head, &mut chunk);
-    out.extend(frame(chunk));
+    let start = out.len();
+    out.resize(start + CHUNK_HEAD_BYTES, 0);
+    write(head, &mut out);
+    frame(&mut out, start);
     out
 }
 
@@ -264,11 +386,10 @@ fn write(value: &impl Serialize, out: &mut Vec<u8>) {
         .expect("every input and effect can be written");
 }
 
-fn frame(mut out: Vec<u8>) -> Vec<u8> {
-    let content = &out[CHUNK_HEAD_BYTES..];
+/// Fills in the head of the chunk that starts here and ends with the bytes.
+fn frame(out: &mut [u8], start: usize) {
+    let (head, content) = out[start..].split_at_mut(CHUNK_HEAD_BYTES);
     let length = u32::try_from(content.len()).expect("chunks are bounded");
-    let hash = xxh3_64(content);
-    out[..4].copy_from_slice(&length.to_le_bytes());
-    out[4..CHUNK_HEAD_BYTES].copy_from_slice(&hash.to_le_bytes());
-    out
+    head[..4].copy_from_slice(&length.to_le_bytes());
+    head[4..].copy_from_slice(&xxh3_64(content).to_le_bytes());
 }

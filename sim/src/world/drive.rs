@@ -94,9 +94,8 @@ impl World {
         let now = self.now_of(node);
         let Some(life) = self.nodes[node].life.as_mut() else { return };
         life.store.complete_until(now.mono);
-        if life.appending.is_none()
-            && let Some(record) = life.core.take_record(now)
-        {
+        let record = life.take_record(now);
+        if let Some(record) = record {
             life.appending = Some((record.number, record.bytes.clone()));
             let to = life.said.clone();
             let number = record.number;
@@ -232,7 +231,7 @@ impl World {
         let now = self.now_of(node);
         let life = self.nodes[node].life.as_mut().expect("nothing has ended it");
         let mut fx = Effects::new();
-        life.core.handle(now, Input::Committed(number), &mut fx);
+        life.handle(now, Input::Committed(number), &mut fx);
         while let Some(life) = self.nodes[node].life.as_mut()
             && life.gate.front().is_some_and(|(n, _)| *n <= number)
         {

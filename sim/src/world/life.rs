@@ -9,9 +9,10 @@ use dpc_core::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
 use dpc_core::names::Name;
 use dpc_core::record;
 use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, Store, StoreError};
-use dpc_core::{Core, Effect, Effects, Input, PartInfo, Settings};
+use dpc_core::{Core, Effect, Effects, Input, Now, PartInfo, Record, Settings};
 
 use super::{Event, World, lane_id};
+use crate::recorder::Recorder;
 use crate::store::{SimDisk, SimStore};
 
 /// One node: what outlives its process, and the process if it runs.
@@ -37,6 +38,7 @@ pub struct Node {
 /// A running process.
 pub(crate) struct Life {
     pub(crate) core: Core,
+    pub(crate) recorder: Option<Recorder>,
     pub(crate) store: SimStore,
     pub(crate) said: Said,
     pub(crate) epoch: Epoch,
@@ -69,6 +71,33 @@ pub enum Power {
     Stays,
     /// The machine loses power: what was not synced may be lost or torn.
     Cut,
+}
+
+impl Life {
+    /// Tells core something. With a recorder its effects are new ones.
+    pub(crate) fn handle(&mut self, now: Now, input: Input, fx: &mut Effects) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.call(now, &input);
+        }
+        self.core.handle(now, input, fx);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.outcome(&mut self.core, fx);
+        }
+    }
+}
+
+impl Life {
+    /// The next record, if none is on its way.
+    pub(crate) fn take_record(&mut self, now: Now) -> Option<Record> {
+        if self.appending.is_some() {
+            return None;
+        }
+        let record = self.core.take_record(now);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.take(now, record.as_ref());
+        }
+        record
+    }
 }
 
 impl Node {
@@ -134,6 +163,7 @@ impl World {
         self.coverage.add_if("index part rebuilt", loaded);
         let mut life = Life {
             core,
+            recorder: None,
             store,
             said,
             epoch: claimed.epoch,
@@ -146,6 +176,7 @@ impl World {
         };
         let mut fx = Effects::new();
         life.core.start(self.now_of(node), &mut fx);
+        life.recorder = self.recording.map(|bounds| Recorder::new(&mut life.core, bounds));
         self.nodes[node].life = Some(life);
         self.perform(node, fx);
         self.pump(node);
@@ -212,7 +243,7 @@ impl World {
         self.trace.headline(self.now, &format!("{} {verb}", self.nodes[node].name));
         self.coverage.add_if("killed while a record was on its way", life.appending.is_some());
         self.coverage.add_if("killed with effects in the gate", !life.gate.is_empty());
-        drop(life);
+        self.recordings.extend(life.recorder.map(Recorder::end));
         if power == Power::Cut {
             self.nodes[node].disk.power_cut();
         }
@@ -253,7 +284,7 @@ impl World {
         let now = self.now_of(node);
         let Some(life) = self.nodes[node].life.as_mut() else { return };
         let mut fx = Effects::new();
-        life.core.handle(now, input, &mut fx);
+        life.handle(now, input, &mut fx);
         self.perform(node, fx);
         self.pump(node);
     }
