@@ -12,7 +12,7 @@ use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, RecordNumber};
 use crate::object::{Hash16, Object};
 use crate::record::{Entry, HEADER_BYTES, Header, How, Standing, Writer, seal, write_object};
 use crate::store::Claimed;
-use crate::time::Now;
+use crate::time::{Mono, Now};
 
 /// The log's writing end.
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,8 +22,8 @@ pub(crate) struct Lane {
     pub(crate) incarnation: Incarnation,
     open: Draft,
     closed: VecDeque<Draft>,
-    /// Taken by the driver and not committed: number and bytes.
-    taken: VecDeque<(RecordNumber, u64)>,
+    /// Taken by the driver and not committed: number, bytes, and when.
+    taken: VecDeque<(RecordNumber, u64, Mono)>,
     committed: RecordNumber,
     /// The hash of the last record that was sealed.
     hash: Hash16,
@@ -207,7 +207,7 @@ impl Lane {
         let bytes = seal(&header, draft.writer.as_slice());
         self.hash = crate::record::hash_of(&bytes);
         self.taken_hashes.push_back(self.hash);
-        self.taken.push_back((draft.number, draft.writer.len() as u64));
+        self.taken.push_back((draft.number, draft.writer.len() as u64, now.mono));
         let sealed = Sealed {
             number: draft.number,
             bytes: u32::try_from(bytes.len()).expect("records are bounded"),
@@ -221,7 +221,7 @@ impl Lane {
 
     /// Records that the store has and has not answered.
     pub(crate) fn taken(&self) -> impl Iterator<Item = RecordNumber> + '_ {
-        self.taken.iter().map(|(number, _)| *number)
+        self.taken.iter().map(|(number, ..)| *number)
     }
 
     /// The record that was taken last had this hash where its contents were known.
@@ -230,13 +230,15 @@ impl Lane {
         *self.taken_hashes.back_mut().expect("a record has just been taken") = hash;
     }
 
-    /// The store has made a record durable.
-    pub(crate) fn commit(&mut self, number: RecordNumber) {
-        let (taken, bytes) = self.taken.pop_front().expect("only taken records are committed");
+    /// The store has made a record durable. Says when it was taken.
+    pub(crate) fn commit(&mut self, number: RecordNumber) -> Mono {
+        let (taken, bytes, since) =
+            self.taken.pop_front().expect("only taken records are committed");
         assert_eq!(taken, number, "records are committed in order");
         self.committed = number;
         self.committed_hash = self.taken_hashes.pop_front().expect("one hash a record");
         self.uncommitted -= bytes;
+        since
     }
 }
 

@@ -9,6 +9,7 @@ pub mod decision;
 mod demand;
 mod digest;
 pub mod effect;
+mod fence;
 mod flow;
 mod hold;
 pub mod ids;

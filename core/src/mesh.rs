@@ -172,6 +172,11 @@ impl Mesh {
 }
 
 impl Core {
+    /// The name of the node at the other end of a link, once it has said it.
+    pub fn peer_of(&self, link: LinkId) -> Option<&Name> {
+        self.mesh.link(link).map(|l| &l.name)
+    }
+
     pub(crate) fn handle_link_up(&mut self, link: LinkId, dialled: bool, fx: &mut Effects) {
         let l = Link {
             dialled,
@@ -232,8 +237,14 @@ impl Core {
             return self.on_hello(link, &hello, fx);
         }
         if let Message::Refuse(refusal) = message {
-            let redial = may_redial(&refusal);
             let name = l.name.clone();
+            if let LinkRefusal::RolledBack { lane, known, .. } = &refusal
+                && *lane == self.lane.id
+                && self.see_own_epoch(known.0, fx)
+            {
+                return;
+            }
+            let redial = may_redial(&refusal);
             fx.push(Effect::Note(Note::LinkRefused(name, refusal.clone())));
             fx.push(Effect::CloseLink { link, refusal, redial });
             return self.handle_link_down(link, fx);
@@ -284,6 +295,12 @@ impl Core {
                 fx,
             );
         };
+        let mine = hello.known.iter().filter(|(lane, ..)| *lane == self.lane.id);
+        if let Some(epoch) = mine.map(|(_, epoch, _)| *epoch).max()
+            && self.see_own_epoch(epoch, fx)
+        {
+            return;
+        }
         let l = self.mesh.links.get_mut(&link).expect("the caller found it");
         (l.name, l.lane, l.incarnation) = (hello.name.clone(), own.lane, own.incarnation);
         if let Err(refusal) = self.check_hello(link, hello, own) {

@@ -375,10 +375,10 @@ impl Core {
             return;
         }
         if id.epoch > self.lane.epoch {
-            return fx.push(Effect::Stop(format!(
-                "fenced: a peer knows epoch {} of this lane, this node has {}",
-                id.epoch, self.lane.epoch
-            )));
+            return self.fence_off(id.epoch, fx);
+        }
+        if !self.prove(fx) {
+            return; // Neither MOVED nor ABORT: the receiver asks again.
         }
         let open = self.transfers.outgoing.get(&id.n).filter(|o| o.id == id);
         let message = match open.map(|o| o.moving) {

@@ -31,6 +31,7 @@ impl Bench {
             incarnation: Incarnation(1),
             seed: 7,
             limits: Limits::default(),
+            fence: None,
         };
         let (first, last) = (RecordNumber(1), RecordNumber(0));
         let claimed = Claimed { epoch: Epoch(1), first, last, last_hash: [0; 16] };

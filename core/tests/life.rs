@@ -27,6 +27,7 @@ impl Bench {
             incarnation: Incarnation(incarnation),
             seed: 7,
             limits: Limits::default(),
+            fence: None,
         };
         let last = RecordNumber(log.len() as u64);
         let last_hash = log.last().map_or([0; 16], |r| dpc_core::record::hash_of(r));

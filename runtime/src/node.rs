@@ -166,6 +166,7 @@ where
         incarnation,
         seed: random.next_u64(),
         limits: setup.limits.clone(),
+        fence: None,
     };
     let core = recover(settings, claimed, &mut data.store, data.parts).await?;
     let completed = mpsc::unbounded_channel();

@@ -59,6 +59,7 @@ pub(crate) async fn renew(
         incarnation: Incarnation(1),
         seed: 1,
         limits: limits.clone(),
+        fence: None,
     };
     let claimed = claim(&mut old).await?;
     let source = recover(settings(old_lane), claimed, &mut old, Vec::new()).await?;

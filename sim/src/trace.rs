@@ -151,11 +151,12 @@ fn tidy(line: &str) -> String {
 }
 
 /// ` as NAME`, unless the name is the default one.
-pub(crate) fn as_processor(name: &Name) -> String {
-    if name.as_str() == "default" { String::new() } else { format!(" as {name}") }
+pub(crate) fn as_processor(name: &str) -> String {
+    if name == "default" { String::new() } else { format!(" as {name}") }
 }
 
-pub(crate) fn order_line(node: &Name, order: &Operator) -> String {
+/// What a person orders or asks.
+pub(crate) fn order_line(node: &str, order: &Operator) -> String {
     let which = |which: &Which| match which {
         Which::Ids(ids) => ids.iter().map(short_id).collect::<Vec<_>>().join(","),
         Which::Type(ty) => ty.to_string(),
@@ -311,7 +312,7 @@ fn is_chatter(message: &Message) -> bool {
     matches!(message, Message::Hello(_) | Message::Windows(_) | Message::Forget { .. })
 }
 
-fn delivery_text(d: &Delivery) -> String {
+pub(crate) fn delivery_text(d: &Delivery) -> String {
     let o = &d.object;
     let mut text = format!("{} type {} v{}", short_id(&o.id), o.entity.ty, o.version);
     if o.deliveries > 1 {
@@ -324,7 +325,7 @@ fn delivery_text(d: &Delivery) -> String {
     format!("{text} (lease {})", d.lease)
 }
 
-fn answer_text(answer: &Answer) -> Option<String> {
+pub(crate) fn answer_text(answer: &Answer) -> Option<String> {
     Some(match answer {
         Answer::View(view) => view.text.clone(),
         Answer::Taken(taken) if taken.is_empty() => "nothing to take".into(),
@@ -348,7 +349,7 @@ fn is_telling(decision: &Decision) -> bool {
     !decision.candidates.is_empty() || telling.contains(&decision.step)
 }
 
-fn entry_text(entry: &Entry) -> Option<String> {
+pub(crate) fn entry_text(entry: &Entry) -> Option<String> {
     match entry {
         Entry::Object { how, standing, object, .. } => {
             let verb = match how {

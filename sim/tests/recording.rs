@@ -2,7 +2,7 @@
 
 use dpc_core::recording::{Agreement, Played, Replay, TapeBounds};
 use sim::recorder::{PROGRAM, Recording, record_line};
-use sim::swarm;
+use sim::swarm::{self, Options};
 
 /// Small cuts: snapshots are under way most of the time, an entry or two behind each input.
 const TINY: TapeBounds = TapeBounds { segment_bytes: 20_000, chunk_bytes: 512, slice_bytes: 24 };
@@ -23,7 +23,7 @@ struct Seen {
 
 /// Replays a recording and holds every call, effect and state against what really was.
 fn replay(recording: &Recording, seen: &mut Seen) {
-    let mut replay = Replay::new(recording.bytes.clone(), PROGRAM, None);
+    let mut replay = Replay::new(recording.bytes.clone(), PROGRAM);
     let mut told = recording.told.iter();
     while let Some(played) = replay.next().expect("it can be read") {
         match played {
@@ -62,7 +62,7 @@ fn every_core_of_a_swarm_does_the_same_again() {
     let mut seen = Seen::default();
     for seed in 0..24 {
         let bounds = if seed % 2 == 0 { TINY } else { ROOMY };
-        let (report, recordings) = swarm::record(seed, bounds);
+        let (report, recordings) = swarm::record(seed, &Options::default(), bounds);
         assert_eq!(report.broken, None, "seed {seed}");
         assert!(!recordings.is_empty(), "seed {seed}");
         for recording in &recordings {
@@ -77,8 +77,8 @@ fn every_core_of_a_swarm_does_the_same_again() {
 #[test]
 fn recording_changes_nothing() {
     for seed in [3, 17] {
-        let (recorded, _) = swarm::record(seed, TINY);
-        let plain = swarm::run(seed, false);
+        let (recorded, _) = swarm::record(seed, &Options::default(), TINY);
+        let plain = swarm::run(seed, &Options::default());
         assert_eq!((recorded.steps, recorded.simulated), (plain.steps, plain.simulated));
         assert_eq!(recorded.coverage.to_string(), plain.coverage.to_string());
     }

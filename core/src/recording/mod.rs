@@ -10,7 +10,7 @@ mod tape;
 
 pub(crate) use hashes::Hashes;
 pub use read::BadRecording;
-pub use replay::{Agreement, Played, PlayedCall, Replay};
+pub use replay::{Agreement, Played, PlayedCall, Playing, Replay};
 pub(crate) use sliced::{SlicedMap, SlicedSet, SlicedVec, Slices};
 pub use snapshot::{BadSnapshot, Slice};
 pub use tape::{Chunk, RECORDING_FORMAT, SegmentHead, Tape, TapeBounds};

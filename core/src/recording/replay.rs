@@ -10,9 +10,10 @@ use super::read::{BadRecording, Gathering, Read, Reader};
 use super::tape::{Event, SegmentHead, Step, hash_effects};
 use crate::core::Core;
 use crate::effect::{Effects, Record};
-use crate::ids::RecordNumber;
+use crate::ids::{LinkId, RecordNumber};
 use crate::input::Input;
 use crate::limits::Limits;
+use crate::names::Name;
 use crate::object::Hash16;
 use crate::time::Now;
 
@@ -26,14 +27,27 @@ pub struct Replay {
     last: Now,
     calls: u64,
     what_if: Option<WhatIf>,
+    playing: Option<Playing>,
     scratch: Vec<u8>,
 }
 
 /// What a replay with other limits keeps of its own: its records are not the recorded ones.
 #[derive(Debug)]
 struct WhatIf {
-    limits: Limits,
     taken: VecDeque<RecordNumber>,
+}
+
+/// The call that a replay is at: what to tell of one that panics.
+#[derive(Clone, Debug)]
+pub struct Playing {
+    /// Its number in the unbroken recording.
+    pub number: u64,
+    /// Its time.
+    pub now: Now,
+    /// The input; none when a record was asked for.
+    pub input: Option<Input>,
+    /// The recording ends in the middle of it, as it does where a node panicked.
+    pub unfinished: bool,
 }
 
 /// What a replay comes by.
@@ -89,16 +103,16 @@ enum Recorded {
 }
 
 impl Replay {
-    /// Begins a replay of a recording that `program` has written: version and commit. With limits,
-    /// it is told what would have been.
-    pub fn new(recording: Bytes, program: &str, limits: Option<Limits>) -> Self {
+    /// Begins a replay of a recording that `program` has written: version and commit.
+    pub fn new(recording: Bytes, program: &str) -> Self {
         Self {
             reader: Reader::new(recording, program),
             core: None,
             head: None,
             last: Now::default(),
             calls: 0,
-            what_if: limits.map(|limits| WhatIf { limits, taken: VecDeque::new() }),
+            what_if: None,
+            playing: None,
             scratch: Vec::new(),
         }
     }
@@ -144,6 +158,33 @@ impl Replay {
         }
     }
 
+    /// From here on it is told what would have been with other limits. Behind
+    /// [`Played::Begun`] only; later snapshots are not looked at any more.
+    ///
+    /// # Panics
+    ///
+    /// Panics before there is a core.
+    pub fn set_limits(&mut self, limits: Limits) {
+        let core = self.core.as_mut().expect("limits are set where a core begins");
+        core.limits = limits;
+        self.what_if = Some(WhatIf { taken: core.lane.taken().collect() });
+    }
+
+    /// The limits of the core, where there is one.
+    pub fn limits(&self) -> Option<&Limits> {
+        self.core.as_ref().map(|core| &core.limits)
+    }
+
+    /// The call that was begun last.
+    pub fn playing(&self) -> Option<&Playing> {
+        self.playing.as_ref()
+    }
+
+    /// The name of the node at the other end of a link, if it is known.
+    pub fn peer(&self, link: LinkId) -> Option<&Name> {
+        self.core.as_ref()?.peer_of(link)
+    }
+
     /// The core, where there is one.
     pub fn core(&self) -> Option<&Core> {
         self.core.as_ref()
@@ -174,10 +215,6 @@ impl Replay {
         if let Some(core) = &mut self.core {
             return Ok(Some(Played::Compared(Some(core.state() == recorded.state()))));
         }
-        if let Some(what_if) = &mut self.what_if {
-            recorded.limits = what_if.limits.clone();
-            what_if.taken = recorded.lane.taken().collect();
-        }
         let now = recorded.now;
         self.core = Some(recorded);
         Ok(Some(Played::Begun(now)))
@@ -205,7 +242,9 @@ impl Replay {
         self.calls += 1;
         let recorded = self.recorded()?;
         let Some(core) = &mut self.core else { return Ok(None) };
+        let unfinished = matches!(recorded, Recorded::Nothing);
         let told = input.clone();
+        self.playing = Some(Playing { number, now, input: input.clone(), unfinished });
         let (effects, record, agreement) = match (input, &mut self.what_if) {
             (Some(input), None) => {
                 let (effects, same) = handle(core, now, input, recorded, &mut self.scratch);

@@ -9,9 +9,11 @@ use dpc_core::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
 use dpc_core::names::Name;
 use dpc_core::record;
 use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, Store, StoreError};
-use dpc_core::{Core, Effect, Effects, Input, Now, PartInfo, Record, Settings};
+use dpc_core::{Core, Effect, Effects, Input, Mono, Now, PartInfo, Record, Settings};
 
-use super::{Event, World, lane_id};
+use super::faults::{Clock, Doom};
+use super::{CrashPoint, Event, World, lane_id};
+use crate::dice::Dice;
 use crate::recorder::Recorder;
 use crate::store::{SimDisk, SimStore};
 
@@ -30,8 +32,11 @@ pub struct Node {
     pub(crate) lives: u64,
     pub(crate) links: u64,
     pub(crate) sessions: u64,
-    pub(crate) clock_ms: i64,
-    pub(crate) paused: bool,
+    pub(crate) clock: Clock,
+    pub(crate) doom: Option<Doom>,
+    fate: Dice,
+    /// Since when it is stopped.
+    pub(crate) paused: Option<Mono>,
     pub(crate) deferred: Vec<Event>,
 }
 
@@ -49,8 +54,8 @@ pub(crate) struct Life {
     pub(crate) gate: VecDeque<(RecordNumber, Effect)>,
     /// Which end of which wire each link is.
     pub(crate) links: BTreeMap<LinkId, (usize, usize)>,
-    pub(crate) wake_at: Option<dpc_core::Mono>,
-    pub(crate) store_at: Option<dpc_core::Mono>,
+    pub(crate) wake_at: Option<Mono>,
+    pub(crate) store_at: Option<Mono>,
 }
 
 /// Answers of a store, in order.
@@ -84,9 +89,7 @@ impl Life {
             recorder.outcome(&mut self.core, fx);
         }
     }
-}
 
-impl Life {
     /// The next record, if none is on its way.
     pub(crate) fn take_record(&mut self, now: Now) -> Option<Record> {
         if self.appending.is_some() {
@@ -127,8 +130,10 @@ impl World {
             lives: 0,
             links: 0,
             sessions: 0,
-            clock_ms: 0,
-            paused: false,
+            clock: Clock::default(),
+            doom: None,
+            fate: Dice::new(self.plan.seed, &format!("node {n}")),
+            paused: None,
             deferred: Vec::new(),
         });
         self.checks.add_lane(lane);
@@ -159,7 +164,14 @@ impl World {
         let said = Said::default();
         let mut store = self.nodes[node].disk.open(self.now);
         let claimed = claim(&mut store, &said).expect("an undamaged disk");
-        let (core, loaded) = self.recover(node, &mut store, &said, claimed);
+        if self.dies_at(node, CrashPoint::Starting) {
+            return;
+        }
+        let records = match read_all(&mut store, &said, claimed.first) {
+            Ok(records) => records,
+            Err(error) => return self.does_not_start(node, &error),
+        };
+        let (core, loaded) = self.recover(node, &records, claimed);
         self.coverage.add_if("index part rebuilt", loaded);
         let mut life = Life {
             core,
@@ -182,17 +194,22 @@ impl World {
         self.pump(node);
     }
 
+    /// What a process says when its store does not let it begin, and ends.
+    fn does_not_start(&mut self, node: usize, error: &StoreError) {
+        let line = format!("{} does not start: {error}", self.nodes[node].name);
+        self.trace.headline(self.now, &line);
+        self.coverage.add("a read failed at the start");
+    }
+
     /// Builds a core from a disk: index parts, then the log from the last checkpoint on.
     fn recover(
         &mut self,
         node: usize,
-        store: &mut SimStore,
-        said: &Said,
+        records: &[(RecordNumber, Bytes)],
         claimed: Claimed,
     ) -> (Core, bool) {
-        let records = read_all(store, said, claimed.first);
         let lane = self.nodes[node].lane;
-        for (number, bytes) in &records {
+        for (number, bytes) in records {
             self.checks.on_committed(lane, *number, bytes, &mut self.coverage);
         }
         let checkpoint = records
@@ -233,26 +250,28 @@ impl World {
             incarnation: Incarnation(n.lives),
             seed: self.plan.seed ^ (node as u64) << 8 ^ n.lives << 40,
             limits: self.plan.limits.clone(),
+            fence: None,
         }
     }
 
     /// Ends a node's process.
     pub fn kill(&mut self, node: usize, power: Power) {
-        let Some(life) = self.nodes[node].life.take() else { return };
+        let Some(mut life) = self.nodes[node].life.take() else { return };
         let verb = if power == Power::Cut { "loses power" } else { "is killed" };
         self.trace.headline(self.now, &format!("{} {verb}", self.nodes[node].name));
         self.coverage.add_if("killed while a record was on its way", life.appending.is_some());
         self.coverage.add_if("killed with effects in the gate", !life.gate.is_empty());
-        self.recordings.extend(life.recorder.map(Recorder::end));
+        self.recordings.extend(life.recorder.take().map(Recorder::end));
+        drop(life);
         if power == Power::Cut {
             self.nodes[node].disk.power_cut();
         }
-        if Self::draw(&mut self.fate, 100) < self.plan.lose_index_percent {
+        if self.nodes[node].fate.chance(self.plan.lose_index_percent) {
             self.nodes[node].index.clear();
             self.coverage.add("id index lost");
         }
         self.nodes[node].deferred.clear();
-        self.nodes[node].paused = false;
+        self.nodes[node].paused = None;
         self.drop_links(node, power);
         self.checks.on_death(self.nodes[node].lane);
         self.forget_sessions(node);
@@ -312,7 +331,10 @@ fn claim(store: &mut SimStore, said: &Said) -> Result<Claimed, StoreError> {
     }
 }
 
-fn read_all(store: &mut SimStore, said: &Said, first: RecordNumber) -> Vec<(RecordNumber, Bytes)> {
+/// Records with their numbers.
+type Records = Vec<(RecordNumber, Bytes)>;
+
+fn read_all(store: &mut SimStore, said: &Said, first: RecordNumber) -> Result<Records, StoreError> {
     let (mut records, mut from) = (Vec::new(), first);
     loop {
         let to = said.clone();
@@ -323,8 +345,8 @@ fn read_all(store: &mut SimStore, said: &Said, first: RecordNumber) -> Vec<(Reco
         let Answered::Read(answer) = wait(store, said) else {
             unreachable!("only a read was asked for")
         };
-        let some = answer.expect("an undamaged disk");
-        let Some((last, _)) = some.last() else { return records };
+        let some = answer?;
+        let Some((last, _)) = some.last() else { return Ok(records) };
         from = last.next();
         records.extend(some);
     }
