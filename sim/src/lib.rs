@@ -11,6 +11,7 @@ pub mod recorder;
 pub mod replay;
 pub mod script;
 pub mod shared;
+pub mod shrink;
 pub mod store;
 pub mod swarm;
 pub mod trace;

@@ -101,6 +101,13 @@ fn input_line(node: &Name, peer: &dyn Fn(LinkId) -> String, input: &Input) -> St
         Input::Disk { low: false } => format!("{node} < the disk has room again"),
         Input::Renewed => format!("{node} < the lane's head is renewed"),
         Input::Fenced(epoch) => format!("{node} < the lane is somebody else's, epoch {epoch}"),
+        Input::Adopts { lane, runs: true } => {
+            format!("{node} < runs lane {} as well", lane.short())
+        }
+        Input::Adopts { lane, runs: false } => {
+            format!("{node} < runs lane {} no more", lane.short())
+        }
+        Input::LaneRetired(lane) => format!("{node} < lane {} is retired", lane.short()),
         Input::LinkUp { link, dialled: true } => {
             format!("{node} < link {link} is up, dialled here")
         }
