@@ -99,7 +99,8 @@ impl Lane {
 }
 
 impl Model {
-    pub(super) fn new(max_hops: u32) -> Self {
+    /// A model without lanes, whose objects may cross so many links for one generation.
+    pub fn new(max_hops: u32) -> Self {
         Self {
             lanes: BTreeMap::new(),
             owners: BTreeMap::new(),
@@ -113,7 +114,8 @@ impl Model {
         }
     }
 
-    pub(super) fn add_lane(&mut self, lane: LaneId) {
+    /// Adds a lane whose log is empty.
+    pub fn add_lane(&mut self, lane: LaneId) {
         self.lanes.insert(lane, Lane { next: RecordNumber(1), ..Lane::default() });
     }
 
@@ -148,8 +150,9 @@ impl Model {
         things.filter_map(|t| t.object.not_before).max()
     }
 
-    /// Takes a committed record in. What was folded before is only compared.
-    pub(super) fn fold(
+    /// Takes a committed record in; what is wrong with it goes to `broken`, named by its promise.
+    /// What was folded before is passed over. A release must come after the move that it is of.
+    pub fn fold(
         &mut self,
         lane: LaneId,
         number: RecordNumber,
