@@ -130,9 +130,13 @@ impl Core {
         marks.iter().find(|m| m.token == token).map(|m| m.content == content)
     }
 
-    /// The answer of this lane's owner to a settle that came over a link.
+    /// The answer of this lane's owner to a settle that came over a link. It is only asked about:
+    /// a lease that has not ended may still be settled by who holds it, and is not lost (R5).
     pub(crate) fn owner_answer(&self, token: Token, content: Hash16) -> PassedAnswer {
         match self.answer_from_marks(token, content) {
+            None if self.find_lease(Lessee::Bearer, LeaseRef::Token(token)).is_ok() => {
+                PassedAnswer::Unknown
+            }
             Some(true) => PassedAnswer::Done,
             Some(false) => PassedAnswer::LeaseLost,
             None if token.lane == self.lane.id && self.owns_surely() => PassedAnswer::LeaseLost,
