@@ -23,6 +23,8 @@ pub(crate) enum Purpose {
     Resolve(ObjectId, Loc),
     /// The next step of a scan.
     Scan(ScanId),
+    /// What an adopted lane gives to its heir next.
+    Estate,
 }
 
 /// Records under way.
@@ -80,6 +82,7 @@ impl Core {
                 }
                 Purpose::Resolve(id, at) => self.on_resolve_loaded(id, at, &entries, fx),
                 Purpose::Scan(scan) => self.on_scan_loaded(scan, record, &entries, fx),
+                Purpose::Estate => self.on_estate_loaded(&entries, fx),
             }
         }
         if pages {
