@@ -469,7 +469,8 @@ impl Core {
             .moved
             .iter()
             .filter_map(|(id, m)| {
-                let taken = m.taken.or(planted(Bug::ShadowForgottenUntaken).then_some(Wall(0)))?;
+                let taken =
+                    m.taken.or_else(|| planted(Bug::ShadowForgottenUntaken).then_some(Wall(0)))?;
                 Some((taken, *id, bytes(self, m)))
             })
             .collect();
