@@ -64,7 +64,7 @@ fn look_for_all(bugs: &[Bug]) -> Vec<Found> {
     let work = || {
         while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
             let one = look_for(*bug);
-            let seeds = one.seeds.map_or("not found".into(), |n| format!("{n} seeds"));
+            let seeds = one.seeds.map_or_else(|| "not found".into(), |n| format!("{n} seeds"));
             println!("{bug:?}: {seeds}; {}", one.said);
             found.lock().expect("nobody panics with it").push(one);
         }
@@ -132,7 +132,7 @@ fn rows_of(found: &[Found]) -> String {
         String::from("| defect | breaks | in `core/src` | what it does | seeds | found by |\n");
     rows.push_str("|---|---|---|---|---|---|\n");
     for one in found {
-        let seeds = one.seeds.map_or("none".into(), |n| n.to_string());
+        let seeds = one.seeds.map_or_else(|| "none".into(), |n| n.to_string());
         let check = one.said.split(':').next().unwrap_or_default();
         writeln!(rows, "{}{seeds} | {check} |", row_of(one.bug)).expect("strings take everything");
     }
