@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::effect::PartIds;
 use crate::ids::{Loc, ObjectId, RecordNumber};
+use crate::planted::{Bug, planted};
 use crate::recording::{SlicedMap, Slices};
 use crate::time::Wall;
 
@@ -95,6 +96,7 @@ impl Remembered {
             .iter()
             .rev()
             .filter(|(_, p)| id >= p.min && id <= p.max && p.filter.contains(&id.0))
+            .filter(|_| !planted(Bug::IdsForgottenWithTheirPart))
             .map(|(number, _)| *number)
             .collect();
         if parts.is_empty() { Found::Absent } else { Found::Perhaps(parts) }
