@@ -241,6 +241,7 @@ impl Core {
             Message::Windows(windows) => self.on_windows(link, windows),
             Message::Refresh(refresh) => self.on_refresh(link, refresh, fx),
             Message::Offer(offer) => self.on_offer(link, offer, fx),
+            Message::Estate(estate) => self.on_estate(link, estate, fx),
             Message::Accept { transfer, refused } => self.on_accept(link, transfer, &refused, fx),
             Message::Decline { transfer, reason } => self.on_decline(transfer, reason),
             Message::Release(id) => self.on_release(link, id, fx),

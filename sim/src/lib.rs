@@ -9,6 +9,7 @@ pub mod coverage;
 pub mod dice;
 pub mod script;
 pub mod shared;
+pub mod shrink;
 pub mod store;
 pub mod swarm;
 pub mod trace;
