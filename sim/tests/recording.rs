@@ -25,7 +25,7 @@ struct Seen {
 fn replay(recording: &Recording, seen: &mut Seen) {
     let mut replay = Replay::new(recording.bytes.clone(), PROGRAM);
     let mut told = recording.told.iter();
-    while let Some(played) = replay.next().expect("it can be read") {
+    while let Some(played) = replay.play_next().expect("it can be read") {
         match played {
             Played::Segment(_) => seen.segments += 1,
             Played::Begun(_) => {}

@@ -64,7 +64,7 @@ impl Reader {
     }
 
     /// The next event; `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<Read>, BadRecording> {
+    pub(super) fn next_event(&mut self) -> Result<Option<Read>, BadRecording> {
         while self.chunk.is_empty() {
             if self.rest.is_empty() {
                 return Ok(None);

@@ -126,9 +126,9 @@ impl Replay {
     /// # Panics
     ///
     /// Panics where the recorded core did.
-    pub fn next(&mut self) -> Result<Option<Played>, BadRecording> {
+    pub fn play_next(&mut self) -> Result<Option<Played>, BadRecording> {
         loop {
-            let Some(read) = self.reader.next()? else { return Ok(None) };
+            let Some(read) = self.reader.next_event()? else { return Ok(None) };
             let event = match read {
                 Read::Segment(head) => {
                     self.enter(&head);
@@ -224,7 +224,7 @@ impl Replay {
     fn gather(&self, head: Bytes) -> Result<Option<Gathering>, BadRecording> {
         let mut ahead = self.reader.clone();
         let mut snapshot = Gathering::new(head);
-        while let Some(read) = ahead.next()? {
+        while let Some(read) = ahead.next_event()? {
             match read {
                 Read::Event(Event::Slices(slices)) => snapshot.add(slices),
                 Read::Event(Event::Whole) => return Ok(Some(snapshot)),
@@ -280,7 +280,7 @@ impl Replay {
     /// What the recording says of the call before.
     fn recorded(&mut self) -> Result<Recorded, BadRecording> {
         let mut ahead = self.reader.clone();
-        let Some(Read::Event(event)) = ahead.next()? else { return Ok(Recorded::Nothing) };
+        let Some(Read::Event(event)) = ahead.next_event()? else { return Ok(Recorded::Nothing) };
         let recorded = match event {
             Event::Quiet => Recorded::Quiet,
             Event::Outcome(hashes, count, hash) => Recorded::Outcome(hashes, count, hash),
