@@ -28,9 +28,8 @@ pub(crate) async fn subscribe(me: Me) {
     let credit = *me.any(&[1, 2, 5, 64]);
     let subscribing = me.client.subscribe([*me.any(&PATTERNS)]);
     let subscribing = subscribing.processor(*me.any(&PROCESSORS)).credit(credit).lease(lease);
-    let subscription = match timeout(Duration::from_secs(4), subscribing).await {
-        Ok(Ok(subscription)) => subscription,
-        Ok(Err(_)) | Err(_) => return me.world.saw("subscription not opened"),
+    let Ok(Ok(subscription)) = timeout(Duration::from_secs(4), subscribing).await else {
+        return me.world.saw("subscription not opened");
     };
     me.world.saw("subscribed");
     let mut keys = BTreeMap::new();
