@@ -16,6 +16,7 @@ use crate::config::{Address, Config};
 use crate::edge::{Clock, Index, OsEntropy, TcpDial, TcpListen};
 use crate::history::{History, HistoryOptions};
 use crate::node::{self, Bounds, Chance, Data, NodeError, Order, Ready, Reports, Setup, Sockets};
+use crate::recorder::RecorderPlace;
 use crate::store::{Embedded, IndexDb, Options, Part, disk_free};
 
 /// Runs the node of a configuration until a signal ends it. A restored data folder gets a new lane
@@ -146,7 +147,14 @@ pub(crate) fn setup(config: &Config, lane: LaneId) -> Result<Setup, NodeError> {
         store: "embedded",
         durability: v1::Durability::Synced,
         disk_reserve: config.limits.disk_reserve.0,
+        recorder: recorder(config),
     })
+}
+
+/// Where the flight recorder writes; with too little room there is none.
+fn recorder(config: &Config) -> Option<RecorderPlace> {
+    let bytes = config.limits.recorder_bytes.0;
+    (bytes > 0).then(|| RecorderPlace { dir: config.data_dir.join("recorder"), bytes })
 }
 
 fn history(

@@ -6,6 +6,7 @@ pub(super) mod node;
 pub(super) mod object;
 pub(super) mod parked;
 pub(super) mod push;
+pub(super) mod record;
 pub(super) mod serve;
 pub(super) mod settle;
 pub(super) mod sim;
