@@ -260,6 +260,11 @@ impl PushStream {
         within(self.requests.message()).await.unwrap().is_none()
     }
 
+    /// The client has given the stream up.
+    pub async fn is_left(&mut self) -> bool {
+        !matches!(within(self.requests.message()).await, Ok(Some(_)))
+    }
+
     pub fn stored(&self, first_seq: u64, last_seq: u64) {
         self.answer(vec![ok(first_seq, last_seq, v1::PushStatus::Stored)], Vec::new());
     }
@@ -347,6 +352,11 @@ impl Session {
     /// The client has ended its side.
     pub async fn is_ended(&mut self) -> bool {
         within(self.requests.message()).await.unwrap().is_none()
+    }
+
+    /// The client has given the stream up.
+    pub async fn is_left(&mut self) -> bool {
+        !matches!(within(self.requests.message()).await, Ok(Some(_)))
     }
 
     pub fn done(&self, first_seq: u64, last_seq: u64) {
