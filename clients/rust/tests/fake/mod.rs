@@ -260,9 +260,9 @@ impl PushStream {
         within(self.requests.message()).await.unwrap().is_none()
     }
 
-    /// The client has given the stream up.
-    pub async fn is_left(&mut self) -> bool {
-        !matches!(within(self.requests.message()).await, Ok(Some(_)))
+    /// Waits until the client has given the stream up, whatever it says before.
+    pub async fn left(&mut self) {
+        while let Ok(Some(_)) = within(self.requests.message()).await {}
     }
 
     pub fn stored(&self, first_seq: u64, last_seq: u64) {
@@ -354,9 +354,9 @@ impl Session {
         within(self.requests.message()).await.unwrap().is_none()
     }
 
-    /// The client has given the stream up.
-    pub async fn is_left(&mut self) -> bool {
-        !matches!(within(self.requests.message()).await, Ok(Some(_)))
+    /// Waits until the client has given the stream up, whatever it says before.
+    pub async fn left(&mut self) {
+        while let Ok(Some(_)) = within(self.requests.message()).await {}
     }
 
     pub fn done(&self, first_seq: u64, last_seq: u64) {
