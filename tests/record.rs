@@ -40,10 +40,8 @@ async fn a_node_under_load_is_recorded_and_decides_the_same_again() {
     let work = async { c.json(&["subscribe", "acme.Load", "--count", "60"]).await };
     let early = folder.path().join("early.dpcrec");
     let dump = async {
-        wait_for("handoffs", async || {
-            (a.metric("dpc_objects_moved_total") > 5.0).then_some(())
-        })
-        .await;
+        wait_for("handoffs", async || (a.metric("dpc_objects_moved_total") > 5.0).then_some(()))
+            .await;
         a.cli(&["record", "dump", early.to_str().expect("text")]).await
     };
     let (ids, worked, dumped) = tokio::join!(load, work, dump);
