@@ -59,7 +59,8 @@ pub(crate) async fn run(command: RecordCommand, output: &mut Output) -> Result<E
 
 /// Writes beside the file and gives it its name at the end: there is a whole one or none.
 async fn dump(node: &Node, to: &Path, output: &mut Output) -> Result<u64, Failure> {
-    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir =
+        to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let mut file = NamedTempFile::new_in(dir)
         .map_err(|error| Failure::local("IO", format!("{}: {error}", dir.display())))?;
     let mut desk = node.operator();
