@@ -141,7 +141,7 @@ async fn a_recording_stays_within_its_bytes_and_can_be_replayed_from_its_oldest_
     (0..12_000).for_each(|_| bench.push());
     let dump = bench.dump().await;
     let stored = bench.handle.counts.stored.load(Ordering::Relaxed);
-    assert!(stored <= (1 << 20) && stored >= (1 << 19), "{stored}");
+    assert!(((1 << 19)..=(1 << 20)).contains(&stored), "{stored}");
     assert_eq!(dump.len() as u64, stored);
     assert!(!dump.windows(6).any(|w| w == b"secret"), "what clients carry stays out");
     let (calls, same) = replayed(&mut Replay::new(dump.into(), VERSION));
