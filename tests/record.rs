@@ -21,7 +21,9 @@ async fn a_node_under_load_is_recorded_and_decides_the_same_again() {
     let folder = folder();
     let c = Node::start(folder.path(), "c", &[]);
     let b = Node::linked(folder.path(), "b", &[&c]);
-    let mut a = Node::linked(folder.path(), "a", &[&b]);
+    let to_b = b.ready.nodes.clone();
+    let on = ["--peer", &to_b, "--set", "limits.recorder_bytes=64MiB"];
+    let mut a = Node::start(folder.path(), "a", &on);
     a.json(&["push", "acme.Before", "--data", "known before the restart"]).await;
     assert_eq!(a.stop(), Some(0));
     a.start_again();

@@ -127,7 +127,7 @@ section! {
         "limits.disk_reserve" disk_reserve: Size = Size::mib(256), Kind::Size(Size(0), Size(1 << 44));
         /// Disk for the flight recorder: the last inputs of the node, without what clients carry;
         /// 0 switches it off.
-        "limits.recorder_bytes" recorder_bytes: Size = Size::mib(256), Kind::Size(Size(0), Size(1 << 40));
+        "limits.recorder_bytes" recorder_bytes: Size = Size(0), Kind::Size(Size(0), Size(1 << 40));
         /// How long an offer to a peer waits for its answer.
         "limits.offer_timeout" offer_timeout: Period = Period::secs(2),
             Kind::Period(Period::millis(10), Period::mins(10));
