@@ -186,6 +186,7 @@ fn a_process_runs_a_limited_number_of_lanes_and_says_when_more_wait() {
     let done = bench.done();
     let claims = done.iter().filter(|m| matches!(m, Move::Claim(..))).count();
     assert_eq!((claims, done.last()), (2, Some(&Move::TooMany(2))));
+    assert!(bench.members.next_wake() > bench.now, "those that wait are no reason to wake");
     for n in [10, 11] {
         bench.table.lanes.insert(lane(n), row(n, 1, 2, LaneState::Owned));
         bench.hear(Heard::Runs(lane(n), Epoch(2)));

@@ -29,8 +29,6 @@ pub struct Lane {
     hash: Hash16,
     /// The highest epoch that has claimed the lane or committed to it.
     epoch: Epoch,
-    /// What came with the estate of an adopted lane, parked or before its time.
-    inherited: BTreeSet<(TransferId, ObjectId)>,
     things: BTreeMap<Loc, Thing>,
     /// The place of what is alive under an id, held or not.
     at: BTreeMap<ObjectId, Loc>,
@@ -65,8 +63,8 @@ pub struct Model {
     marks: BTreeMap<Token, Hash16>,
     routes: BTreeMap<Key, Route>,
     moved: BTreeMap<TransferId, BTreeSet<ObjectId>>,
-    /// The wall time of the record that is folded.
-    wall: Wall,
+    /// Transfers that an adopted lane gave to its heir: they follow no demand.
+    pub(super) estates: BTreeSet<TransferId>,
     max_hops: u32,
     /// Pushed objects of the last record, to be compared with what clients said.
     pub(super) fresh: Vec<(ObjectId, Hash16)>,
@@ -115,7 +113,7 @@ impl Model {
             marks: BTreeMap::new(),
             routes: BTreeMap::new(),
             moved: BTreeMap::new(),
-            wall: Wall(0),
+            estates: BTreeSet::new(),
             max_hops,
             fresh: Vec::new(),
         }
@@ -193,7 +191,6 @@ impl Model {
             broken.push(format!("P6: {number} of {name} at epoch {epoch} follows epoch {higher}"));
         }
         (l.next, l.hash, l.epoch) = (number.next(), hash_of(bytes), header.epoch);
-        self.wall = header.wall;
         let emits_with: BTreeSet<ObjectId> =
             entries.iter().filter_map(|(_, e)| settled_in(e)).collect();
         for (at, entry) in entries {
@@ -352,13 +349,7 @@ impl Fold<'_> {
         if let Standing::Held(transfer) | Standing::HeldParked(transfer, _) = standing
             && how == How::Received
         {
-            let early = object.not_before.is_some_and(|at| at > self.model.wall);
-            let parked = matches!(standing, Standing::HeldParked(..));
-            let l = self.here();
-            l.held.entry(transfer).or_default().insert(object.id);
-            if parked || early {
-                l.inherited.insert((transfer, object.id));
-            }
+            self.here().held.entry(transfer).or_default().insert(object.id);
         }
         let flows = standing == Standing::Flowing;
         let id = object.id;
@@ -527,7 +518,7 @@ impl Fold<'_> {
             let object = thing.object.clone();
             thing.standing = parked.clone().map_or(Standing::Flowing, Standing::Parked);
             l.book(&object.entity.ty).moved_in += 1;
-            let inherited = l.inherited.remove(&(transfer, id));
+            let inherited = self.model.estates.contains(&transfer);
             self.seen.add_if("inherited and parked", parked.is_some());
             self.seen.add_if("inherited before its time", inherited && parked.is_none());
             if parked.is_none() {

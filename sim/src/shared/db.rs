@@ -5,6 +5,7 @@
 //! the order of the moments.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -43,6 +44,16 @@ pub struct Rates {
     pub unavailable: u64,
     /// S9: a read that promises no freshness is old.
     pub stale: u64,
+}
+
+impl fmt::Display for Rates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lost_applied, lost_never, lost_later, contention, unavailable, stale } = self;
+        write!(
+            f,
+            "answers lost {lost_applied} % applied, {lost_never} % not, {lost_later} % later; contention {contention} %, unavailable {unavailable} %, stale {stale} %"
+        )
+    }
 }
 
 /// How one request ends.

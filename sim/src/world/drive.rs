@@ -303,5 +303,8 @@ impl World {
 
     pub(crate) fn count_message(&mut self, message: &Message) {
         self.coverage.message(message);
+        if let Message::Estate(estate) = message {
+            self.checks.on_estate(estate.transfer);
+        }
     }
 }

@@ -30,6 +30,8 @@ pub struct Node {
     pub(crate) life: Option<Life>,
     /// The node whose process runs it, for the core of an adopted lane.
     pub host: Option<usize>,
+    /// It never comes back.
+    pub(crate) gone: bool,
     /// Counts its starts; the incarnation.
     pub(crate) lives: u64,
     pub(crate) links: u64,
@@ -118,6 +120,7 @@ impl World {
             index: BTreeMap::new(),
             life: None,
             host: None,
+            gone: false,
             lives: 0,
             links: 0,
             sessions: 0,
@@ -132,7 +135,7 @@ impl World {
 
     /// Starts a dead node from its disk.
     pub fn restart(&mut self, node: usize) {
-        if self.runs(node) || self.nodes[node].host.is_some() {
+        if self.runs(node) || self.nodes[node].host.is_some() || self.nodes[node].gone {
             return;
         }
         self.trace.headline(self.now, &format!("{} starts again", self.nodes[node].name));
