@@ -17,7 +17,8 @@ fn row(n: u8, owner: u64, epoch: u64, state: LaneState) -> LaneRow {
     let name = Name::new("node", &format!("n{owner}")).expect("a valid name");
     let owner = Owner { incarnation: Incarnation(owner), name, address: "".into() };
     let (number, hash) = (RecordNumber(0), [0; 16]);
-    LaneRow { lane: lane(n), owner, epoch: Epoch(epoch), state, number, hash, began: number }
+    let (epoch, first) = (Epoch(epoch), RecordNumber(1));
+    LaneRow { lane: lane(n), owner, epoch, state, number, hash, began: number, first }
 }
 
 /// One process over tables that a test writes.

@@ -79,6 +79,9 @@ enum Step {
     /// Publishes, renews or retires.
     Head(Attempt, Done<Appended>),
     Read(usize, ReadDone),
+    /// The head lets go of what is below.
+    Cut(Attempt, RecordNumber, Done<Result<(), StoreError>>),
+    /// The rows are deleted.
     Truncate(RecordNumber, Done<Result<(), StoreError>>),
 }
 
@@ -174,7 +177,9 @@ impl SimLane {
                     let why = format!("cannot forget below {below}: the last record is {last}");
                     return done(Err(StoreError::Refused(why)));
                 }
-                self.send(Ask::Truncate(self.lane, below), Step::Truncate(below, done));
+                let update = Update { number: None, ..self.update(Set::Truncate(below)) };
+                let attempt = Attempt::new(update.clone(), self.now);
+                self.send(Ask::Update(update), Step::Cut(attempt, below, done));
             }
         }
     }
@@ -248,7 +253,8 @@ impl SimLane {
             return;
         };
         let say = self.db.answer(request, self.now).expect("its time has come");
-        let (Step::Take(..) | Step::Head(..) | Step::Make(..)) = running.step else {
+        let (Step::Take(..) | Step::Head(..) | Step::Make(..) | Step::Cut(..)) = running.step
+        else {
             return self.go_on_plainly(running, say);
         };
         let tried = tried(say);
@@ -279,8 +285,33 @@ impl SimLane {
                 Next::Again => self.rest(Running { step: Step::Head(attempt, done), ..running }),
                 Next::Answer(changed) => self.on_changed(&attempt.update, changed, done),
             },
+            Step::Cut(mut attempt, below, done) => match attempt.on_tried(self.now, tried) {
+                Next::Again => {
+                    self.rest(Running { step: Step::Cut(attempt, below, done), ..running });
+                }
+                Next::Answer(changed) => self.on_cut(changed, below, done),
+            },
             _ => unreachable!("matched above"),
         }
+    }
+
+    fn on_cut(
+        &mut self,
+        changed: Changed,
+        below: RecordNumber,
+        done: Done<Result<(), StoreError>>,
+    ) {
+        let error = match changed {
+            Changed::Done => {
+                return self.send(Ask::Truncate(self.lane, below), Step::Truncate(below, done));
+            }
+            Changed::Refused(row) => {
+                StoreError::Fenced { epoch: row.map_or(Epoch(0), |row| row.epoch) }
+            }
+            Changed::Nothing(error) | Changed::Unknown(error) => error,
+        };
+        self.failed = Some(error.clone());
+        done(Err(error));
     }
 
     /// Steps whose requests may simply be repeated.
@@ -335,7 +366,7 @@ impl SimLane {
             }
             Step::Read(_, done) => done(Err(error)),
             Step::Truncate(_, done) => done(Err(error)),
-            Step::Make(..) | Step::Take(..) | Step::Head(..) => {
+            Step::Make(..) | Step::Take(..) | Step::Head(..) | Step::Cut(..) => {
                 unreachable!("updates decide for themselves")
             }
         }
@@ -352,6 +383,7 @@ impl SimLane {
                     number: RecordNumber(0),
                     hash: [0; 16],
                     began: RecordNumber(0),
+                    first: RecordNumber(1),
                 };
                 self.send(Ask::Make(row.clone()), Step::Make(row, done));
             }

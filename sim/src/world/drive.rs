@@ -230,6 +230,13 @@ impl World {
             }
             Answered::Read(Err(error)) => self.on_bad_read(node, &error),
             Answered::Truncated(Ok(())) => {}
+            Answered::Truncated(Err(StoreError::Fenced { epoch })) => {
+                self.feed(node, Input::Fenced(epoch));
+            }
+            Answered::Truncated(Err(StoreError::Io(_))) if self.shared.is_some() => {
+                self.coverage.add("stopped by its store");
+                self.kill(node, Power::Stays);
+            }
             Answered::Truncated(Err(error)) => {
                 self.checks.fail("R8", format!("a truncation was refused: {error}"));
             }
