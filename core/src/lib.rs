@@ -29,9 +29,15 @@ pub mod object;
 mod operator;
 mod parts;
 mod peers;
+#[cfg(feature = "planted")]
+pub mod planted;
+#[cfg(not(feature = "planted"))]
+#[expect(unreachable_pub, reason = "public where there is something planted")]
+mod planted;
 mod push;
 mod queues;
 pub mod record;
+pub mod recording;
 pub mod refusal;
 mod remember;
 mod resolve;

@@ -78,7 +78,9 @@ enum Step {
     Write(RecordNumber, Bytes, Done<Appended>),
     /// Publishes, renews or retires.
     Head(Attempt, Done<Appended>),
-    Read(usize, ReadDone),
+    Read(RecordNumber, usize, ReadDone),
+    /// A row is missing: has somebody else taken the lane, and forgotten it?
+    Missed(RecordNumber, ReadDone),
     /// The head lets go of what is below.
     Cut(Attempt, RecordNumber, Done<Result<(), StoreError>>),
     /// The rows are deleted.
@@ -231,7 +233,7 @@ impl SimLane {
             return done(Ok(Vec::new()));
         }
         let to = if bytes_max <= 1 { from } else { held.last };
-        self.send(Ask::Rows(self.lane, from, to), Step::Read(bytes_max, done));
+        self.send(Ask::Rows(self.lane, from, to), Step::Read(from, bytes_max, done));
     }
 
     fn send(&mut self, ask: Ask, step: Step) {
@@ -340,9 +342,14 @@ impl SimLane {
                 let attempt = Attempt::new(self.update(Set::Publish { number, hash }), self.now);
                 self.send(Ask::Update(attempt.update.clone()), Step::Head(attempt, done));
             }
-            (Step::Read(bytes_max, done), Say::Rows(rows)) => {
-                done(Ok(self.pick(&rows, bytes_max)));
+            (Step::Read(from, bytes_max, done), Say::Rows(rows)) => {
+                let found = self.pick(&rows, bytes_max);
+                if found.first().is_some_and(|(number, _)| *number == from) {
+                    return done(Ok(found));
+                }
+                self.send(Ask::Head(self.lane), Step::Missed(from, done));
             }
+            (Step::Missed(from, done), Say::Head(row)) => done(Err(self.missed(from, row))),
             (Step::Truncate(below, done), Say::Done) => {
                 let held = self.held.as_mut().expect("claimed");
                 held.first = held.first.max(below);
@@ -364,7 +371,7 @@ impl SimLane {
                 self.failed = Some(error.clone());
                 done(Appended::DefinitelyNot(error));
             }
-            Step::Read(_, done) => done(Err(error)),
+            Step::Read(_, _, done) | Step::Missed(_, done) => done(Err(error)),
             Step::Truncate(_, done) => done(Err(error)),
             Step::Make(..) | Step::Take(..) | Step::Head(..) | Step::Cut(..) => {
                 unreachable!("updates decide for themselves")
@@ -498,6 +505,20 @@ impl SimLane {
                 self.failed = Some(error.clone());
                 done(Appended::Unknown(error));
             }
+        }
+    }
+
+    /// Why a published row is not there: its lane has another owner, or the store has lost it.
+    fn missed(&self, from: RecordNumber, row: Option<LaneRow>) -> StoreError {
+        let mine = self.held.as_ref().expect("claimed").epoch;
+        match row {
+            Some(row) if row.epoch > mine || row.state != LaneState::Owned => {
+                StoreError::Fenced { epoch: row.epoch }
+            }
+            _ => StoreError::Damaged {
+                place: format!("shared log, record {from}"),
+                what: "it was published and is missing".into(),
+            },
         }
     }
 
