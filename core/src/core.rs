@@ -16,6 +16,7 @@ use crate::limits::{CLOCK_JUMP, CLOCK_STEADY, GENERATION_JUMP_MAX, Limits};
 use crate::loads::Loads;
 use crate::memory::{Memory, Slot, Then};
 use crate::mesh::Mesh;
+use crate::message::Protocols;
 use crate::names::Name;
 use crate::parts::Parts;
 use crate::queues::Queues;
@@ -49,6 +50,8 @@ pub struct Settings {
     pub seed: u64,
     /// Bounds and defaults.
     pub limits: Limits,
+    /// The versions of the link protocol that it speaks.
+    pub protocols: Protocols,
 }
 
 /// When the driver has to call again, and why.
@@ -170,7 +173,7 @@ impl Core {
             subs: Subscriptions::default(),
             leases: Leases::default(),
             takes: Takes::default(),
-            mesh: Mesh::default(),
+            mesh: Mesh::new(settings.protocols),
             transfers: Transfers::default(),
             loads: Loads::default(),
             resolving: Resolving::default(),

@@ -32,7 +32,7 @@ impl Core {
     pub(crate) fn on_offer(&mut self, link: LinkId, offer: Offer, fx: &mut Effects) {
         let id = offer.transfer;
         let known = self.mesh.link(link).is_some_and(|l| l.lane == id.sender);
-        let fresh = id.n > self.forgotten_through(&id);
+        let fresh = id.n > self.transfers.forgotten_through(&id);
         if !known || id.receiver != self.lane.id || !fresh {
             return self.decline(link, id, OfferRefused::Stale, fx);
         }
@@ -76,11 +76,6 @@ impl Core {
     fn decline(&self, link: LinkId, transfer: TransferId, reason: OfferRefused, fx: &mut Effects) {
         let message = Message::Decline { transfer, reason };
         fx.push(Effect::Send { link, message, after: None });
-    }
-
-    fn forgotten_through(&self, id: &TransferId) -> u64 {
-        let sender = (id.sender, id.epoch, id.incarnation);
-        self.transfers.forgotten.get(&sender).copied().unwrap_or(0)
     }
 
     fn check_offer(&self, link: LinkId, offer: &Offer) -> Result<(), OfferRefused> {
@@ -249,7 +244,7 @@ impl Core {
 
     /// The sender has committed: what is held becomes ready with the next record.
     pub(crate) fn on_release(&mut self, link: LinkId, id: TransferId, fx: &mut Effects) {
-        let through = self.forgotten_through(&id);
+        let through = self.transfers.forgotten_through(&id);
         let Some(incoming) = self.transfers.incoming.get_mut(&id) else {
             let message = if id.n <= through {
                 Message::Taken(id)
@@ -371,9 +366,10 @@ impl Core {
     ) {
         let known =
             self.transfers.forgotten.get(&(sender, epoch, incarnation)).copied().unwrap_or(0);
-        if through <= known {
+        if through <= known && !self.transfers.is_anything_older(sender, epoch) {
             return;
         }
+        let through = through.max(known);
         self.transfers.forget_through(sender, epoch, incarnation, through);
         self.lane.write(&Entry::Forgotten { sender, epoch, incarnation, through });
     }

@@ -8,13 +8,14 @@ use crate::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
 use crate::input::{Input, ReplyTo};
 use crate::limits::HELLO_PEERS_MAX;
 use crate::message::{
-    Advert, Demand, DemandKey, Hello, LaneHello, LinkRefusal, Message, PROTOCOL, PROTOCOL_MIN,
-    PassedAnswer, Window,
+    Advert, Demand, DemandKey, Hello, LaneHello, LinkRefusal, Message, PassedAnswer, Protocols,
+    Window,
 };
 use crate::names::{Name, Pattern};
 use crate::object::{Hash16, Token};
 use crate::peers::Peers;
-use crate::record::PeerSeen;
+use crate::record::{Ending, Entry, PeerSeen};
+use crate::resolve::{Known, Stored};
 use crate::time::{Mono, Span};
 
 /// How long a passed settle waits for its answer.
@@ -32,6 +33,8 @@ pub(crate) struct Link {
     pub(crate) name: Name,
     pub(crate) lane: LaneId,
     pub(crate) incarnation: Incarnation,
+    /// The version of the link protocol that both sides use: the newest common one.
+    pub(crate) protocol: u32,
     /// What the peer can use.
     pub(crate) demands: BTreeMap<DemandKey, Remote>,
     /// Objects offered since the link came up for demands that are withdrawn now: windows are
@@ -82,9 +85,20 @@ pub(crate) struct Mesh {
     pub(crate) adverts_after: RecordNumber,
     asks: BTreeMap<u64, (Asker, Mono)>,
     last_ask: u64,
+    protocols: Protocols,
 }
 
 impl Mesh {
+    pub(crate) fn new(protocols: Protocols) -> Self {
+        assert!(protocols.oldest <= protocols.newest, "a node speaks at least one version");
+        Self { protocols, ..Self::default() }
+    }
+
+    /// The newest version of the link protocol that this node speaks.
+    pub(crate) fn newest_protocol(&self) -> u32 {
+        self.protocols.newest
+    }
+
     pub(crate) fn link(&self, link: LinkId) -> Option<&Link> {
         self.links.get(&link).filter(|l| l.ready)
     }
@@ -159,6 +173,7 @@ impl Core {
             name: self.name.clone(),
             lane: LaneId::default(),
             incarnation: Incarnation(0),
+            protocol: 0,
             demands: BTreeMap::new(),
             spent: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -179,8 +194,8 @@ impl Core {
         let latest = self.mesh.peers.by_age().rev().take(HELLO_PEERS_MAX);
         let known = latest.map(|p| (p.lane, p.epoch, p.number)).collect();
         Hello {
-            protocol: PROTOCOL,
-            protocol_min: PROTOCOL_MIN,
+            protocol: self.mesh.protocols.newest,
+            protocol_min: self.mesh.protocols.oldest,
             name: self.name.clone(),
             lanes: vec![LaneHello { lane, epoch, incarnation, number, hash }],
             generation: self.generation(),
@@ -214,6 +229,9 @@ impl Core {
         if let Message::Refuse(refusal) = message {
             let redial = may_redial(&refusal);
             let name = l.name.clone();
+            if refusal == LinkRefusal::Forgotten(self.lane.id) {
+                self.learn_forgotten();
+            }
             fx.push(Effect::Note(Note::LinkRefused(name, refusal.clone())));
             fx.push(Effect::CloseLink { link, refusal, redial });
             return self.handle_link_down(link, fx);
@@ -266,9 +284,10 @@ impl Core {
         };
         let l = self.mesh.links.get_mut(&link).expect("the caller found it");
         (l.name, l.lane, l.incarnation) = (hello.name.clone(), own.lane, own.incarnation);
-        if let Err(refusal) = self.check_hello(link, hello, own) {
-            return self.refuse_link(link, refusal, fx);
-        }
+        let protocol = match self.check_hello(link, hello, own) {
+            Ok(protocol) => protocol,
+            Err(refusal) => return self.refuse_link(link, refusal, fx),
+        };
         match self.rival_of(link, own) {
             Some((rival, true)) => {
                 // The peer has restarted, or this link is the preferred one of two.
@@ -282,7 +301,8 @@ impl Core {
         }
         self.see_generation(hello.generation);
         self.note_peer(hello, own);
-        self.mesh.links.get_mut(&link).expect("the caller found it").ready = true;
+        let l = self.mesh.links.get_mut(&link).expect("the caller found it");
+        (l.ready, l.protocol) = (true, protocol);
         fx.push(Effect::Note(Note::LinkReady(link, hello.name.clone(), own.lane)));
         self.resume_transfers(link, own.lane, fx);
         let own_keys = self.subs.groups().map(|(_, g)| g.key.clone());
@@ -290,10 +310,13 @@ impl Core {
         keys.into_iter().for_each(|key| self.mark_demand(key));
     }
 
-    fn check_hello(&self, link: LinkId, hello: &Hello, own: LaneHello) -> Result<(), LinkRefusal> {
-        if hello.protocol < PROTOCOL_MIN || hello.protocol_min > PROTOCOL {
-            return Err(LinkRefusal::Protocol { ours: PROTOCOL });
-        }
+    /// Whether the peer may be linked, and the version of the protocol that both will use.
+    fn check_hello(&self, link: LinkId, hello: &Hello, own: LaneHello) -> Result<u32, LinkRefusal> {
+        let ours = self.mesh.protocols;
+        let theirs = Protocols { oldest: hello.protocol_min, newest: hello.protocol };
+        let Some(protocol) = ours.common(theirs) else {
+            return Err(LinkRefusal::Protocol { ours: ours.newest });
+        };
         if own.lane == self.lane.id {
             return Err(LinkRefusal::Itself);
         }
@@ -320,7 +343,17 @@ impl Core {
         if hello.generation > self.generation().saturating_add(crate::limits::GENERATION_JUMP_MAX) {
             return Err(LinkRefusal::Generation(hello.generation));
         }
-        Ok(())
+        Ok(protocol)
+    }
+
+    /// A peer has forgotten this lane for ever: that is kept, so that whoever takes the lane's
+    /// objects over knows that they are copies (R6).
+    fn learn_forgotten(&mut self) {
+        if !self.transfers.verdicts.contains(&self.lane.id) {
+            self.transfers.forget_lane(self.lane.id);
+            self.lane.write(&Entry::Verdict(self.lane.id));
+            self.lane.urge();
+        }
     }
 
     /// Another ready link to the same lane, and whether the new one takes its place: always when
@@ -463,7 +496,7 @@ impl Core {
         fx: &mut Effects,
     ) -> bool {
         let direct = self.mesh.link_to(token.lane);
-        let Some(link) = direct.or_else(|| self.way_back(token)).filter(|l| Some(*l) != not) else {
+        let Some(link) = direct.or_else(|| self.way_of(token)).filter(|l| Some(*l) != not) else {
             return false;
         };
         if self.mesh.asks.len() >= PASSES_MAX || hops == 0 {
@@ -479,10 +512,21 @@ impl Core {
         true
     }
 
-    /// The neighbour that an object came from.
-    fn way_back(&self, token: Token) -> Option<LinkId> {
-        let slot = self.memory.by_id(token.object)?;
-        let last = self.object(slot).path.last()?;
+    /// The neighbour that knows more of a lease's object than this node: the one that it was handed
+    /// to, or else the one that it came from. The caller has had the object looked up.
+    fn way_of(&self, token: Token) -> Option<LinkId> {
+        let object = match self.known(token.object) {
+            Known::InMemory(slot) => self.object(slot),
+            Known::OnDisk(Stored::Alive { object, .. }) => object,
+            Known::OnDisk(Stored::Ended { end, .. }) => {
+                return match &end.ending {
+                    Ending::Moved(transfer) => self.mesh.link_to(transfer.receiver),
+                    Ending::Final | Ending::Discarded(_) => None,
+                };
+            }
+            Known::Absent | Known::NotLookedUp => return None,
+        };
+        let last = object.path.last()?;
         self.mesh.links().find(|(_, l)| l.name == *last).map(|(id, _)| id)
     }
 

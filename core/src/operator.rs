@@ -7,17 +7,17 @@ use crate::core::{Core, Timer};
 use crate::effect::{
     Answer, Effect, Effects, LeaseEnd, NodeView, Note, SubscriptionView, TypeView,
 };
-use crate::ids::{LaneId, ObjectId, RecordNumber};
+use crate::ids::{LaneId, Loc, ObjectId, RecordNumber};
 use crate::input::{Input, ListState, Operator, ReplyTo, Which};
 use crate::lease::Holder;
 use crate::limits::LIST_MAX;
 use crate::memory::Phase;
 use crate::names::Name;
-use crate::record::{Ending, Entry};
+use crate::record::{Ending, Entry, TransferId};
 use crate::refusal::{Code, Refusal};
 use crate::resolve::{Known, Stored};
 use crate::scan::{Chosen, Listing, Work};
-use crate::transfer::InState;
+use crate::transfer::{Held, InState, Incoming};
 
 /// Most scans that people have ordered at once.
 const SCANS_MAX: usize = 32;
@@ -272,6 +272,7 @@ impl Core {
             is_self: true,
             up: true,
             link: None,
+            protocol: self.mesh.newest_protocol(),
             draining: self.draining.is_some(),
             demand: own_demand,
             sent: 0,
@@ -292,6 +293,7 @@ impl Core {
                 is_self: false,
                 up: true,
                 link: Some(id),
+                protocol: l.protocol,
                 draining: false,
                 demand,
                 sent: l.sent_objects,
@@ -299,13 +301,16 @@ impl Core {
                 in_doubt: self.transfers.in_doubt(l.lane),
             });
         }
-        for peer in self.mesh.peers.by_age().filter(|p| !seen.contains(&p.lane)) {
+        let forgotten = &self.transfers.verdicts;
+        let away = |p: &&crate::record::PeerSeen| !seen.contains(&p.lane) && !forgotten.contains(&p.lane);
+        for peer in self.mesh.peers.by_age().filter(away) {
             views.push(NodeView {
                 name: peer.name.clone(),
                 lane: peer.lane,
                 is_self: false,
                 up: false,
                 link: None,
+                protocol: 0,
                 draining: false,
                 demand: Vec::new(),
                 sent: 0,
@@ -421,13 +426,13 @@ impl Core {
         let mut places = BTreeSet::new();
         let mut done = 0;
         for lane in lanes {
-            self.transfers.verdicts.insert(lane);
+            // Its name stays known, so that the order can be given again when a crash cut it off.
+            self.transfers.forget_lane(lane);
             self.lane.write(&Entry::Verdict(lane));
-            self.mesh.peers.remove(&lane);
             if reclaim {
                 let to_it = self.transfers.moved.iter().filter(|(id, _)| id.receiver == lane);
                 places.extend(to_it.flat_map(|(_, moved)| moved.shadows.iter().copied()));
-                done += self.reclaim_held(lane);
+                done += self.reclaim_held(lane, &mut places);
             }
         }
         self.lane.urge();
@@ -435,20 +440,46 @@ impl Core {
         self.start_scan(Work::Reclaim { to, places, done }, records, fx);
     }
 
-    /// What is held from a lane that is gone becomes ready here.
-    fn reclaim_held(&mut self, lane: LaneId) -> u64 {
+    /// What is held from a lane that is gone: objects in memory are brought back now, with how many
+    /// they are, and the places of those on disk are added for the scan. The sender may never have
+    /// written that they moved, so they are flagged like any other copy.
+    fn reclaim_held(&mut self, lane: LaneId, places: &mut BTreeSet<Loc>) -> u64 {
+        let in_doubt = |i: &Incoming| matches!(i.state, InState::Held | InState::Holding(_));
         let held = self.transfers.incoming.iter();
-        let held = held.filter(|(id, i)| id.sender == lane && i.state == InState::Held);
-        let ids: Vec<_> = held.map(|(id, i)| (*id, i.items.len() as u64)).collect();
+        let held = held.filter(|(id, i)| id.sender == lane && in_doubt(i));
+        let transfers: Vec<(TransferId, Vec<Held>)> =
+            held.map(|(id, i)| (*id, i.items.clone())).collect();
         let mut count = 0;
-        let mut unheard = Effects::new();
-        for (id, objects) in ids {
-            self.on_release(crate::ids::LinkId(0), id, &mut unheard);
-            count += objects;
+        for (transfer, items) in transfers {
+            if items.is_empty() {
+                // All of it were duplicates: nothing is left to bring back.
+                self.transfers.incoming.remove(&transfer);
+                self.lane.write(&Entry::Aborted { transfer });
+            }
+            for held in items {
+                match self.memory.by_id(held.id) {
+                    Some(slot) if self.memory.get(slot).at == held.at => {
+                        self.memory.cancel(held.at.record, slot);
+                        let live = self.forget_in_memory(slot);
+                        self.catalogue.take(held.at, Shelf::Memory);
+                        self.free_held(held.at);
+                        self.write_reclaimed(Some(held.at), live.object);
+                        count += 1;
+                    }
+                    _ => {
+                        places.insert(held.at);
+                    }
+                }
+            }
         }
-        // There is nobody to tell: the answers were for a peer that is gone.
-        drop(unheard);
         count
+    }
+
+    /// A held copy counts as this lane's own from here on: its transfer is over.
+    pub(crate) fn free_held(&mut self, at: Loc) {
+        if let Some(held) = self.transfers.take_held(at) {
+            self.forget_end(held.before);
+        }
     }
 }
 

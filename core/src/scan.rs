@@ -200,7 +200,7 @@ impl Core {
                 listing.found.push(view);
             }
             (Work::Reclaim { places, done, .. }, Entry::Object { object, .. })
-                if shelf == Shelf::Shadow && places.contains(&at) && self.reclaim(at, object) =>
+                if places.contains(&at) && self.reclaim(at, shelf, object) =>
             {
                 *done += 1;
             }
@@ -463,13 +463,24 @@ impl Core {
         self.catalogue.iter().filter(|(_, p)| has(p)).map(|(n, _)| *n).collect()
     }
 
-    /// Brings a shadow back as a ready object, flagged as a possible duplicate.
-    fn reclaim(&mut self, at: Loc, object: &Object) -> bool {
+    /// Brings a shadow or a held copy back as a ready object, flagged as a possible duplicate.
+    fn reclaim(&mut self, at: Loc, shelf: Shelf, object: &Object) -> bool {
         if self.memory.by_id(object.id).is_some() {
             return false;
         }
-        self.catalogue.take(at, Shelf::Shadow);
-        self.transfers.drop_shadow(at);
+        match shelf {
+            Shelf::Shadow => {
+                self.catalogue.take(at, Shelf::Shadow);
+                self.transfers.drop_shadow(at);
+            }
+            Shelf::Held => {
+                self.unshelve(at, Shelf::Held);
+                let ty = self.queues.intern(&object.entity.ty);
+                self.queues.ty_mut(ty).held -= 1;
+                self.free_held(at);
+            }
+            _ => return false,
+        }
         self.write_reclaimed(Some(at), object.clone());
         true
     }

@@ -139,6 +139,27 @@ impl Transfers {
         }
     }
 
+    /// A held object leaves its transfer, which is over when it was the last one.
+    pub(crate) fn take_held(&mut self, at: Loc) -> Option<Held> {
+        let of = |(id, i): (&TransferId, &Incoming)| {
+            i.items.iter().position(|h| h.at == at).map(|item| (*id, item))
+        };
+        let (id, item) = self.incoming.iter().find_map(of)?;
+        let items = &mut self.incoming.get_mut(&id).expect("just found").items;
+        let held = items.remove(item);
+        if items.is_empty() {
+            self.incoming.remove(&id);
+        }
+        Some(held)
+    }
+
+    /// A lane is gone for ever: nothing is answered to it any more.
+    pub(crate) fn forget_lane(&mut self, lane: LaneId) {
+        self.verdicts.insert(lane);
+        self.forgotten.retain(|(sender, ..), _| *sender != lane);
+        self.incoming.retain(|id, i| id.sender != lane || i.state != InState::Taken);
+    }
+
     /// Takes a committed transfer into account.
     pub(crate) fn insert_moved(&mut self, id: TransferId, moved: Moved) {
         for at in &moved.shadows {
@@ -383,25 +404,26 @@ impl Core {
         self.say_forget(link, id.receiver, fx);
     }
 
-    /// Tells the receiver below which number everything is decided and taken.
+    /// Tells the receiver below which number everything is decided and taken. With that it forgets
+    /// older incarnations of this lane altogether, so it is said only when nothing of them is open.
     fn say_forget(&mut self, link: LinkId, receiver: LaneId, fx: &mut Effects) {
-        let (epoch, incarnation) = (self.lane.epoch, self.lane.incarnation);
+        let (sender, epoch, incarnation) = (self.lane.id, self.lane.epoch, self.lane.incarnation);
+        let nth = |n| TransferId { sender, receiver, epoch, incarnation, n };
+        if self.transfers.is_untaken_before(nth(0)) {
+            return;
+        }
         let mine = |id: &&TransferId| {
             id.receiver == receiver && id.epoch == epoch && id.incarnation == incarnation
         };
         let open = self.transfers.outgoing.values().map(|o| &o.id).filter(mine);
-        let first = TransferId { sender: self.lane.id, receiver, epoch, incarnation, n: 0 };
-        let untaken = self.transfers.untaken.range(first..).take(1).filter(mine);
+        let untaken = self.transfers.untaken.range(nth(0)..).take(1).filter(mine);
         let lowest = open.chain(untaken).map(|id| id.n).min();
         let through = lowest.map_or(self.transfers.last, |n| n - 1);
-        let said = self.transfers.forget_said.entry(receiver).or_default();
-        if through > *said {
-            *said = through;
-            let sender = self.lane.id;
+        if self.transfers.forget_said.get(&receiver).is_none_or(|said| through > *said) {
+            self.transfers.forget_said.insert(receiver, through);
             let message = Message::Forget { sender, epoch, incarnation, through };
             // The receiver may forget only what this side remembers as taken.
-            let after = Some(self.lane.ticket());
-            self.lane.urge();
+            let after = self.lane.barrier();
             fx.push(Effect::Send { link, message, after });
         }
     }
@@ -455,11 +477,8 @@ impl Core {
             fx.push(Effect::Send { link, message: Message::Status(id), after: None });
         }
         self.transfers.forget_said.remove(&lane);
-        self.say_forget_on_resume(link, lane, fx);
-    }
-
-    fn say_forget_on_resume(&mut self, link: LinkId, lane: LaneId, fx: &mut Effects) {
-        if self.transfers.last > 0 {
+        // A lane in its first epoch that has offered nothing has nothing to be forgotten.
+        if self.transfers.last > 0 || self.lane.epoch > Epoch(1) {
             self.say_forget(link, lane, fx);
         }
     }
@@ -496,8 +515,14 @@ impl Core {
 }
 
 impl Transfers {
-    /// Forgets decided transfers of a sender's incarnation. Older incarnations of the sender are
-    /// kept as long as something of them is in doubt.
+    /// Whether a transfer to the same receiver by an older incarnation is not taken.
+    fn is_untaken_before(&self, first: TransferId) -> bool {
+        let none = TransferId { epoch: Epoch(0), incarnation: Incarnation(0), ..first };
+        self.untaken.range(none..first).next().is_some()
+    }
+
+    /// Forgets decided transfers of a sender's incarnation, and of older ones all that are taken.
+    /// What is in doubt stays until it is decided.
     pub(crate) fn forget_through(
         &mut self,
         sender: LaneId,
@@ -505,10 +530,31 @@ impl Transfers {
         incarnation: Incarnation,
         through: u64,
     ) {
+        self.forgotten.retain(|(of, older, _), _| *of != sender || *older >= epoch);
         self.forgotten.insert((sender, epoch, incarnation), through);
         self.incoming.retain(|id, i| {
-            let same = (id.sender, id.epoch, id.incarnation) == (sender, epoch, incarnation);
-            !(same && id.n <= through && i.state == InState::Taken)
+            let same = (id.epoch, id.incarnation) == (epoch, incarnation) && id.n <= through;
+            let over = id.sender == sender && (same || id.epoch < epoch);
+            !(over && i.state == InState::Taken)
         });
+    }
+
+    /// Whether a FORGET of this epoch would end something of an older one.
+    pub(crate) fn is_anything_older(&self, sender: LaneId, epoch: Epoch) -> bool {
+        let forgotten = self.forgotten.keys().any(|(of, e, _)| *of == sender && *e < epoch);
+        let mut incoming = self.incoming.iter().filter(|(id, _)| id.sender == sender);
+        forgotten || incoming.any(|(id, i)| id.epoch < epoch && i.state == InState::Taken)
+    }
+
+    /// Up to which number transfers of an incarnation are decided and forgotten.
+    pub(crate) fn forgotten_through(&self, id: &TransferId) -> u64 {
+        let newer = |(of, epoch, _): &(LaneId, Epoch, Incarnation)| {
+            *of == id.sender && *epoch > id.epoch
+        };
+        if self.forgotten.keys().any(newer) {
+            return u64::MAX;
+        }
+        let of = (id.sender, id.epoch, id.incarnation);
+        self.forgotten.get(&of).copied().unwrap_or(0)
     }
 }

@@ -6,7 +6,7 @@ use dpc_core::ids::{
     SubscriptionId,
 };
 use dpc_core::input::{ReplyTo, Subscribe};
-use dpc_core::message::{DemandKey, Hello, LaneHello, Message, Offer, OfferRefused, PROTOCOL};
+use dpc_core::message::{DemandKey, Hello, LaneHello, Message, Offer, OfferRefused, PROTOCOL, Protocols};
 use dpc_core::names::{Name, Pattern, TypeName};
 use dpc_core::object::{Entity, Headers, Object};
 use dpc_core::record::TransferId;
@@ -31,6 +31,7 @@ impl Bench {
             incarnation: Incarnation(1),
             seed: 7,
             limits: Limits::default(),
+            protocols: Protocols::default(),
         };
         let (first, last) = (RecordNumber(1), RecordNumber(0));
         let claimed = Claimed { epoch: Epoch(1), first, last, last_hash: [0; 16] };

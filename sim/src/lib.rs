@@ -5,6 +5,7 @@
 pub mod checks;
 pub mod contract;
 pub mod coverage;
+mod ledger;
 pub mod script;
 pub mod store;
 pub mod swarm;

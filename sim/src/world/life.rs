@@ -9,15 +9,22 @@ use dpc_core::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
 use dpc_core::names::Name;
 use dpc_core::record;
 use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, Store, StoreError};
+use dpc_core::message::Protocols;
 use dpc_core::{Core, Effect, Effects, Input, PartInfo, Settings};
 
-use super::{Event, World, lane_id};
+use super::{Event, World};
 use crate::store::{SimDisk, SimStore};
 
 /// One node: what outlives its process, and the process if it runs.
 pub struct Node {
-    /// Its name, `n1` for the first.
+    /// Its name in stories, `n1` for the first.
     pub name: Name,
+    /// The name that it says it has.
+    pub(crate) says: Name,
+    /// The versions of the link protocol that its program speaks.
+    pub(crate) speaks: Protocols,
+    /// A copy of its disk that a person has made.
+    pub(crate) backup: Option<SimDisk>,
     /// Its lane.
     pub lane: LaneId,
     /// Its disk.
@@ -87,12 +94,24 @@ impl World {
     /// Adds a node and starts it.
     pub fn add_node(&mut self) -> usize {
         let n = self.nodes.len();
-        let lane = lane_id(n + 1);
+        let lane = self.new_lane();
         let name = Name::new("node", &format!("n{}", n + 1)).expect("a valid name");
+        let disk = SimDisk::new(self.plan.seed ^ (n as u64 + 1) << 32, lane);
+        self.checks.add_lane(lane);
+        self.put_node(name.clone(), name, disk);
+        self.boot(n);
+        n
+    }
+
+    /// A node that has never run, with its disk.
+    pub(crate) fn put_node(&mut self, name: Name, says: Name, disk: SimDisk) {
         self.nodes.push(Node {
             name,
-            lane,
-            disk: SimDisk::new(self.plan.seed ^ (n as u64 + 1) << 32, lane),
+            says,
+            speaks: Protocols::default(),
+            backup: None,
+            lane: disk.lane(),
+            disk,
             index: BTreeMap::new(),
             life: None,
             lives: 0,
@@ -102,9 +121,6 @@ impl World {
             paused: false,
             deferred: Vec::new(),
         });
-        self.checks.add_lane(lane);
-        self.boot(n);
-        n
     }
 
     /// Starts a dead node from its disk.
@@ -125,7 +141,7 @@ impl World {
         }
     }
 
-    fn boot(&mut self, node: usize) {
+    pub(crate) fn boot(&mut self, node: usize) {
         self.nodes[node].lives += 1;
         let said = Said::default();
         let mut store = self.nodes[node].disk.open(self.now);
@@ -197,8 +213,9 @@ impl World {
     pub(crate) fn settings(&self, node: usize) -> Settings {
         let n = &self.nodes[node];
         Settings {
-            name: n.name.clone(),
+            name: n.says.clone(),
             lane: n.lane,
+            protocols: n.speaks,
             incarnation: Incarnation(n.lives),
             seed: self.plan.seed ^ (node as u64) << 8 ^ n.lives << 40,
             limits: self.plan.limits.clone(),
@@ -270,7 +287,7 @@ pub(crate) fn info(part: &PartIds) -> PartInfo {
     }
 }
 
-fn claim(store: &mut SimStore, said: &Said) -> Result<Claimed, StoreError> {
+pub(super) fn claim(store: &mut SimStore, said: &Said) -> Result<Claimed, StoreError> {
     let to = said.clone();
     store.claim(Box::new(move |answer| {
         to.lock().expect("one thread").push_back(Answered::Claimed(answer));
@@ -281,7 +298,7 @@ fn claim(store: &mut SimStore, said: &Said) -> Result<Claimed, StoreError> {
     }
 }
 
-fn read_all(store: &mut SimStore, said: &Said, first: RecordNumber) -> Vec<(RecordNumber, Bytes)> {
+pub(super) fn read_all(store: &mut SimStore, said: &Said, first: RecordNumber) -> Vec<(RecordNumber, Bytes)> {
     let (mut records, mut from) = (Vec::new(), first);
     loop {
         let to = said.clone();
@@ -299,7 +316,7 @@ fn read_all(store: &mut SimStore, said: &Said, first: RecordNumber) -> Vec<(Reco
     }
 }
 
-fn wait(store: &mut SimStore, said: &Said) -> Answered {
+pub(super) fn wait(store: &mut SimStore, said: &Said) -> Answered {
     loop {
         if let Some(answer) = said.lock().expect("one thread").pop_front() {
             return answer;

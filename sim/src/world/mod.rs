@@ -7,6 +7,7 @@ mod client;
 mod drive;
 mod life;
 mod settle;
+mod strange;
 mod wire;
 
 use std::cmp::Reverse;
@@ -129,6 +130,8 @@ pub struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) wires: Vec<Wire>,
     pub(crate) conns: u64,
+    /// Lanes given out so far.
+    pub(crate) lanes: usize,
     pub(crate) clients: Vec<Client>,
     pub(crate) ops: BTreeMap<u64, Op>,
     pub(crate) requests: u64,
@@ -162,6 +165,7 @@ impl World {
             nodes: Vec::new(),
             wires: Vec::new(),
             conns: 0,
+            lanes: 0,
             clients: Vec::new(),
             ops: BTreeMap::new(),
             requests: 0,

@@ -24,6 +24,8 @@ pub struct Wire {
     pub(crate) conn: Option<Conn>,
     /// The last connection was refused for good.
     pub(crate) refused: bool,
+    /// Bytes of bodies that pass in a second, if that is little.
+    pub(crate) body_rate: Option<u64>,
 }
 
 /// One connection over a wire.
@@ -32,6 +34,8 @@ pub(crate) struct Conn {
     links: [LinkId; 2],
     /// When the last thing arrives at each end.
     last: [Mono; 2],
+    /// When the last body arrives at each end: bodies have a queue of their own.
+    last_body: [Mono; 2],
     /// Which ends have not closed it.
     open: [bool; 2],
 }
@@ -47,7 +51,7 @@ impl World {
     /// Links two nodes; `a` dials.
     pub fn link(&mut self, a: usize, b: usize) -> usize {
         assert_ne!(a, b, "a link has two ends");
-        self.wires.push(Wire { ends: [a, b], cut: false, held: None, conn: None, refused: false });
+        self.wires.push(Wire { ends: [a, b], cut: false, held: None, conn: None, refused: false, body_rate: None });
         let wire = self.wires.len() - 1;
         self.at(self.now, Event::Dial { wire });
         wire
@@ -77,7 +81,7 @@ impl World {
             LinkId(self.nodes[n].links)
         });
         self.wires[wire].conn =
-            Some(Conn { no: self.conns, links, last: [self.now; 2], open: [true; 2] });
+            Some(Conn { no: self.conns, links, last: [self.now; 2], last_body: [self.now; 2], open: [true; 2] });
         for side in [0, 1] {
             let node = ends[side];
             let life = self.nodes[node].life.as_mut().expect("both run");
@@ -99,7 +103,7 @@ impl World {
     /// A node says something over a link.
     pub(crate) fn send(&mut self, node: usize, link: LinkId, message: Message) {
         self.count_message(&message);
-        self.trace.saw(&self.nodes[node].name, "sends", &|| message.to_string());
+        self.trace.saw(self.now, &self.nodes[node].name, "sends", &|| message.to_string());
         let life = self.nodes[node].life.as_ref().expect("it has just spoken");
         let Some((wire, side)) = life.links.get(&link).copied() else { return };
         self.put(wire, link, side, Arrival::Message(message));
@@ -107,13 +111,28 @@ impl World {
 
     fn put(&mut self, wire: usize, link: LinkId, from: usize, what: Arrival) {
         let span = self.plan.latency.0 + Self::draw(&mut self.net, self.plan.latency_spread.0);
+        let rate = self.wires[wire].body_rate;
         let Some(conn) = self.wires[wire].conn.as_mut() else { return };
         if conn.links[from] != link || !conn.open[from] {
             return;
         }
         let side = 1 - from;
-        let at = (self.now + Span(span)).max(conn.last[side]);
-        conn.last[side] = at;
+        let at = match (rate, &what) {
+            (Some(rate), Arrival::Message(Message::Offer(offer))) => {
+                let bytes: u64 = offer.objects.iter().map(dpc_core::object::Object::weight).sum();
+                let before = conn.last_body[side].max(self.now);
+                conn.last_body[side] = before + Span(span + bytes * 1_000_000 / rate.max(1));
+                conn.last_body[side]
+            }
+            // It must not overtake the offer that it takes back.
+            (Some(_), Arrival::Message(Message::Abort(_))) => {
+                (self.now + Span(span)).max(conn.last_body[side])
+            }
+            _ => {
+                conn.last[side] = (self.now + Span(span)).max(conn.last[side]);
+                conn.last[side]
+            }
+        };
         let event = Event::Arrive { wire, conn: conn.no, side, what: Box::new(what) };
         match self.wires[wire].held.as_mut() {
             Some(held) => held.push(event),
@@ -129,7 +148,7 @@ impl World {
         let (link, node) = (conn.links[side], self.wires[wire].ends[side]);
         match what {
             Arrival::Message(message) => {
-                self.trace.saw(&self.nodes[node].name, "gets", &|| message.to_string());
+                self.trace.saw(self.now, &self.nodes[node].name, "gets", &|| message.to_string());
                 if self.trace.is_on() {
                     let from = self.name(self.wires[wire].ends[1 - side]);
                     let line = format!("{} < {from}: {message}", self.name(node));
@@ -233,6 +252,12 @@ impl World {
             format!("the link between {} and {} holds everything", self.name(a), self.name(b));
         self.trace.headline(self.now, &line);
         self.wires[wire].held.get_or_insert_default();
+    }
+
+    /// From now on so many bytes of bodies pass in a second. What has none is not held up by them,
+    /// as on the real link.
+    pub fn slow_bodies(&mut self, wire: usize, bytes: u64) {
+        self.wires[wire].body_rate = Some(bytes);
     }
 
     /// What a held wire kept arrives now, in order.
