@@ -46,6 +46,9 @@ pub(crate) struct Link {
     pub(crate) received: BTreeMap<DemandKey, u64>,
     pub(crate) sent_objects: u64,
     pub(crate) received_objects: u64,
+    /// How long an offer over it waits for its answer: a slow link needs longer than
+    /// `offer_timeout`, and an offer that is taken back too early has to cross it again.
+    pub(crate) patience: Span,
 }
 
 /// A peer's demand as it was told, and what of its window has been used.
@@ -74,8 +77,8 @@ pub(crate) struct Mesh {
     wanted: BTreeMap<Pattern, BTreeSet<(DemandKey, LinkId)>>,
     /// Demands whose adverts may have changed.
     pub(crate) dirty: BTreeSet<DemandKey>,
-    /// Demands that vanished here a moment ago.
-    pub(crate) vanished: BTreeMap<DemandKey, Mono>,
+    /// Own demands that were told as new a moment ago, with when: those that flap wait.
+    pub(crate) appeared: BTreeMap<DemandKey, Mono>,
     /// When a newer generation was last asked for.
     pub(crate) refresh_asked: BTreeMap<(LinkId, DemandKey), Mono>,
     /// Objects here in transit, by demand, with the era of the count.
@@ -180,6 +183,7 @@ impl Core {
             received: BTreeMap::new(),
             sent_objects: 0,
             received_objects: 0,
+            patience: self.limits.offer_timeout,
         };
         let before = self.mesh.links.insert(link, l);
         assert!(before.is_none(), "the edge numbers links");

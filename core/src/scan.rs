@@ -16,6 +16,7 @@ use crate::names::Pattern;
 use crate::object::Object;
 use crate::record::{Ending, Entry, How, Standing};
 use crate::remember::Found;
+use crate::resolve::{Known, Stored, Waiting};
 use crate::time::{Span, Wall};
 use crate::view::View;
 
@@ -144,6 +145,17 @@ impl Core {
     ) {
         let scan = self.scans.scans.get_mut(&id).expect("a scan waits for its record");
         let mut work = std::mem::replace(&mut scan.work, Work::Due);
+        if let Work::Reclaim { places, .. } = &work {
+            let copies = self.copies_in(entries, places);
+            let ids: Vec<ObjectId> = copies.iter().map(|(_, o)| o.id).collect();
+            self.scans.scans.get_mut(&id).expect("nothing ends a scan inside").work = work;
+            let missing = self.unresolved(ids);
+            return if missing.is_empty() {
+                self.reclaim_looked_up(id, copies, fx);
+            } else {
+                self.look_up(missing, Waiting::Reclaim(id, copies), fx);
+            };
+        }
         for (at, entry) in entries {
             assert_eq!(at.record, record, "the edge answers what was asked");
             if let Some(shelf) = self.catalogue.shelf_of(*at) {
@@ -198,11 +210,6 @@ impl Core {
             {
                 let view = self.view_on_disk(shelf, standing, object);
                 listing.found.push(view);
-            }
-            (Work::Reclaim { places, done, .. }, Entry::Object { object, .. })
-                if places.contains(&at) && self.reclaim(at, shelf, object) =>
-            {
-                *done += 1;
             }
             _ => {}
         }
@@ -463,17 +470,52 @@ impl Core {
         self.catalogue.iter().filter(|(_, p)| has(p)).map(|(n, _)| *n).collect()
     }
 
-    /// Brings a shadow or a held copy back as a ready object, flagged as a possible duplicate.
-    fn reclaim(&mut self, at: Loc, shelf: Shelf, object: &Object) -> bool {
-        if self.memory.by_id(object.id).is_some() {
-            return false;
+    /// The copies of a record that are to be brought back.
+    fn copies_in(&self, entries: &[(Loc, Entry)], places: &BTreeSet<Loc>) -> Vec<(Loc, Object)> {
+        let chosen = entries.iter().filter(|(at, _)| places.contains(at));
+        chosen
+            .filter_map(|(at, entry)| match entry {
+                Entry::Object { object, .. } => Some((*at, (**object).clone())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Brings copies back whose ids have been looked up, and goes on with their scan.
+    pub(crate) fn reclaim_looked_up(
+        &mut self,
+        id: ScanId,
+        copies: Vec<(Loc, Object)>,
+        fx: &mut Effects,
+    ) {
+        let brought = copies.into_iter().filter(|(at, object)| self.reclaim(*at, object)).count();
+        let scan = self.scans.scans.get_mut(&id).expect("a scan waits for its ids");
+        if let Work::Reclaim { done, .. } = &mut scan.work {
+            *done += brought as u64;
         }
-        match shelf {
-            Shelf::Shadow => {
+        self.step_scan(id, fx);
+    }
+
+    /// Brings a shadow or a held copy back as a ready object, flagged as a possible duplicate. An
+    /// object that has come back by itself since, or ended here, is not one that was lost.
+    fn reclaim(&mut self, at: Loc, object: &Object) -> bool {
+        match self.catalogue.shelf_of(at) {
+            Some(Shelf::Shadow) => {
+                let transfer = self.transfers.shadow_of(at);
+                let is_away = match self.known(object.id) {
+                    Known::Absent => true,
+                    Known::OnDisk(Stored::Ended { end, .. }) => {
+                        transfer.is_some_and(|t| end.ending == Ending::Moved(t))
+                    }
+                    _ => false,
+                };
+                if !is_away {
+                    return false;
+                }
                 self.catalogue.take(at, Shelf::Shadow);
                 self.transfers.drop_shadow(at);
             }
-            Shelf::Held => {
+            Some(Shelf::Held) => {
                 self.unshelve(at, Shelf::Held);
                 let ty = self.queues.intern(&object.entity.ty);
                 self.queues.ty_mut(ty).held -= 1;

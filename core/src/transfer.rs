@@ -29,6 +29,9 @@ use crate::time::{Mono, Span, Wall};
 /// How long what a peer has refused is not offered to it again.
 pub(crate) const REFUSED_PAUSE: Span = Span::secs(1);
 
+/// How many times `offer_timeout` an offer over a slow link waits at most.
+const PATIENCE_MAX: u64 = 64;
+
 /// An offer of this incarnation that is not decided.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
@@ -41,6 +44,8 @@ pub(crate) struct Outgoing {
     /// The record that holds MOVED, once ACCEPT has come.
     pub(crate) moving: Option<RecordNumber>,
     deadline: Mono,
+    /// How long it waits for its answer in all.
+    patience: Span,
 }
 
 /// A committed transfer whose receiver may still need its answer, or whose shadow is kept.
@@ -225,15 +230,17 @@ impl Core {
         self.transfers.last += 1;
         let n = self.transfers.last;
         let l = self.mesh.link(link).expect("offers go over links that are up");
-        let (receiver, peer) = (l.lane, l.name.clone());
+        let (receiver, peer, patience) = (l.lane, l.name.clone(), l.patience);
         let (sender, epoch, incarnation) = (self.lane.id, self.lane.epoch, self.lane.incarnation);
         let id = TransferId { sender, receiver, epoch, incarnation, n };
         for slot in &slots {
             self.set_phase(*slot, Phase::Offered(n));
         }
-        let deadline = self.now.mono + self.limits.offer_timeout;
+        let deadline = self.now.mono + patience;
         self.arm(deadline, Timer::Offer(n));
-        let out = Outgoing { id, link, peer, key: key.clone(), slots, moving: None, deadline };
+        let key_of = key.clone();
+        let out =
+            Outgoing { id, link, peer, key: key_of, slots, moving: None, deadline, patience };
         self.transfers.outgoing.insert(n, out);
         let message = Message::Offer(Offer { transfer: id, key, objects: objects.into() });
         fx.push(Effect::Send { link, message, after: None });
@@ -243,9 +250,24 @@ impl Core {
         let Some(out) = self.transfers.outgoing.get(&n) else { return };
         if out.moving.is_none() && out.deadline <= self.now.mono {
             let (link, id) = (out.link, out.id);
+            let longer = out.patience.times(2).min(self.limits.offer_timeout.times(PATIENCE_MAX));
+            if let Some(l) = self.mesh.link_mut(link) {
+                l.patience = l.patience.max(longer);
+            }
             self.pause(n);
             self.withdraw(n, Refused::Timeout);
             fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
+        }
+    }
+
+    /// An offer was answered: from now on its link waits between two and four times as long as that
+    /// took.
+    fn learn_patience(&mut self, n: u64) {
+        let Some(out) = self.transfers.outgoing.get(&n) else { return };
+        let took = Span(out.patience.0 - (out.deadline - self.now.mono).0.min(out.patience.0));
+        let (least, link) = (self.limits.offer_timeout, out.link);
+        if let Some(l) = self.mesh.link_mut(link) {
+            l.patience = l.patience.min(took.times(4)).max(took.times(2)).max(least);
         }
     }
 
@@ -287,6 +309,7 @@ impl Core {
         if self.transfers.outgoing[&n].moving.is_some() {
             return;
         }
+        self.learn_patience(n);
         self.timers_disarm_offer(n);
         let out_slots =
             std::mem::take(&mut self.transfers.outgoing.get_mut(&n).expect("just found").slots);
@@ -346,6 +369,7 @@ impl Core {
     pub(crate) fn on_decline(&mut self, id: TransferId, _reason: OfferRefused) {
         let open = self.transfers.outgoing.get(&id.n);
         if open.is_some_and(|o| o.id == id && o.moving.is_none()) {
+            self.learn_patience(id.n);
             self.pause(id.n);
             self.withdraw(id.n, Refused::RefusedByPeer);
         }

@@ -60,6 +60,9 @@ impl Trace {
 
     /// A line of the script itself.
     pub(crate) fn script(&mut self, line: &str) {
+        if !self.on {
+            return;
+        }
         self.waiting = None;
         self.text.push_str(line);
         self.text.push('\n');
@@ -163,6 +166,9 @@ pub(crate) fn tidy(line: &str) -> String {
         let whole = &tail[..tail.find(|c| !hex(c)).unwrap_or(tail.len())];
         match whole.len() {
             8 => out.push_str(&format!("n{}", whole.trim_start_matches('0'))),
+            36 if whole.ends_with("000000000000") => {
+                out.push_str(&format!("n{}", whole[..8].trim_start_matches('0')));
+            }
             36 => out.push_str(whole[24..].trim_start_matches('0')),
             _ => out.push_str(whole),
         }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `expect obj 7 final [n1]` | its log says so at one node, and it is alive nowhere |
 //! | `expect obj 7 discarded [n1]` | the same for an end without success |
-//! | `expect obj 7 flows n1`, `parked n1 ["why"]`, `held n1` | it stands so there, and is in no other's flow |
+//! | `expect obj 7 flows n1`, `parked n1 ["why"]`, `held n1` | it stands so there, and in the flow of no other node that runs |
 //! | `expect obj 7 ends N` | so many nodes have it final: more than one only after a reclaim |
 //! | `expect obj 7 moves N`, `failed N` | so many handoffs, failed deliveries; counted since it was pushed |
 //! | `expect obj 7 deliveries COUNT` | delivered so often since the mark |
@@ -16,6 +16,7 @@
 //! | `expect n1 TYPE ready N` and `leased`, `delayed`, `parked`, `offered`, `held` | what `dpc type ls` says there |
 //! | `expect linked n1 n2 [protocol N]`, `expect unlinked n1 n2` | what `dpc node ls` says at n1 |
 //! | `expect up n1`, `expect down n1` | its process runs, or does not |
+//! | `expect node n1 keeps WORD N` | its core keeps so many facts of a kind: `taken`, `forgotten`, `held`, `moved`, `verdict`, … |
 //! | `expect generations grow` | no origin ever told a demand again that is not newer than before a restart |
 //! | `expect adverts news` | no advert repeated what had been said over its link |
 //!
@@ -120,6 +121,7 @@ pub(super) fn expect(world: &mut World, verb: &str, words: &mut Words) -> Result
                     let repeated = world.trace.ledger.repeated_adverts() as u64;
                     Count::Exactly(0).check("adverts that said nothing new", repeated)?;
                 }
+                "node" => keeps(world, words)?,
                 who => deeds(world, who, words)?,
             }
         }
@@ -158,6 +160,17 @@ fn deeds(world: &mut World, who: &str, words: &mut Words) -> Result<(), String> 
         (Some(node), Err(_)) => of_type(world, node, &does, words),
         (None, Err(wrong)) => Err(wrong),
     }
+}
+
+/// `n1 keeps taken 0`, as the digest of its core says.
+fn keeps(world: &World, words: &mut Words) -> Result<(), String> {
+    let n = node(world, words)?;
+    words.expect("keeps")?;
+    let (kind, wanted) = (words.next("what")?, words.number("how many")?);
+    let core = world.nodes()[n].core().ok_or("it does not run")?;
+    let is = |line: &&str| line.split(' ').next() == Some(kind.as_str());
+    let found = core.digest().lines().filter(is).count() as u64;
+    Count::Exactly(wanted).check(&format!("keeps {kind}"), found)
 }
 
 fn of_type(world: &mut World, node: usize, ty: &str, words: &mut Words) -> Result<(), String> {
@@ -306,6 +319,7 @@ fn stands(world: &World, words: &mut Words, places: &Places, how: &str) -> Resul
         let words = words.next("the reason")?;
         check(why.contains(&words), || format!("it is parked because of: {why}"))?;
     }
-    let others = places.in_flow().filter(|(l, _)| *l != lane).count();
-    Count::Exactly(0).check("nodes besides that have it in their flow", others as u64)
+    let up = |lane: LaneId| world.nodes().iter().any(|n| n.lane == lane && n.is_up());
+    let others = places.in_flow().filter(|(l, _)| *l != lane && up(*l)).count();
+    Count::Exactly(0).check("other nodes that have it in their flow", others as u64)
 }

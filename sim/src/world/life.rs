@@ -12,7 +12,7 @@ use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, Store, StoreError};
 use dpc_core::message::Protocols;
 use dpc_core::{Core, Effect, Effects, Input, PartInfo, Settings};
 
-use super::{Event, World};
+use super::{Event, World, lane_id};
 use crate::store::{SimDisk, SimStore};
 
 /// One node: what outlives its process, and the process if it runs.
@@ -25,6 +25,8 @@ pub struct Node {
     pub(crate) speaks: Protocols,
     /// A copy of its disk that a person has made.
     pub(crate) backup: Option<SimDisk>,
+    /// How often its objects got a new lane.
+    pub(crate) renewals: usize,
     /// Its lane.
     pub lane: LaneId,
     /// Its disk.
@@ -94,7 +96,7 @@ impl World {
     /// Adds a node and starts it.
     pub fn add_node(&mut self) -> usize {
         let n = self.nodes.len();
-        let lane = self.new_lane();
+        let lane = lane_id(n + 1);
         let name = Name::new("node", &format!("n{}", n + 1)).expect("a valid name");
         let disk = SimDisk::new(self.plan.seed ^ (n as u64 + 1) << 32, lane);
         self.checks.add_lane(lane);
@@ -110,6 +112,7 @@ impl World {
             says,
             speaks: Protocols::default(),
             backup: None,
+            renewals: 0,
             lane: disk.lane(),
             disk,
             index: BTreeMap::new(),

@@ -130,8 +130,6 @@ pub struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) wires: Vec<Wire>,
     pub(crate) conns: u64,
-    /// Lanes given out so far.
-    pub(crate) lanes: usize,
     pub(crate) clients: Vec<Client>,
     pub(crate) ops: BTreeMap<u64, Op>,
     pub(crate) requests: u64,
@@ -165,7 +163,6 @@ impl World {
             nodes: Vec::new(),
             wires: Vec::new(),
             conns: 0,
-            lanes: 0,
             clients: Vec::new(),
             ops: BTreeMap::new(),
             requests: 0,

@@ -15,12 +15,6 @@ use super::{Mode, Op, World, lane_id};
 use crate::store::{SimDisk, SimStore};
 
 impl World {
-    /// The id of the next new lane.
-    pub(crate) fn new_lane(&mut self) -> LaneId {
-        self.lanes += 1;
-        lane_id(self.lanes)
-    }
-
     /// Starts a second process on a node's disk while the first one may still live: its claim is
     /// the later one. It is called `n1b` in stories.
     pub fn twin(&mut self, node: usize) -> usize {
@@ -40,7 +34,7 @@ impl World {
     pub fn namesake(&mut self, node: usize) -> usize {
         let other = self.nodes.len();
         let name = Name::new("node", &format!("n{}", other + 1)).expect("a valid name");
-        let lane = self.new_lane();
+        let lane = lane_id(other + 1);
         self.checks.add_lane(lane);
         let disk = SimDisk::new(self.plan.seed ^ (other as u64 + 1) << 32, lane);
         self.put_node(name, self.nodes[node].says.clone(), disk);
@@ -80,9 +74,13 @@ impl World {
         for (number, bytes) in &records {
             source.restore(*number, bytes).expect("the log fits together");
         }
-        let lane = self.new_lane();
+        // In stories the lanes of n2 are n2, n2a, n2b and so on.
+        let n = &mut self.nodes[node];
+        n.renewals += 1;
+        let number = (node + 1) << 4 | (9 + n.renewals);
+        let lane = lane_id(number);
         self.checks.add_lane(lane);
-        let disk = SimDisk::new(self.plan.seed ^ (self.lanes as u64) << 32, lane);
+        let disk = SimDisk::new(self.plan.seed ^ (number as u64) << 32, lane);
         let settings = Settings { lane, incarnation: Incarnation(1), ..self.settings(node) };
         let mut target = Filling::new(settings, &disk, self.now);
         let now = self.now_of(node);
