@@ -8,6 +8,7 @@ use rand_pcg::Pcg64Mcg;
 use crate::catalogue::{Catalogue, QueueId};
 use crate::decision::Decision;
 use crate::effect::{Answer, Effect, Effects, Note, Record};
+use crate::fence::Fence;
 use crate::ids::{Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use crate::input::{Input, ReplyTo};
 use crate::lane::Lane;
@@ -52,6 +53,9 @@ pub struct Settings {
     pub limits: Limits,
     /// The versions of the link protocol that it speaks.
     pub protocols: Protocols,
+    /// `self_fence_after`, where other nodes can claim the lane: without proof of ownership for so
+    /// long nothing is delivered (R6). `None` for a lane on a disk of its own.
+    pub fence: Option<Span>,
 }
 
 /// When the driver has to call again, and why.
@@ -90,6 +94,8 @@ pub(crate) enum Timer {
     Show(GroupId),
     /// A drain has had its time.
     Drain,
+    /// Ownership of the lane may have to be proved anew.
+    Fence,
     /// Housekeeping on wall time: due, expired and forgotten things.
     Wall,
 }
@@ -101,6 +107,10 @@ pub struct Core {
     pub(crate) limits: Limits,
     pub(crate) now: Now,
     pub(crate) started: bool,
+    /// Where others can claim the lane.
+    pub(crate) fence: Option<Fence>,
+    /// Another owner has it.
+    pub(crate) fenced: bool,
     pub(crate) lane: Lane,
     pub(crate) catalogue: Catalogue,
     pub(crate) parts: Parts,
@@ -164,6 +174,8 @@ impl Core {
             limits: settings.limits,
             now: Now::default(),
             started: false,
+            fence: settings.fence.map(Fence::new),
+            fenced: false,
             lane: Lane::new(settings.lane, claimed, settings.incarnation, target),
             catalogue: Catalogue::default(),
             parts: Parts::new(claimed.first),
@@ -214,6 +226,7 @@ impl Core {
         self.scan_blamed();
         self.stirred = self.queues.waiting();
         self.look_at_wall(now.wall);
+        self.prove(fx);
         self.settle_down(fx);
     }
 
@@ -225,6 +238,9 @@ impl Core {
         assert!(now.mono >= self.now.mono, "the monotonic clock goes forward");
         self.watch_clock(now, fx);
         self.now = now;
+        if self.fenced {
+            return self.answer_fenced(&input, fx);
+        }
         // First of all: a part of the index is put before anything is looked up in it.
         fx.append(&mut self.later);
         self.dispatch(input, fx);
@@ -251,6 +267,8 @@ impl Core {
             Input::LookedUp { part, id, loc } => self.handle_looked_up(part, id, loc, fx),
             Input::HistoryStands(number) => self.handle_history_stands(number, fx),
             Input::Disk { low } => self.disk_low = low,
+            Input::Renewed => self.handle_renewed(),
+            Input::Fenced(epoch) => self.fence_off(epoch, fx),
             Input::LinkUp { link, dialled } => self.handle_link_up(link, dialled, fx),
             Input::LinkDown(link) => self.handle_link_down(link, fx),
             Input::Peer(link, message) => self.handle_peer(link, message, fx),
@@ -259,7 +277,7 @@ impl Core {
 
     /// When to call again with [`Input::Wake`] at the latest. Early and late calls are harmless.
     pub fn next_wake(&self) -> Option<Wake> {
-        let (at, timer) = self.timers.first()?;
+        let (at, timer) = self.timers.first().filter(|_| !self.fenced)?;
         let why = match timer {
             Timer::Riders => "riders",
             Timer::Adverts => "adverts",
@@ -273,6 +291,7 @@ impl Core {
             Timer::Pass(_) => "pass",
             Timer::Show(_) => "show",
             Timer::Drain => "drain",
+            Timer::Fence => "fence",
             Timer::Wall => "wall",
         };
         Some(Wake { at: *at, why })
@@ -281,6 +300,9 @@ impl Core {
     /// Closes the open record, if somebody waits for it, and hands it to the driver, who appends
     /// it and says [`Input::Committed`]. Records are taken, and must be committed, in order.
     pub fn take_record(&mut self, now: Now) -> Option<Record> {
+        if self.fenced {
+            return None;
+        }
         self.write_decisions();
         if self.parts.is_full(&self.remembered, &self.limits) {
             self.finish_part();
@@ -353,6 +375,7 @@ impl Core {
                 Timer::Pass(ask) => self.on_pass_over(ask, fx),
                 Timer::Show(group) => self.on_show(group),
                 Timer::Drain => self.on_drain_over(fx),
+                Timer::Fence => self.on_fence_due(fx),
                 Timer::Wall => {
                     self.wall_at = None;
                     self.on_wall(fx);
@@ -401,7 +424,8 @@ impl Core {
 
     /// The edge has made a record durable.
     fn handle_committed(&mut self, number: RecordNumber, fx: &mut Effects) {
-        self.lane.commit(number);
+        let sent = self.lane.commit(number);
+        self.on_proof(sent);
         for (slot, then) in self.memory.take_pending(number) {
             match then {
                 Then::Flow => self.flow(slot),

@@ -251,13 +251,16 @@ impl Core {
         }
     }
 
+    /// Passes it on the shortest way. Each node has told its peers of a way that is shorter by one
+    /// link than theirs, so it comes nearer with every step and never goes round in a circle.
     fn pass_refresh(&mut self, from: LinkId, refresh: Refresh, fx: &mut Effects) {
         let way = self
             .mesh
             .wanted(refresh.key.pattern.as_str())
             .filter(|(k, via)| *k == refresh.key && *via != from)
             .filter_map(|(_, via)| Some((*via, self.mesh.link(*via)?.demands.get(&refresh.key)?)))
-            .find(|(_, remote)| remote.demand.generation.lane == refresh.generation.lane)
+            .filter(|(_, remote)| remote.demand.generation.lane == refresh.generation.lane)
+            .min_by_key(|(via, remote)| (remote.demand.distance, *via))
             .map(|(via, _)| via);
         if let Some(link) = way {
             self.ask_refresh(link, refresh, fx);

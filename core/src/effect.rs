@@ -79,7 +79,15 @@ pub enum Effect {
     },
     /// Something worth a line in the log or a count.
     Note(Note),
-    /// The node must stop: it is fenced, or its state cannot be trusted.
+    /// Write the lane's head as it is, under the condition of every commit, and answer
+    /// [`crate::Input::Renewed`]. The next commit does as well: with a record to append there is
+    /// nothing to renew.
+    Renew,
+    /// Another owner has the lane, at this epoch as far as it is known (R1). The core answers
+    /// nothing more; the driver drops what waits for commits, ends all streams and links, and
+    /// comes back as a new incarnation with another lane.
+    Fenced(Epoch),
+    /// The node must stop: its state cannot be trusted.
     Stop(String),
 }
 
@@ -331,6 +339,8 @@ impl fmt::Display for Effect {
             }
             Self::Truncate { below, .. } => write!(f, "truncate below #{below}"),
             Self::Note(note) => write!(f, "note {note}"),
+            Self::Renew => write!(f, "renew"),
+            Self::Fenced(epoch) => write!(f, "fenced: another owner has the lane, epoch {epoch}"),
             Self::Stop(why) => write!(f, "stop: {why}"),
         }
     }

@@ -62,6 +62,7 @@ impl Core {
         if self.is_expired(slot) {
             // It came back too late for anybody.
             self.end_transit(slot);
+            self.leave_credit(self.memory.get(slot).queue);
             let mut fx = Effects::new();
             self.park(slot, "expired".into(), &mut fx);
             return self.later.append(&mut fx);
@@ -112,14 +113,20 @@ impl Core {
         self.tidy_queue(queue);
     }
 
-    /// A queue has fewer objects: what waits no longer uses up no window, and a queue that has
-    /// become empty is not offered to anybody.
-    pub(crate) fn tidy_queue(&mut self, queue: QueueId) {
+    /// What came for a subscriber will not use its credit now: it waits for its time by this node's
+    /// clock, or has expired by it. Peers may be let in in its place.
+    fn leave_credit(&mut self, queue: QueueId) {
         if self.mesh.has_links() {
             for i in 0..self.queues.get(queue).groups.len() {
                 self.window_may_grow(self.queues.get(queue).groups[i]);
             }
         }
+    }
+
+    /// A queue has fewer objects: what waits no longer uses up no window, and a queue that has
+    /// become empty is not offered to anybody.
+    pub(crate) fn tidy_queue(&mut self, queue: QueueId) {
+        self.leave_credit(queue);
         if self.queues.get(queue).is_empty() {
             for i in 0..self.queues.get(queue).groups.len() {
                 let group = self.queues.get(queue).groups[i];
@@ -168,6 +175,7 @@ impl Core {
     fn delay(&mut self, slot: Slot, at: Wall) {
         let live = self.memory.get(slot);
         let (id, ty) = (live.object.id, self.queues.get(live.queue).ty);
+        self.leave_credit(live.queue);
         if at - self.now.wall <= NEAR && self.may_delay_in_memory() {
             let until = self.mono_of(at);
             self.set_phase(slot, Phase::Delayed(until));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::{LinkId, ObjectId, RecordNumber, RequestId, SessionId, SubscriptionId};
+use crate::ids::{Epoch, LinkId, ObjectId, RecordNumber, RequestId, SessionId, SubscriptionId};
 use crate::message::Message;
 use crate::names::{Name, Pattern, TypeName};
 use crate::object::{Entity, Hash16, Push, Token};
@@ -66,6 +66,11 @@ pub enum Input {
         /// Below it: pushes, offers, emits and advances are refused.
         low: bool,
     },
+    /// The renewal of the lane's head that [`crate::Effect::Renew`] asked for has succeeded.
+    Renewed,
+    /// The store says that the lane has another owner, or that this one was declared dead; the
+    /// epoch as far as it is known.
+    Fenced(Epoch),
     /// A link is up; nothing has been said yet.
     LinkUp {
         /// The link.

@@ -10,7 +10,7 @@ use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, RecordNumber};
 use crate::object::{Hash16, Object};
 use crate::record::{Entry, Header, How, Standing, Writer, seal, write_object};
 use crate::store::Claimed;
-use crate::time::Now;
+use crate::time::{Mono, Now};
 
 /// The log's writing end.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ pub(crate) struct Lane {
     pub(crate) incarnation: Incarnation,
     open: Draft,
     closed: VecDeque<Draft>,
-    /// Taken by the driver and not committed: number and bytes.
-    taken: VecDeque<(RecordNumber, u64)>,
+    /// Taken by the driver and not committed: number, bytes, and when.
+    taken: VecDeque<(RecordNumber, u64, Mono)>,
     committed: RecordNumber,
     /// The hash of the last record that was sealed.
     hash: Hash16,
@@ -205,7 +205,7 @@ impl Lane {
         let bytes = seal(&header, draft.writer.as_slice());
         self.hash = crate::record::hash_of(&bytes);
         self.taken_hashes.push_back(self.hash);
-        self.taken.push_back((draft.number, draft.writer.len() as u64));
+        self.taken.push_back((draft.number, draft.writer.len() as u64, now.mono));
         let sealed = Sealed {
             number: draft.number,
             bytes: u32::try_from(bytes.len()).expect("records are bounded"),
@@ -214,13 +214,15 @@ impl Lane {
         Some((Record { number: draft.number, bytes }, sealed))
     }
 
-    /// The store has made a record durable.
-    pub(crate) fn commit(&mut self, number: RecordNumber) {
-        let (taken, bytes) = self.taken.pop_front().expect("only taken records are committed");
+    /// The store has made a record durable. Says when it was taken.
+    pub(crate) fn commit(&mut self, number: RecordNumber) -> Mono {
+        let (taken, bytes, since) =
+            self.taken.pop_front().expect("only taken records are committed");
         assert_eq!(taken, number, "records are committed in order");
         self.committed = number;
         self.committed_hash = self.taken_hashes.pop_front().expect("one hash a record");
         self.uncommitted -= bytes;
+        since
     }
 }
 

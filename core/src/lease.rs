@@ -184,6 +184,9 @@ impl Core {
         leases: &[LeaseRef],
         fx: &mut Effects,
     ) {
+        if self.cannot_judge(to, lessee, leases.iter().copied(), fx) {
+            return;
+        }
         let mut begun = Vec::new();
         let done = self.for_each_lease(to, lessee, leases, fx, |core, n| {
             let lease = core.leases.live.get_mut(&n).expect("found above");
@@ -206,6 +209,9 @@ impl Core {
         leases: &[LeaseRef],
         fx: &mut Effects,
     ) {
+        if self.cannot_judge(to, lessee, leases.iter().copied(), fx) {
+            return;
+        }
         let mut shortest: Option<Span> = None;
         let done = self.for_each_lease(to, lessee, leases, fx, |core, n| {
             let span = core.leases.live[&n].span;

@@ -231,11 +231,17 @@ impl Core {
             return self.on_hello(link, &hello, fx);
         }
         if let Message::Refuse(refusal) = message {
-            let redial = may_redial(&refusal);
             let name = l.name.clone();
             if refusal == LinkRefusal::Forgotten(self.lane.id) {
                 self.learn_forgotten();
             }
+            if let LinkRefusal::RolledBack { lane, known, .. } = &refusal
+                && *lane == self.lane.id
+                && self.see_own_epoch(known.0, fx)
+            {
+                return;
+            }
+            let redial = may_redial(&refusal);
             fx.push(Effect::Note(Note::LinkRefused(name, refusal.clone())));
             fx.push(Effect::CloseLink { link, refusal, redial });
             return self.handle_link_down(link, fx);
@@ -286,6 +292,12 @@ impl Core {
                 fx,
             );
         };
+        let mine = hello.known.iter().filter(|(lane, ..)| *lane == self.lane.id);
+        if let Some(epoch) = mine.map(|(_, epoch, _)| *epoch).max()
+            && self.see_own_epoch(epoch, fx)
+        {
+            return;
+        }
         let l = self.mesh.links.get_mut(&link).expect("the caller found it");
         (l.name, l.lane, l.incarnation) = (hello.name.clone(), own.lane, own.incarnation);
         let protocol = match self.check_hello(link, hello, own) {

@@ -302,7 +302,8 @@ impl Core {
             });
         }
         let forgotten = &self.transfers.verdicts;
-        let away = |p: &&crate::record::PeerSeen| !seen.contains(&p.lane) && !forgotten.contains(&p.lane);
+        let away =
+            |p: &&crate::record::PeerSeen| !seen.contains(&p.lane) && !forgotten.contains(&p.lane);
         for peer in self.mesh.peers.by_age().filter(away) {
             views.push(NodeView {
                 name: peer.name.clone(),

@@ -175,6 +175,9 @@ impl Core {
         if self.draining.is_some() {
             return self.hungry.clear();
         }
+        if self.hungry.is_empty() || !self.prove(fx) {
+            return;
+        }
         while !self.hungry.is_empty() {
             // In turn, so that when the node's leases are scarce nobody takes them all.
             let hungry = std::mem::take(&mut self.hungry);

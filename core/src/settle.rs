@@ -36,6 +36,9 @@ impl Core {
         if !missing.is_empty() {
             return self.stall(to, missing, Input::Settle(to, lessee, settle), fx);
         }
+        if self.cannot_judge(to, lessee, settle.leases.iter().copied(), fx) {
+            return;
+        }
         let content = settle.content_hash();
         let mut done = 0;
         for (i, lease) in settle.leases.iter().enumerate() {
@@ -126,7 +129,7 @@ impl Core {
         match self.answer_from_marks(token, content) {
             Some(true) => PassedAnswer::Done,
             Some(false) => PassedAnswer::LeaseLost,
-            None if token.lane == self.lane.id => PassedAnswer::LeaseLost,
+            None if token.lane == self.lane.id && self.owns_surely() => PassedAnswer::LeaseLost,
             None => PassedAnswer::Unknown,
         }
     }
@@ -400,6 +403,10 @@ impl Core {
         let missing = self.unresolved(ids.chain(transaction.pushes.iter().filter_map(|p| p.id)));
         if !missing.is_empty() {
             return self.stall(to, missing, Input::Transaction(to, lessee, transaction), fx);
+        }
+        let leases: Vec<_> = settles.iter().flat_map(|s| s.leases.iter().copied()).collect();
+        if self.cannot_judge(to, lessee, leases, fx) {
+            return;
         }
         match self.check_transaction(lessee, &transaction) {
             Err((i, refusal)) => self.reply(to, Answer::RefusedAt(i, refusal), fx),

@@ -107,6 +107,9 @@ impl Core {
         let (count, span) =
             self.takes.waiting.get(&n).map_or((0, Span::ZERO), |w| (w.count, w.lease));
         let mut taken = Vec::new();
+        if !self.prove(fx) {
+            return;
+        }
         while taken.len() < count as usize && !self.leases_are_full() {
             let Some(queue) = self.next_queue(group, fx) else { break };
             let Some((_, slot)) = self.queues.get(queue).window.first_key_value() else { break };

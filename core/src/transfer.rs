@@ -239,8 +239,7 @@ impl Core {
         let deadline = self.now.mono + patience;
         self.arm(deadline, Timer::Offer(n));
         let key_of = key.clone();
-        let out =
-            Outgoing { id, link, peer, key: key_of, slots, moving: None, deadline, patience };
+        let out = Outgoing { id, link, peer, key: key_of, slots, moving: None, deadline, patience };
         self.transfers.outgoing.insert(n, out);
         let message = Message::Offer(Offer { transfer: id, key, objects: objects.into() });
         fx.push(Effect::Send { link, message, after: None });
@@ -399,10 +398,10 @@ impl Core {
             return;
         }
         if id.epoch > self.lane.epoch {
-            return fx.push(Effect::Stop(format!(
-                "fenced: a peer knows epoch {} of this lane, this node has {}",
-                id.epoch, self.lane.epoch
-            )));
+            return self.fence_off(id.epoch, fx);
+        }
+        if !self.prove(fx) {
+            return; // Neither MOVED nor ABORT: the receiver asks again.
         }
         let open = self.transfers.outgoing.get(&id.n).filter(|o| o.id == id);
         let message = match open.map(|o| o.moving) {
@@ -572,9 +571,8 @@ impl Transfers {
 
     /// Up to which number transfers of an incarnation are decided and forgotten.
     pub(crate) fn forgotten_through(&self, id: &TransferId) -> u64 {
-        let newer = |(of, epoch, _): &(LaneId, Epoch, Incarnation)| {
-            *of == id.sender && *epoch > id.epoch
-        };
+        let newer =
+            |(of, epoch, _): &(LaneId, Epoch, Incarnation)| *of == id.sender && *epoch > id.epoch;
         if self.forgotten.keys().any(newer) {
             return u64::MAX;
         }

@@ -6,7 +6,9 @@ use dpc_core::ids::{
     SubscriptionId,
 };
 use dpc_core::input::{ReplyTo, Subscribe};
-use dpc_core::message::{DemandKey, Hello, LaneHello, Message, Offer, OfferRefused, PROTOCOL, Protocols};
+use dpc_core::message::{
+    DemandKey, Hello, LaneHello, Message, Offer, OfferRefused, PROTOCOL, Protocols,
+};
 use dpc_core::names::{Name, Pattern, TypeName};
 use dpc_core::object::{Entity, Headers, Object};
 use dpc_core::record::TransferId;
@@ -32,6 +34,7 @@ impl Bench {
             seed: 7,
             limits: Limits::default(),
             protocols: Protocols::default(),
+            fence: None,
         };
         let (first, last) = (RecordNumber(1), RecordNumber(0));
         let claimed = Claimed { epoch: Epoch(1), first, last, last_hash: [0; 16] };

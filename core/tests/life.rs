@@ -29,6 +29,7 @@ impl Bench {
             seed: 7,
             limits: Limits::default(),
             protocols: Protocols::default(),
+            fence: None,
         };
         let last = RecordNumber(log.len() as u64);
         let last_hash = log.last().map_or([0; 16], |r| dpc_core::record::hash_of(r));

@@ -207,6 +207,11 @@ impl<S: Store, I: Index> Driver<S, I> {
                 self.edges.index.truncate(part);
             }
             Effect::Note(note) => observe::note(&self.hub, &note),
+            // Nobody else can claim a lane on a disk of its own.
+            Effect::Renew => self.handle(Input::Renewed)?,
+            Effect::Fenced(epoch) => {
+                return Err(format!("fenced: this lane has another owner, with epoch {epoch}"));
+            }
             Effect::Stop(why) => return Err(why),
         }
         Ok(())

@@ -55,6 +55,8 @@ fn ticket(effect: &Effect) -> Option<RecordNumber> {
         | Effect::IndexPart(_)
         | Effect::Truncate { .. }
         | Effect::Note(_)
+        | Effect::Renew
+        | Effect::Fenced(_)
         | Effect::Stop(_) => None,
     }
 }

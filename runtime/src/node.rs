@@ -168,6 +168,7 @@ where
         seed: random.next_u64(),
         limits: setup.limits.clone(),
         protocols: Protocols::default(),
+        fence: None,
     };
     let core = recover(settings, claimed, &mut data.store, data.parts).await?;
     let completed = mpsc::unbounded_channel();

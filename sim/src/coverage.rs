@@ -7,6 +7,85 @@ use std::fmt;
 use dpc_core::effect::Note;
 use dpc_core::message::Message;
 
+/// Every named situation. A set of runs of [`crate::swarm::Profile::All`] in which one never
+/// occurred would prove less than it seems.
+pub const NAMED: &[&str] = &[
+    "a read failed at the start",
+    "abort",
+    "advanced",
+    "an object with hops was delivered",
+    "carried forward",
+    "checkpoint written",
+    "clock drifted",
+    "clock jumped",
+    "clock jumped ahead",
+    "clock jumped back",
+    "cut off from each other, not from a third",
+    "decline",
+    "delivered again",
+    "died after a record was written",
+    "died amid the effects of a commit",
+    "died before a record was written",
+    "died before the effects of a commit",
+    "died while it started",
+    "discarded",
+    "drained",
+    "duplicate kept out",
+    "emitted",
+    "end carried forward",
+    "expired and parked",
+    "forget",
+    "handled and kept",
+    "handoff taken",
+    "held copy dropped",
+    "id index lost",
+    "id looked up in the index",
+    "id pushed again",
+    "id pushed at two nodes",
+    "id pushed with other content",
+    "index part rebuilt",
+    "killed while a record was on its way",
+    "killed with effects in the gate",
+    "lease ran out",
+    "link broken",
+    "link cut",
+    "link cut one way",
+    "link held",
+    "link lost with messages under way",
+    "link refused",
+    "link slowed",
+    "link throttled",
+    "log truncated",
+    "lost link noticed late",
+    "no-demand alarm",
+    "no-demand alarm ended",
+    "paused",
+    "paused for more than 30 s",
+    "poison parked",
+    "push repeated after a crash",
+    "push repeated elsewhere",
+    "record loaded from disk",
+    "redriven",
+    "refresh asked",
+    "rejected and parked",
+    "restarted from a checkpoint",
+    "settle refused",
+    "settle repeated and answered the same",
+    "several hops for one demand",
+    "shadow carried forward",
+    "silent link given up",
+    "status asked",
+    "stopped by a read",
+    "stopped by its store",
+    "taken without a stream",
+    "told to wait",
+    "transaction",
+    "vanished with leases",
+    "went on with queued input",
+    "windows",
+    "work begun",
+];
+
 /// Counts by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Coverage(BTreeMap<&'static str, u64>);
@@ -36,9 +115,17 @@ impl Coverage {
         }
     }
 
-    /// Names that never occurred, of those that should.
-    pub fn missing(&self, names: &[&'static str]) -> Vec<&'static str> {
-        names.iter().copied().filter(|name| self.get(name) == 0).collect()
+    /// Named situations that never occurred.
+    pub fn missing(&self) -> Vec<&'static str> {
+        NAMED.iter().copied().filter(|name| self.get(name) == 0).collect()
+    }
+
+    /// Every name with its count: what occurred, and what is named and did not.
+    pub fn table(&self) -> Vec<(&'static str, u64)> {
+        let named = NAMED.iter().map(|name| (*name, self.get(name)));
+        let all: BTreeMap<&'static str, u64> =
+            self.0.iter().map(|(n, c)| (*n, *c)).chain(named).collect();
+        all.into_iter().collect()
     }
 
     pub(crate) fn message(&mut self, message: &Message) {
@@ -85,7 +172,8 @@ impl Coverage {
 
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.0.keys().map(|name| name.len()).max().unwrap_or(0);
-        self.0.iter().try_for_each(|(name, count)| writeln!(f, "{name:width$} {count}"))
+        let table = self.table();
+        let width = table.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        table.iter().try_for_each(|(name, count)| writeln!(f, "{name:width$} {count}"))
     }
 }

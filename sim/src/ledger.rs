@@ -158,6 +158,7 @@ impl World {
                 ("ends", format!("lease {lease} {reason:?}").to_lowercase())
             }
             Effect::CloseLink { refusal, .. } => ("closes", refusal.to_string()),
+            Effect::Fenced(_) => ("stops", effect.to_string()),
             Effect::Stop(why) => ("stops", why.clone()),
             Effect::Truncate { below, .. } => ("cuts", format!("below #{below}")),
             _ => return,

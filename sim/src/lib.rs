@@ -4,9 +4,12 @@
 
 pub mod checks;
 pub mod contract;
+pub mod contract_shared;
 pub mod coverage;
+pub mod dice;
 mod ledger;
 pub mod script;
+pub mod shared;
 pub mod store;
 pub mod swarm;
 pub mod trace;

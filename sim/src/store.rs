@@ -47,6 +47,8 @@ struct Disk {
     rows: BTreeMap<RecordNumber, Row>,
     late: Vec<Late>,
     fault: Option<Fault>,
+    /// The next read fails.
+    read_fails: bool,
     bytes_max: u64,
     stalled_until: Mono,
     /// What becomes of the record that is on its way at the next crash; by seed, if none is said.
@@ -108,6 +110,7 @@ impl SimDisk {
             rows: BTreeMap::new(),
             late: Vec::new(),
             fault: None,
+            read_fails: false,
             bytes_max: u64::MAX,
             stalled_until: Mono(0),
             fate: None,
@@ -154,7 +157,9 @@ impl SimDisk {
         disk.rows.retain(|_, row| row.synced || !rng.next_u64().is_multiple_of(3));
         for row in disk.rows.values_mut().filter(|row| !row.synced) {
             if rng.next_u64().is_multiple_of(2) {
-                row.bytes.truncate(draw(rng, row.bytes.len()));
+                let whole = draw(rng, row.bytes.len());
+                let block = [1, 512, 4_096][draw(rng, 3)];
+                row.bytes.truncate(whole / block * block);
             }
         }
     }
@@ -164,10 +169,23 @@ impl SimDisk {
         self.lock().fault = Some(fault);
     }
 
-    /// No fault waits any more, and nothing is stalled.
+    /// Makes the next read fail.
+    pub fn fail_next_read(&self) {
+        self.lock().read_fails = true;
+    }
+
+    /// No fault waits any more, there is room, and nothing is stalled.
     pub fn forget_faults(&self) {
         let disk = &mut *self.lock();
-        (disk.fault, disk.stalled_until) = (None, Mono(0));
+        (disk.fault, disk.read_fails, disk.stalled_until) = (None, false, Mono(0));
+        disk.bytes_max = u64::MAX;
+    }
+
+    /// Leaves room for so many bytes more; none lifts the limit.
+    pub fn leave_room(&self, left: Option<u64>) {
+        let disk = &mut *self.lock();
+        let held = disk.held_bytes();
+        disk.bytes_max = left.map_or(u64::MAX, |left| held + left);
     }
 
     /// Limits the bytes that the disk holds; `u64::MAX` lifts the limit.
@@ -279,6 +297,15 @@ impl Disk {
         None
     }
 
+    /// Whether a record has no room. A disk without a limit is not counted: an append costs the
+    /// same with one record as with a million.
+    fn is_full(&self, record: usize) -> bool {
+        if self.bytes_max == u64::MAX {
+            return false;
+        }
+        self.held_bytes().saturating_add(record as u64) > self.bytes_max
+    }
+
     fn write(&mut self, number: RecordNumber, bytes: Bytes, synced: bool) {
         self.rows.insert(number, Row { bytes, synced });
     }
@@ -287,9 +314,7 @@ impl Disk {
         if let Some(why) = self.refusal(epoch, number, &record) {
             return Appended::DefinitelyNot(why);
         }
-        let held: u64 = self.rows.values().map(|row| row.bytes.len() as u64).sum();
-        let full = held.saturating_add(record.len() as u64) > self.bytes_max;
-        let full = full.then_some(Fault::Full);
+        let full = self.is_full(record.len()).then_some(Fault::Full);
         let lost = || StoreError::Io("the answer of the store was lost".into());
         match full.or_else(|| self.fault.take()) {
             None => {
@@ -320,11 +345,19 @@ impl Disk {
         }
     }
 
+    /// Bytes of all records kept.
+    fn held_bytes(&self) -> u64 {
+        self.rows.values().map(|row| row.bytes.len() as u64).sum()
+    }
+
     fn read(
-        &self,
+        &mut self,
         from: RecordNumber,
         bytes_max: usize,
     ) -> Result<Vec<(RecordNumber, Bytes)>, StoreError> {
+        if std::mem::take(&mut self.read_fails) {
+            return Err(StoreError::Io("the device cannot read".into()));
+        }
         if from < self.first {
             return Err(StoreError::Damaged {
                 place: format!("simulated disk, record {from}"),

@@ -179,11 +179,12 @@ pub(crate) fn tidy(line: &str) -> String {
 }
 
 /// ` as NAME`, unless the name is the default one.
-pub(crate) fn as_processor(name: &Name) -> String {
-    if name.as_str() == "default" { String::new() } else { format!(" as {name}") }
+pub(crate) fn as_processor(name: &str) -> String {
+    if name == "default" { String::new() } else { format!(" as {name}") }
 }
 
-pub(crate) fn order_line(node: &Name, order: &Operator) -> String {
+/// What a person orders or asks.
+pub(crate) fn order_line(node: &str, order: &Operator) -> String {
     let which = |which: &Which| match which {
         Which::Ids(ids) => ids.iter().map(short_id).collect::<Vec<_>>().join(","),
         Which::Type(ty) => ty.to_string(),

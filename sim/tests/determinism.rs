@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use sim::swarm;
+use sim::swarm::{self, Options};
 
 /// The seeds whose whole stories are compared.
 const SEEDS: [u64; 4] = [3, 17, 42, 99];
@@ -11,8 +11,12 @@ const SEEDS: [u64; 4] = [3, 17, 42, 99];
 /// What the child process writes around its stories.
 const MARK: &str = "=== the stories ===";
 
+fn told() -> Options {
+    Options { trace: true, ..Options::default() }
+}
+
 fn stories() -> String {
-    SEEDS.iter().map(|seed| swarm::run(*seed, true).trace).collect()
+    SEEDS.iter().map(|seed| swarm::run(*seed, &told()).trace).collect()
 }
 
 /// Where two texts part, for a readable failure.
@@ -56,5 +60,5 @@ fn tell_the_stories() {
 
 #[test]
 fn another_seed_gives_another_story() {
-    assert_ne!(swarm::run(SEEDS[0], true).trace, swarm::run(SEEDS[1], true).trace);
+    assert_ne!(swarm::run(SEEDS[0], &told()).trace, swarm::run(SEEDS[1], &told()).trace);
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use dpc_core::Wall;
 use dpc_core::effect::Books;
 use dpc_core::ids::{Birth, LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::names::{Name, TypeName};
@@ -156,6 +157,12 @@ impl Model {
             found.extend(waits.map(|t| (*id, t.object.id)));
         }
         found
+    }
+
+    /// The latest time before which something unfinished must not be delivered.
+    pub fn latest_due(&self) -> Option<Wall> {
+        let things = self.lanes.values().flat_map(|lane| lane.things.values());
+        things.filter_map(|t| t.object.not_before).max()
     }
 
     /// Takes a committed record in. What was folded before is only compared.

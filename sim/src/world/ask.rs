@@ -9,7 +9,7 @@ use super::{Mode, World};
 impl super::Node {
     /// Whether its process is paused.
     pub fn is_paused(&self) -> bool {
-        self.paused
+        self.paused.is_some()
     }
 }
 
@@ -31,7 +31,7 @@ impl World {
 
     /// A node is told whether its disk is below its reserve.
     pub fn tell_disk(&mut self, node: usize, low: bool) {
-        if !self.nodes[node].paused {
+        if !self.nodes[node].is_paused() {
             self.feed(node, Input::Disk { low });
         }
     }
@@ -49,11 +49,11 @@ impl World {
     pub fn settle_twice(&mut self, client: usize, lease: u64, first: Mode, second: Option<Mode>) {
         let Some(delivery) = self.clients[client].hand.remove(&lease) else { return };
         let (node, session) = (self.clients[client].node, self.clients[client].session);
-        let Some(session) = session.filter(|_| !self.nodes[node].paused) else { return };
-        let settle = self.settle_of(LeaseRef::Number(lease), &first);
+        let Some(session) = session.filter(|_| !self.nodes[node].is_paused()) else { return };
+        let settle = self.settle_of(LeaseRef::Number(lease), &first, 0);
         let again = match second {
             None => settle.clone(),
-            Some(mode) => self.settle_of(LeaseRef::Number(lease), &mode),
+            Some(mode) => self.settle_of(LeaseRef::Number(lease), &mode, 0),
         };
         let lessee = Lessee::Session(session);
         self.send_settle(node, lessee, settle, &delivery);

@@ -12,6 +12,7 @@ use dpc_core::time::Span;
 use dpc_core::{Answer, Input};
 
 use super::{Event, World, object_id};
+use crate::dice::Dice;
 
 /// What a client does with what it is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,7 @@ pub struct Client {
     /// Whether it wants to be there at all.
     pub(crate) wants: bool,
     pub(crate) hand: BTreeMap<u64, Delivery>,
+    pub(crate) mind: Dice,
 }
 
 /// What a client asks of its node for a subscription.
@@ -85,6 +87,8 @@ pub struct Pushing {
     pub push: Push,
     /// How often it may still be repeated.
     pub retries: u32,
+    /// Where it is repeated.
+    pub retry_at: usize,
 }
 
 /// A request that waits for its answer.
@@ -159,6 +163,11 @@ impl World {
         ReplyTo { request: RequestId(self.requests), seq: 0 }
     }
 
+    /// Leaves ids up to this one to others.
+    pub(crate) fn skip_ids(&mut self, last: u64) {
+        self.last_id = self.last_id.max(last);
+    }
+
     /// The next unused object id.
     pub fn new_id(&mut self) -> ObjectId {
         self.last_id += 1;
@@ -167,7 +176,7 @@ impl World {
 
     /// Pushes an object at a node.
     pub fn push(&mut self, node: usize, push: Push, retries: u32) {
-        self.send_push(Pushing { node, push, retries });
+        self.send_push(Pushing { node, push, retries, retry_at: node });
     }
 
     /// A push of a text with the next id.
@@ -179,14 +188,11 @@ impl World {
         id
     }
 
-    pub(crate) fn send_push(&mut self, pushing: Pushing) {
+    /// Pushes an object; without an answer it is said again.
+    pub fn send_push(&mut self, pushing: Pushing) {
         let node = pushing.node;
-        if self.nodes[node].life.is_none() || self.nodes[node].paused {
-            if pushing.retries > 0 {
-                let again = Pushing { retries: pushing.retries - 1, ..pushing };
-                self.after(Span::secs(1), Event::Retry { push: Box::new(again) });
-            }
-            return;
+        if self.nodes[node].life.is_none() || self.nodes[node].is_paused() {
+            return self.say_again(pushing);
         }
         if self.trace.is_on() {
             let line = self.push_line(&pushing);
@@ -196,6 +202,17 @@ impl World {
         let push = pushing.push.clone();
         let to = self.ask(Op::Push(pushing));
         self.feed(node, Input::Push(to, push));
+    }
+
+    /// A push had no answer: its client may say it again, perhaps elsewhere.
+    fn say_again(&mut self, pushing: Pushing) {
+        if pushing.retries == 0 {
+            return;
+        }
+        self.coverage.add_if("push repeated elsewhere", pushing.retry_at != pushing.node);
+        let (retries, node) = (pushing.retries - 1, pushing.retry_at);
+        let again = Pushing { retries, node, ..pushing };
+        self.after(Span::secs(1), Event::Retry { push: Box::new(again) });
     }
 
     /// A client subscribes; it comes back when its node does.
@@ -210,6 +227,7 @@ impl World {
             session: None,
             wants: true,
             hand: BTreeMap::new(),
+            mind: Dice::new(self.plan.seed, &format!("client {}", self.clients.len())),
         });
         let client = self.clients.len() - 1;
         self.on_reconnect(client);
@@ -269,7 +287,7 @@ impl World {
         if !c.wants || c.session.is_some() || !self.nodes[node].is_up() {
             return;
         }
-        if self.nodes[node].paused {
+        if self.nodes[node].is_paused() {
             return self.after(Span::secs(1), Event::Reconnect { client });
         }
         self.nodes[node].sessions += 1;
@@ -291,7 +309,7 @@ impl World {
         let c = &self.clients[client];
         let node = c.node;
         let Some(session) = c.session else { return };
-        if !self.nodes[node].is_up() || self.nodes[node].paused {
+        if !self.nodes[node].is_up() || self.nodes[node].is_paused() {
             return;
         }
         let subscribe = Subscribe {
@@ -303,7 +321,7 @@ impl World {
             lease: c.lease,
         };
         if self.trace.is_on() {
-            let who = crate::trace::as_processor(&subscribe.processor);
+            let who = crate::trace::as_processor(subscribe.processor.as_str());
             let line = format!(
                 "{} < session {session} subscribes {}{who}, credit {}",
                 self.nodes[node].name, subscribe.pattern, subscribe.credit
@@ -323,11 +341,11 @@ impl World {
             count,
             lease: None,
         };
-        if !self.nodes[node].is_up() || self.nodes[node].paused {
+        if !self.nodes[node].is_up() || self.nodes[node].is_paused() {
             return;
         }
         if self.trace.is_on() {
-            let who = crate::trace::as_processor(&take.processor);
+            let who = crate::trace::as_processor(take.processor.as_str());
             let line = format!("{} < take {count} of {pattern}{who}", self.nodes[node].name);
             self.trace.input(self.now, line);
         }
@@ -337,11 +355,11 @@ impl World {
 
     /// An operator asks or orders something.
     pub fn operate(&mut self, node: usize, order: Operator) {
-        if !self.nodes[node].is_up() || self.nodes[node].paused {
+        if !self.nodes[node].is_up() || self.nodes[node].is_paused() {
             return;
         }
         if self.trace.is_on() {
-            let line = crate::trace::order_line(&self.nodes[node].name, &order);
+            let line = crate::trace::order_line(self.nodes[node].name.as_str(), &order);
             self.trace.input(self.now, line);
         }
         let to = self.ask(Op::Other { node });
@@ -357,7 +375,8 @@ impl World {
         if self.clients[client].mode == Mode::Hold {
             return;
         }
-        let think = self.plan.think.0 + Self::draw(&mut self.minds, self.plan.think_spread.0);
+        let mind = &mut self.clients[client].mind;
+        let think = self.plan.think.0 + mind.below(self.plan.think_spread.0);
         let life = self.nodes[node].lives;
         self.after(Span(think), Event::Think { node, life, lease });
     }
@@ -371,7 +390,7 @@ impl World {
     }
 
     pub(crate) fn on_think(&mut self, node: usize, life: u64, lease: u64) {
-        if !self.is_life(node, life) || self.nodes[node].paused {
+        if !self.is_life(node, life) {
             return;
         }
         let held = |c: &Client| c.node == node && c.hand.contains_key(&lease);
@@ -412,12 +431,11 @@ impl World {
         for delivery in taken {
             self.coverage.add("taken without a stream");
             self.checks.on_delivery(lane, delivery, &mut self.coverage);
-            let mode = self.drawn(mode.clone());
             if matches!(mode, Mode::Hold | Mode::Begin) {
                 continue;
             }
             let token = self.token_of(node, delivery);
-            let settle = self.settle_of(LeaseRef::Token(token), &mode);
+            let settle = self.settle_of(LeaseRef::Token(token), &mode, 0);
             self.send_settle(node, Lessee::Bearer, settle, delivery);
         }
     }
@@ -436,12 +454,9 @@ impl World {
             self.ops.iter().filter(|(_, op)| op.node() == node).map(|(n, _)| *n).collect();
         for n in lost {
             let op = self.ops.remove(&n).expect("just listed");
-            if let Op::Push(pushing) = op
-                && pushing.retries > 0
-            {
-                self.coverage.add("push repeated after a crash");
-                let again = Pushing { retries: pushing.retries - 1, ..pushing };
-                self.after(Span::secs(1), Event::Retry { push: Box::new(again) });
+            if let Op::Push(pushing) = op {
+                self.coverage.add_if("push repeated after a crash", pushing.retries > 0);
+                self.say_again(pushing);
             }
         }
     }

@@ -7,7 +7,7 @@ use dpc_core::store::{Appended, Store, StoreError};
 use dpc_core::{Effect, Effects, Input, Mono, Span};
 
 use super::life::{Answered, Power};
-use super::{Event, World};
+use super::{CrashPoint, Event, World};
 
 impl World {
     /// Performs effects in order; those that wait for a commit go into the gate.
@@ -72,11 +72,21 @@ impl World {
                 life.store.truncate(below, Box::new(said));
             }
             Effect::Note(note) => self.coverage.note(&note),
-            Effect::Stop(why) => {
-                // A fenced owner has to stop (R1); any other stop is a damage that nobody did.
-                if !why.starts_with("fenced") {
-                    self.checks.fail("P16", format!("{} stopped: {why}", self.nodes[node].name));
+            // Nobody else can claim a lane on a disk of its own.
+            Effect::Renew => {}
+            Effect::Fenced(epoch) => {
+                let lane = self.nodes[node].lane;
+                let owns = |n: &super::Node| {
+                    n.lane == lane && n.life.as_ref().is_some_and(|l| l.epoch >= epoch)
+                };
+                if !self.nodes.iter().any(owns) {
+                    let name = self.nodes[node].name.clone();
+                    self.checks.fail("R1", format!("{name} is fenced by epoch {epoch} of nobody"));
                 }
+                self.kill(node, Power::Stays);
+            }
+            Effect::Stop(why) => {
+                self.checks.fail("P16", format!("{} stopped: {why}", self.nodes[node].name));
                 self.kill(node, Power::Stays);
             }
         }
@@ -101,6 +111,10 @@ impl World {
         if life.appending.is_none()
             && let Some(record) = life.core.take_record(now)
         {
+            if self.dies_at(node, CrashPoint::BeforeAppend) {
+                return;
+            }
+            let life = self.nodes[node].life.as_mut().expect("it lives on");
             life.appending = Some((record.number, record.bytes.clone()));
             let to = life.said.clone();
             let number = record.number;
@@ -152,6 +166,9 @@ impl World {
             return;
         }
         let l = self.nodes[node].life.as_mut().expect("just checked");
+        if l.wake_at.is_none_or(|at| at > self.now) {
+            return; // An earlier one was set after it, and has taken its place.
+        }
         l.wake_at = None;
         match l.core.next_wake() {
             Some(wake) if wake.at <= self.now => {
@@ -171,6 +188,9 @@ impl World {
         }
         let now = self.now;
         let l = self.nodes[node].life.as_mut().expect("just checked");
+        if l.store_at.is_none_or(|at| at > now) {
+            return; // An earlier one was set after it, and has taken its place.
+        }
         l.store_at = None;
         l.store.complete_until(now);
         loop {
@@ -183,7 +203,11 @@ impl World {
 
     fn on_store_answer(&mut self, node: usize, answer: Answered) {
         match answer {
-            Answered::Appended(number, Appended::Committed) => self.on_committed(node, number),
+            Answered::Appended(number, Appended::Committed) => {
+                if !self.dies_at(node, CrashPoint::AfterAppend) {
+                    self.on_committed(node, number);
+                }
+            }
             Answered::Appended(number, Appended::DefinitelyNot(e) | Appended::Unknown(e)) => {
                 // After a failed write the process ends; it never tries again.
                 self.coverage.add("stopped by its store");
@@ -213,8 +237,14 @@ impl World {
         }
     }
 
+    /// A process that cannot read its log ends.
     fn on_bad_read(&mut self, node: usize, error: &StoreError) {
-        let name = &self.nodes[node].name;
+        let name = self.nodes[node].name.clone();
+        if let StoreError::Io(_) = error {
+            self.coverage.add("stopped by a read");
+            self.trace.headline(self.now, &format!("{name}: {error}"));
+            return self.kill(node, Power::Stays);
+        }
         self.checks.fail("P16", format!("{name} asked for a record that cannot be read: {error}"));
     }
 
@@ -234,6 +264,9 @@ impl World {
         let life = self.nodes[node].life.as_mut().expect("nothing has ended it");
         let mut fx = Effects::new();
         life.core.handle(now, Input::Committed(number), &mut fx);
+        if self.dies_at(node, CrashPoint::AfterCommit) {
+            return;
+        }
         while let Some(life) = self.nodes[node].life.as_mut()
             && life.gate.front().is_some_and(|(n, _)| *n <= number)
         {
@@ -243,6 +276,9 @@ impl World {
                 self.trace.effect(line);
             }
             self.do_now(node, effect);
+            if self.dies_at(node, CrashPoint::AmidEffects) {
+                return;
+            }
         }
         if self.nodes[node].life.is_some() {
             self.perform(node, fx);

@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use dpc_core::effect::PartIds;
 use dpc_core::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
+use dpc_core::message::Protocols;
 use dpc_core::names::Name;
 use dpc_core::record;
 use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, Store, StoreError};
-use dpc_core::message::Protocols;
-use dpc_core::{Core, Effect, Effects, Input, PartInfo, Settings};
+use dpc_core::{Core, Effect, Effects, Input, Mono, PartInfo, Settings};
 
-use super::{Event, World, lane_id};
+use super::faults::{Clock, Doom};
+use super::{CrashPoint, Event, World, lane_id};
+use crate::dice::Dice;
 use crate::store::{SimDisk, SimStore};
 
 /// One node: what outlives its process, and the process if it runs.
@@ -38,8 +40,11 @@ pub struct Node {
     pub(crate) lives: u64,
     pub(crate) links: u64,
     pub(crate) sessions: u64,
-    pub(crate) clock_ms: i64,
-    pub(crate) paused: bool,
+    pub(crate) clock: Clock,
+    pub(crate) doom: Option<Doom>,
+    fate: Dice,
+    /// Since when it is stopped.
+    pub(crate) paused: Option<Mono>,
     pub(crate) deferred: Vec<Event>,
 }
 
@@ -56,8 +61,8 @@ pub(crate) struct Life {
     pub(crate) gate: VecDeque<(RecordNumber, Effect)>,
     /// Which end of which wire each link is.
     pub(crate) links: BTreeMap<LinkId, (usize, usize)>,
-    pub(crate) wake_at: Option<dpc_core::Mono>,
-    pub(crate) store_at: Option<dpc_core::Mono>,
+    pub(crate) wake_at: Option<Mono>,
+    pub(crate) store_at: Option<Mono>,
 }
 
 /// Answers of a store, in order.
@@ -107,6 +112,7 @@ impl World {
 
     /// A node that has never run, with its disk.
     pub(crate) fn put_node(&mut self, name: Name, says: Name, disk: SimDisk) {
+        let n = self.nodes.len();
         self.nodes.push(Node {
             name,
             says,
@@ -120,8 +126,10 @@ impl World {
             lives: 0,
             links: 0,
             sessions: 0,
-            clock_ms: 0,
-            paused: false,
+            clock: Clock::default(),
+            doom: None,
+            fate: Dice::new(self.plan.seed, &format!("node {n}")),
+            paused: None,
             deferred: Vec::new(),
         });
     }
@@ -149,7 +157,14 @@ impl World {
         let said = Said::default();
         let mut store = self.nodes[node].disk.open(self.now);
         let claimed = claim(&mut store, &said).expect("an undamaged disk");
-        let (core, loaded) = self.recover(node, &mut store, &said, claimed);
+        if self.dies_at(node, CrashPoint::Starting) {
+            return;
+        }
+        let records = match read_all(&mut store, &said, claimed.first) {
+            Ok(records) => records,
+            Err(error) => return self.does_not_start(node, &error),
+        };
+        let (core, loaded) = self.recover(node, &records, claimed);
         self.coverage.add_if("index part rebuilt", loaded);
         let mut life = Life {
             core,
@@ -170,17 +185,22 @@ impl World {
         self.pump(node);
     }
 
+    /// What a process says when its store does not let it begin, and ends.
+    fn does_not_start(&mut self, node: usize, error: &StoreError) {
+        let line = format!("{} does not start: {error}", self.nodes[node].name);
+        self.trace.headline(self.now, &line);
+        self.coverage.add("a read failed at the start");
+    }
+
     /// Builds a core from a disk: index parts, then the log from the last checkpoint on.
     fn recover(
         &mut self,
         node: usize,
-        store: &mut SimStore,
-        said: &Said,
+        records: &[(RecordNumber, Bytes)],
         claimed: Claimed,
     ) -> (Core, bool) {
-        let records = read_all(store, said, claimed.first);
         let lane = self.nodes[node].lane;
-        for (number, bytes) in &records {
+        for (number, bytes) in records {
             self.checks.on_committed(lane, *number, bytes, &mut self.coverage);
         }
         let checkpoint = records
@@ -222,6 +242,7 @@ impl World {
             incarnation: Incarnation(n.lives),
             seed: self.plan.seed ^ (node as u64) << 8 ^ n.lives << 40,
             limits: self.plan.limits.clone(),
+            fence: None,
         }
     }
 
@@ -236,12 +257,12 @@ impl World {
         if power == Power::Cut {
             self.nodes[node].disk.power_cut();
         }
-        if Self::draw(&mut self.fate, 100) < self.plan.lose_index_percent {
+        if self.nodes[node].fate.chance(self.plan.lose_index_percent) {
             self.nodes[node].index.clear();
             self.coverage.add("id index lost");
         }
         self.nodes[node].deferred.clear();
-        self.nodes[node].paused = false;
+        self.nodes[node].paused = None;
         self.drop_links(node, power);
         self.checks.on_death(self.nodes[node].lane);
         self.forget_sessions(node);
@@ -250,7 +271,14 @@ impl World {
 
     /// A core recovered from a node's log as it is, beside the one that runs.
     pub fn recovered_twin(&mut self, node: usize) -> Core {
-        let (first, records) = self.nodes[node].disk.contents();
+        self.recovered_at(node, RecordNumber(u64::MAX), false)
+    }
+
+    /// A core recovered from a node's log as if it ended with the record `end`: from the last
+    /// checkpoint before it, or from the first record that is kept.
+    pub(super) fn recovered_at(&self, node: usize, end: RecordNumber, whole: bool) -> Core {
+        let (first, mut records) = self.nodes[node].disk.contents();
+        records.retain(|(number, _)| *number <= end);
         let last = records.last();
         let claimed = Claimed {
             epoch: self.nodes[node].life.as_ref().map_or(Epoch(1), |l| l.epoch),
@@ -260,7 +288,7 @@ impl World {
         };
         let checkpoint =
             last.map(|(_, bytes)| record::open_header(bytes).expect("it was committed").checkpoint);
-        let from = checkpoint.filter(|c| c.0 > 0).unwrap_or(first).max(first);
+        let from = checkpoint.filter(|c| c.0 > 0 && !whole).unwrap_or(first).max(first);
         let mut core = Core::new(self.settings(node), claimed);
         for (number, bytes) in records.iter().filter(|(n, _)| *n >= from) {
             core.restore(*number, bytes).expect("the log fits together");
@@ -301,7 +329,14 @@ pub(super) fn claim(store: &mut SimStore, said: &Said) -> Result<Claimed, StoreE
     }
 }
 
-pub(super) fn read_all(store: &mut SimStore, said: &Said, first: RecordNumber) -> Vec<(RecordNumber, Bytes)> {
+/// Records with their numbers.
+type Records = Vec<(RecordNumber, Bytes)>;
+
+pub(super) fn read_all(
+    store: &mut SimStore,
+    said: &Said,
+    first: RecordNumber,
+) -> Result<Records, StoreError> {
     let (mut records, mut from) = (Vec::new(), first);
     loop {
         let to = said.clone();
@@ -312,8 +347,8 @@ pub(super) fn read_all(store: &mut SimStore, said: &Said, first: RecordNumber) -
         let Answered::Read(answer) = wait(store, said) else {
             unreachable!("only a read was asked for")
         };
-        let some = answer.expect("an undamaged disk");
-        let Some((last, _)) = some.last() else { return records };
+        let some = answer?;
+        let Some((last, _)) = some.last() else { return Ok(records) };
         from = last.next();
         records.extend(some);
     }

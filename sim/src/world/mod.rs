@@ -5,7 +5,9 @@
 mod ask;
 mod client;
 mod drive;
+mod faults;
 mod life;
+mod prefixes;
 mod settle;
 mod strange;
 mod wire;
@@ -16,10 +18,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 use dpc_core::ids::{LaneId, ObjectId};
 use dpc_core::time::{Mono, Now, Span, Wall};
 use dpc_core::{Limits, Wake};
-use rand_core::Rng;
-use rand_pcg::Pcg64Mcg;
 
 pub use client::{Client, Mode, Op, Pushing, Wish};
+pub use faults::CrashPoint;
 pub use life::{Node, Power};
 pub use wire::Wire;
 
@@ -82,6 +83,12 @@ pub(crate) enum Event {
     Store { node: usize, life: u64 },
     /// Something arrives at one end of a connection.
     Arrive { wire: usize, conn: u64, side: usize, what: Box<wire::Arrival> },
+    /// A process reads what has arrived over a link.
+    Read { node: usize, life: u64, link: dpc_core::ids::LinkId, what: Box<wire::Arrival> },
+    /// Both sides of a connection look whether it is silent.
+    Keepalive { wire: usize, conn: u64 },
+    /// A dead process starts again.
+    Restart { node: usize },
     /// The id index answers.
     LookedUp { node: usize, life: u64, part: u64, id: ObjectId, loc: Option<dpc_core::ids::Loc> },
     /// One end notices that its link is gone.
@@ -135,9 +142,6 @@ pub struct World {
     pub(crate) requests: u64,
     /// The last object id given out.
     pub(crate) last_id: u64,
-    pub(crate) net: Pcg64Mcg,
-    pub(crate) minds: Pcg64Mcg,
-    pub(crate) fate: Pcg64Mcg,
     /// The story so far.
     pub trace: Trace,
     /// The promises, checked at every step.
@@ -155,7 +159,6 @@ pub struct World {
 impl World {
     /// An empty world.
     pub fn new(plan: Plan) -> Self {
-        let stream = |salt: u64| Pcg64Mcg::new(u128::from(plan.seed ^ salt) << 1 | 1);
         Self {
             now: Mono(0),
             seq: 0,
@@ -167,9 +170,6 @@ impl World {
             ops: BTreeMap::new(),
             requests: 0,
             last_id: 0,
-            net: stream(0x6e65_7400),
-            minds: stream(0x6d69_6e64),
-            fate: stream(0x6661_7465),
             trace: Trace::new(plan.trace),
             checks: Checker::new(plan.limits.max_hops),
             coverage: Coverage::default(),
@@ -195,10 +195,14 @@ impl World {
         &self.wires
     }
 
+    /// The true wall time.
+    pub fn wall(&self) -> Wall {
+        START + (self.now - Mono(0))
+    }
+
     pub(crate) fn now_of(&self, node: usize) -> Now {
-        let wall = START.0 + self.now.0 / 1_000;
-        let wall = wall.saturating_add_signed(self.nodes[node].clock_ms);
-        Now { mono: self.now, wall: Wall(wall) }
+        let ahead_ms = self.nodes[node].clock.ahead_ms(self.now);
+        Now { mono: self.now, wall: Wall(self.wall().0.saturating_add_signed(ahead_ms)) }
     }
 
     pub(crate) fn at(&mut self, at: Mono, event: Event) {
@@ -208,10 +212,6 @@ impl World {
 
     pub(crate) fn after(&mut self, span: Span, event: Event) {
         self.at(self.now + span, event);
-    }
-
-    pub(crate) fn draw(rng: &mut Pcg64Mcg, below: u64) -> u64 {
-        rng.next_u64() % below.max(1)
     }
 
     /// Lets the next event happen, if it is due by `until`. Says whether there was one.
@@ -255,7 +255,7 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         if let Some(node) = self.whose(&event)
-            && self.nodes[node].paused
+            && self.nodes[node].is_paused()
         {
             return self.nodes[node].deferred.push(event);
         }
@@ -263,6 +263,9 @@ impl World {
             Event::Wake { node, life } => self.on_wake(node, life),
             Event::Store { node, life } => self.on_store(node, life),
             Event::Arrive { wire, conn, side, what } => self.on_arrive(wire, conn, side, *what),
+            Event::Read { node, life, link, what } => self.on_read(node, life, link, *what),
+            Event::Keepalive { wire, conn } => self.on_keepalive(wire, conn),
+            Event::Restart { node } => self.restart(node),
             Event::LookedUp { node, life, part, id, loc } => {
                 if self.is_life(node, life) {
                     self.feed(node, dpc_core::Input::LookedUp { part, id, loc });
@@ -283,33 +286,16 @@ impl World {
             | Event::Store { node, .. }
             | Event::LookedUp { node, .. }
             | Event::HungUp { node, .. }
+            | Event::Read { node, .. }
+            | Event::Think { node, .. }
             | Event::Lost { node, .. } => Some(*node),
-            Event::Arrive { wire, side, .. } => Some(self.wires[*wire].ends[*side]),
-            Event::Think { .. }
+            Event::Arrive { .. }
+            | Event::Keepalive { .. }
+            | Event::Restart { .. }
             | Event::Reconnect { .. }
             | Event::Dial { .. }
             | Event::Retry { .. } => None,
         }
-    }
-
-    /// A pause like SIGSTOP: the node does nothing, its links stay up.
-    pub fn pause(&mut self, node: usize) {
-        self.nodes[node].paused = true;
-        self.trace.headline(self.now, &format!("{} is paused", self.nodes[node].name));
-    }
-
-    /// The end of a pause: everything that came in meanwhile is handled now.
-    pub fn resume_process(&mut self, node: usize) {
-        self.nodes[node].paused = false;
-        self.trace.headline(self.now, &format!("{} goes on", self.nodes[node].name));
-        for event in std::mem::take(&mut self.nodes[node].deferred) {
-            self.at(self.now, event);
-        }
-    }
-
-    /// The wall clock of a node jumps.
-    pub fn jump_clock(&mut self, node: usize, ms: i64) {
-        self.nodes[node].clock_ms += ms;
     }
 
     /// The next wake of a node, for traces.

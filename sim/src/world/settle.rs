@@ -8,6 +8,7 @@ use dpc_core::time::Span;
 
 use super::World;
 use super::client::{Client, Mode, Op, entity};
+use crate::dice::Dice;
 
 impl World {
     /// A client settles one delivery as a mode says.
@@ -15,7 +16,9 @@ impl World {
         let Some(delivery) = self.clients[client].hand.get(&lease).cloned() else { return };
         let (node, session) = (self.clients[client].node, self.clients[client].session);
         let Some(session) = session else { return };
-        let mode = self.drawn(mode);
+        let mind = &mut self.clients[client].mind;
+        let mode = drawn(mind, mode);
+        let emits = mind.below(2);
         if mode == Mode::Hold {
             return;
         }
@@ -30,7 +33,7 @@ impl World {
             return self.feed(node, Input::Begin(to, Lessee::Session(session), leases));
         }
         self.clients[client].hand.remove(&lease);
-        let settle = self.settle_of(LeaseRef::Number(lease), &mode);
+        let settle = self.settle_of(LeaseRef::Number(lease), &mode, emits);
         self.send_settle(node, Lessee::Session(session), settle, &delivery);
     }
 
@@ -49,23 +52,8 @@ impl World {
         self.clients[client].mode = mode;
     }
 
-    pub(crate) fn drawn(&mut self, mode: Mode) -> Mode {
-        let Mode::Any(types) = mode else { return mode };
-        let ty = types[Self::draw(&mut self.minds, types.len() as u64) as usize].clone();
-        match Self::draw(&mut self.minds, 20) {
-            0 => Mode::Hold,
-            1 => Mode::Begin,
-            2 | 3 => Mode::Release,
-            4 => Mode::Fail,
-            5 => Mode::Reject,
-            6 | 7 => Mode::Handle,
-            8 | 9 => Mode::Advance(ty),
-            10 | 11 => Mode::Emit(ty),
-            _ => Mode::Finalise,
-        }
-    }
-
-    pub(crate) fn settle_of(&mut self, lease: LeaseRef, mode: &Mode) -> Settle {
+    /// The settle that a mode says, with one emit and so many more where it emits.
+    pub(crate) fn settle_of(&mut self, lease: LeaseRef, mode: &Mode, more: u64) -> Settle {
         let mut emits = Vec::new();
         let verb = match mode {
             Mode::Finalise | Mode::Any(_) | Mode::Hold | Mode::Begin => Verb::Finalise,
@@ -75,7 +63,7 @@ impl World {
             Mode::Handle => Verb::Advance(None),
             Mode::Advance(ty) => Verb::Advance(Some(entity(ty.as_str(), "advanced"))),
             Mode::Emit(ty) => {
-                for _ in 0..=Self::draw(&mut self.minds, 2) {
+                for _ in 0..=more {
                     emits.push(Push {
                         id: Some(self.new_id()),
                         entity: entity(ty.as_str(), "emitted"),
@@ -132,7 +120,7 @@ impl World {
         let (mut settles, mut tokens) = (Vec::new(), Vec::new());
         for (lease, mode) in leases.iter().zip(modes) {
             let Some(delivery) = self.clients[client].hand.remove(lease) else { continue };
-            let settle = self.settle_of(LeaseRef::Number(*lease), mode);
+            let settle = self.settle_of(LeaseRef::Number(*lease), mode, 0);
             let token = self.token_of(node, &delivery);
             self.checks.on_settle(&token, delivery.object.version, &settle);
             tokens.push((token, delivery.object.version));
@@ -161,5 +149,22 @@ impl World {
         let op = Op::Transaction { node, tokens, transaction: transaction.clone() };
         let to = self.ask(op);
         self.feed(node, Input::Transaction(to, Lessee::Session(session), transaction));
+    }
+}
+
+/// What a client does with one delivery.
+fn drawn(mind: &mut Dice, mode: Mode) -> Mode {
+    let Mode::Any(types) = mode else { return mode };
+    let ty = mind.one_of(&types);
+    match mind.below(20) {
+        0 => Mode::Hold,
+        1 => Mode::Begin,
+        2 | 3 => Mode::Release,
+        4 => Mode::Fail,
+        5 => Mode::Reject,
+        6 | 7 => Mode::Handle,
+        8 | 9 => Mode::Advance(ty),
+        10 | 11 => Mode::Emit(ty),
+        _ => Mode::Finalise,
     }
 }

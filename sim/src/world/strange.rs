@@ -1,7 +1,7 @@
 //! The stranger things that people and machines do to nodes: two owners of one lane, two nodes of
 //! one name, backups, new lanes, programs of another version.
 
-use dpc_core::ids::{Incarnation, LaneId, ObjectId};
+use dpc_core::ids::{Incarnation, ObjectId};
 use dpc_core::input::{LeaseRef, Lessee, Operator};
 use dpc_core::message::{Message, Protocols};
 use dpc_core::names::Name;
@@ -69,7 +69,7 @@ impl World {
         let said = Said::default();
         let mut store = self.nodes[node].disk.open(self.now);
         let claimed = claim(&mut store, &said).expect("an undamaged disk");
-        let records = read_all(&mut store, &said, claimed.first);
+        let records = read_all(&mut store, &said, claimed.first).expect("an undamaged disk");
         let mut source = Core::new(self.settings(node), claimed);
         for (number, bytes) in &records {
             source.restore(*number, bytes).expect("the log fits together");
@@ -127,7 +127,7 @@ impl World {
         if !self.nodes[node].is_up() {
             return Err("nobody answers there".into());
         }
-        let settle = self.settle_of(LeaseRef::Token(token), mode);
+        let settle = self.settle_of(LeaseRef::Token(token), mode, 0);
         if self.trace.is_on() {
             let line = self.settle_line(node, &delivery, &settle);
             self.trace.input(self.now, line);
@@ -155,9 +155,8 @@ impl World {
     pub fn say_as(&mut self, from: usize, to: usize, message: Message) -> bool {
         let life = self.nodes[from].life.as_ref();
         let link = life.and_then(|l| {
-            let to_it = |(_, (wire, side)): &(_, &(usize, usize))| {
-                self.wires[*wire].ends[1 - *side] == to
-            };
+            let to_it =
+                |(_, (wire, side)): &(_, &(usize, usize))| self.wires[*wire].ends[1 - *side] == to;
             l.links.iter().find(to_it).map(|(link, _)| *link)
         });
         link.is_some_and(|link| {

@@ -7,6 +7,7 @@ use dpc_core::time::{Mono, Span};
 
 use super::life::Power;
 use super::{Event, World};
+use crate::dice::Dice;
 
 /// How long a link that ended waits before it is dialled again.
 const REDIAL: Span = Span::millis(100);
@@ -14,18 +15,28 @@ const REDIAL: Span = Span::millis(100);
 /// The same for a link that was refused for good: a second one to the same node.
 const REFUSED: Span = Span::secs(10);
 
+/// A peer that has said nothing for so long is given up: keepalives of 20 s, answered within 10 s.
+const KEEPALIVE: Span = Span::secs(30);
+
 /// A configured link between two nodes; the first one dials.
 pub struct Wire {
     /// The two nodes.
     pub ends: [usize; 2],
     pub(crate) cut: bool,
-    /// Nothing arrives until it is let go: what was said meanwhile comes then, in order.
-    pub(crate) held: Option<Vec<Event>>,
+    /// Nothing arrives at an end until it is let go: what was said meanwhile comes then, in order.
+    pub(crate) held: [Option<Vec<Event>>; 2],
+    /// Since when something is held.
+    held_since: Mono,
+    /// Messages follow each other at least so far apart.
+    gap: Span,
+    /// Messages need so much longer than drawn.
+    extra: Span,
     pub(crate) conn: Option<Conn>,
     /// The last connection was refused for good.
     pub(crate) refused: bool,
     /// Bytes of bodies that pass in a second, if that is little.
     pub(crate) body_rate: Option<u64>,
+    dice: Dice,
 }
 
 /// One connection over a wire.
@@ -51,8 +62,19 @@ impl World {
     /// Links two nodes; `a` dials.
     pub fn link(&mut self, a: usize, b: usize) -> usize {
         assert_ne!(a, b, "a link has two ends");
-        self.wires.push(Wire { ends: [a, b], cut: false, held: None, conn: None, refused: false, body_rate: None });
-        let wire = self.wires.len() - 1;
+        let wire = self.wires.len();
+        self.wires.push(Wire {
+            ends: [a, b],
+            cut: false,
+            held: [None, None],
+            held_since: Mono(0),
+            gap: Span::ZERO,
+            extra: Span::ZERO,
+            conn: None,
+            refused: false,
+            body_rate: None,
+            dice: Dice::new(self.plan.seed, &format!("wire {wire}")),
+        });
         self.at(self.now, Event::Dial { wire });
         wire
     }
@@ -71,8 +93,9 @@ impl World {
     pub(crate) fn on_dial(&mut self, wire: usize) {
         let w = &self.wires[wire];
         let ends = w.ends;
-        let up = ends.iter().all(|n| self.nodes[*n].is_up() && !self.nodes[*n].paused);
-        if w.cut || w.conn.is_some() || !up {
+        let up = ends.iter().all(|n| self.nodes[*n].is_up() && !self.nodes[*n].is_paused());
+        let one_way = w.held[0].is_some() != w.held[1].is_some();
+        if w.cut || one_way || w.conn.is_some() || !up {
             return;
         }
         self.conns += 1;
@@ -80,8 +103,13 @@ impl World {
             self.nodes[n].links += 1;
             LinkId(self.nodes[n].links)
         });
-        self.wires[wire].conn =
-            Some(Conn { no: self.conns, links, last: [self.now; 2], last_body: [self.now; 2], open: [true; 2] });
+        self.wires[wire].conn = Some(Conn {
+            no: self.conns,
+            links,
+            last: [self.now; 2],
+            last_body: [self.now; 2],
+            open: [true; 2],
+        });
         for side in [0, 1] {
             let node = ends[side];
             let life = self.nodes[node].life.as_mut().expect("both run");
@@ -110,8 +138,10 @@ impl World {
     }
 
     fn put(&mut self, wire: usize, link: LinkId, from: usize, what: Arrival) {
-        let span = self.plan.latency.0 + Self::draw(&mut self.net, self.plan.latency_spread.0);
-        let rate = self.wires[wire].body_rate;
+        let Wire { dice, gap, extra, body_rate, .. } = &mut self.wires[wire];
+        let drawn = dice.below(self.plan.latency_spread.0);
+        let (span, gap) = (Span(self.plan.latency.0 + extra.0 + drawn), *gap);
+        let rate = *body_rate;
         let Some(conn) = self.wires[wire].conn.as_mut() else { return };
         if conn.links[from] != link || !conn.open[from] {
             return;
@@ -121,31 +151,40 @@ impl World {
             (Some(rate), Arrival::Message(Message::Offer(offer))) => {
                 let bytes: u64 = offer.objects.iter().map(dpc_core::object::Object::weight).sum();
                 let before = conn.last_body[side].max(self.now);
-                conn.last_body[side] = before + Span(span + bytes * 1_000_000 / rate.max(1));
+                conn.last_body[side] = before + span + Span(bytes * 1_000_000 / rate.max(1));
                 conn.last_body[side]
             }
             // It must not overtake the offer that it takes back.
             (Some(_), Arrival::Message(Message::Abort(_))) => {
-                (self.now + Span(span)).max(conn.last_body[side])
+                (self.now + span).max(conn.last_body[side])
             }
             _ => {
-                conn.last[side] = (self.now + Span(span)).max(conn.last[side]);
+                conn.last[side] = (self.now + span).max(conn.last[side] + gap);
                 conn.last[side]
             }
         };
         let event = Event::Arrive { wire, conn: conn.no, side, what: Box::new(what) };
-        match self.wires[wire].held.as_mut() {
-            Some(held) => held.push(event),
-            None => self.at(at, event),
-        }
+        self.at(at, event);
     }
 
     pub(crate) fn on_arrive(&mut self, wire: usize, no: u64, side: usize, what: Arrival) {
-        let Some(conn) = self.wires[wire].conn.as_ref().filter(|c| c.no == no) else { return };
-        if !conn.open[side] {
-            return;
+        let w = &mut self.wires[wire];
+        let Some(conn) = w.conn.as_ref().filter(|c| c.no == no && c.open[side]) else { return };
+        if let Some(held) = &mut w.held[side] {
+            return held.push(Event::Arrive { wire, conn: no, side, what: Box::new(what) });
         }
         let (link, node) = (conn.links[side], self.wires[wire].ends[side]);
+        let read = Event::Read { node, life: self.nodes[node].lives, link, what: Box::new(what) };
+        self.happen(read);
+    }
+
+    /// A process reads what has arrived over a link that it has.
+    pub(crate) fn on_read(&mut self, node: usize, life: u64, link: LinkId, what: Arrival) {
+        if !self.is_life(node, life) {
+            return;
+        }
+        let links = &self.nodes[node].life.as_ref().expect("just checked").links;
+        let Some((wire, side)) = links.get(&link).copied() else { return };
         match what {
             Arrival::Message(message) => {
                 self.trace.saw(self.now, &self.nodes[node].name, "gets", &|| message.to_string());
@@ -157,10 +196,16 @@ impl World {
                 self.feed(node, Input::Peer(link, message));
             }
             Arrival::End => {
-                self.end_side(wire, side);
+                if self.is_current(wire, side, link) {
+                    self.end_side(wire, side);
+                }
                 self.lose(node, link);
             }
         }
+    }
+
+    fn is_current(&self, wire: usize, side: usize, link: LinkId) -> bool {
+        self.wires[wire].conn.as_ref().is_some_and(|c| c.links[side] == link)
     }
 
     /// One end of a connection is gone; when both are, the wire is dialled again.
@@ -169,7 +214,7 @@ impl World {
         conn.open[side] = false;
         if conn.open == [false, false] {
             self.wires[wire].conn = None;
-            let jitter = Self::draw(&mut self.net, REDIAL.0);
+            let jitter = self.wires[wire].dice.below(REDIAL.0);
             let refused = std::mem::take(&mut self.wires[wire].refused);
             let span = if refused { REFUSED } else { REDIAL };
             self.after(Span(span.0 + jitter), Event::Dial { wire });
@@ -193,8 +238,7 @@ impl World {
         let Some((wire, side)) = life.links.remove(&link) else { return };
         self.wires[wire].refused |= !redial;
         self.put(wire, link, side, Arrival::End);
-        let current = |c: &Conn| c.links[side] == link;
-        if self.wires[wire].conn.as_ref().is_some_and(current) {
+        if self.is_current(wire, side, link) {
             self.end_side(wire, side);
         }
         self.coverage.add_if("link refused for good", !redial);
@@ -208,11 +252,26 @@ impl World {
 
     /// Cuts a wire: what is under way is lost, and each side notices in its own time.
     pub fn cut(&mut self, wire: usize) {
+        self.cut_noticed(wire, self.plan.notice);
+    }
+
+    /// The same, with the time within which each side notices: until then it takes the link for
+    /// whole, and the other side may have dialled anew.
+    pub fn cut_noticed(&mut self, wire: usize, notice: Span) {
         let [a, b] = self.wires[wire].ends;
         let line = format!("{} and {} are cut off from each other", self.name(a), self.name(b));
         self.trace.headline(self.now, &line);
         self.wires[wire].cut = true;
-        self.break_conn(wire);
+        let third = (0..self.nodes.len()).any(|c| self.sees(a, c) && self.sees(b, c));
+        self.coverage.add_if("cut off from each other, not from a third", third);
+        self.coverage.add("link cut");
+        self.break_conn(wire, notice);
+    }
+
+    /// Whether two nodes have a connection.
+    fn sees(&self, a: usize, b: usize) -> bool {
+        let between = |w: &Wire| w.ends == [a, b] || w.ends == [b, a];
+        self.wires.iter().any(|w| between(w) && w.conn.is_some())
     }
 
     /// Breaks a connection and lets it come back: what is under way is lost.
@@ -220,18 +279,46 @@ impl World {
         let [a, b] = self.wires[wire].ends;
         let line = format!("the link between {} and {} breaks", self.name(a), self.name(b));
         self.trace.headline(self.now, &line);
-        self.break_conn(wire);
+        self.coverage.add("link broken");
+        self.break_conn(wire, self.plan.notice);
         self.after(REDIAL, Event::Dial { wire });
     }
 
-    fn break_conn(&mut self, wire: usize) {
-        self.wires[wire].held = None;
+    fn break_conn(&mut self, wire: usize, notice: Span) {
+        for held in self.wires[wire].held.iter_mut().flatten() {
+            held.clear();
+        }
         let Some(conn) = self.wires[wire].conn.take() else { return };
+        let under_way = conn.last.iter().any(|at| *at > self.now);
+        self.coverage.add_if("link lost with messages under way", under_way);
         for side in [0, 1] {
             let node = self.wires[wire].ends[side];
             let life = self.nodes[node].lives;
-            let notice = 1 + Self::draw(&mut self.net, self.plan.notice.0);
-            self.after(Span(notice), Event::Lost { node, life, link: conn.links[side] });
+            let late = Span(1 + self.wires[wire].dice.below(notice.0));
+            self.coverage.add_if("lost link noticed late", late > Span::secs(5));
+            self.after(late, Event::Lost { node, life, link: conn.links[side] });
+        }
+    }
+
+    /// Both sides give up a connection over which nothing has come for long.
+    pub(crate) fn on_keepalive(&mut self, wire: usize, no: u64) {
+        let w = &self.wires[wire];
+        let Some(conn) = w.conn.as_ref().filter(|c| c.no == no) else { return };
+        let held = w.held.iter().any(Option::is_some).then_some(w.held_since);
+        let paused = w.ends.iter().filter_map(|n| self.nodes[*n].paused);
+        let silent = held.into_iter().chain(paused).min();
+        if silent.is_some_and(|since| self.now - since >= KEEPALIVE) && conn.open == [true, true] {
+            self.coverage.add("silent link given up");
+            self.break_conn(wire, Span::secs(10));
+            self.after(REDIAL, Event::Dial { wire });
+        }
+    }
+
+    /// Looks after the keepalive time whether a connection is still silent.
+    pub(crate) fn watch_silence(&mut self, wire: usize) {
+        if let Some(conn) = self.wires[wire].conn.as_ref() {
+            let event = Event::Keepalive { wire, conn: conn.no };
+            self.after(KEEPALIVE, event);
         }
     }
 
@@ -251,7 +338,50 @@ impl World {
         let line =
             format!("the link between {} and {} holds everything", self.name(a), self.name(b));
         self.trace.headline(self.now, &line);
-        self.wires[wire].held.get_or_insert_default();
+        self.coverage.add("link held");
+        self.hold_ends(wire, &[0, 1]);
+    }
+
+    /// Nothing arrives at one end of a wire until it is let go: a partition in one direction.
+    pub fn hold_way(&mut self, wire: usize, side: usize) {
+        let ends = self.wires[wire].ends;
+        let line =
+            format!("nothing of {} reaches {}", self.name(ends[1 - side]), self.name(ends[side]));
+        self.trace.headline(self.now, &line);
+        self.coverage.add("link cut one way");
+        self.hold_ends(wire, &[side]);
+    }
+
+    fn hold_ends(&mut self, wire: usize, sides: &[usize]) {
+        self.wires[wire].held_since = self.now;
+        for side in sides {
+            self.wires[wire].held[*side].get_or_insert_default();
+        }
+        self.watch_silence(wire);
+    }
+
+    /// Messages of a wire follow each other at least so far apart; zero ends it.
+    pub fn throttle(&mut self, wire: usize, gap: Span) {
+        if self.wires[wire].gap == gap {
+            return;
+        }
+        let [a, b] = self.wires[wire].ends.map(|n| self.name(n));
+        let line = format!("the link between {a} and {b}: one message each {gap}");
+        self.trace.headline(self.now, &line);
+        self.coverage.add_if("link throttled", gap > Span::ZERO);
+        self.wires[wire].gap = gap;
+    }
+
+    /// Messages of a wire need so much longer; zero ends it.
+    pub fn slow(&mut self, wire: usize, extra: Span) {
+        if self.wires[wire].extra == extra {
+            return;
+        }
+        let [a, b] = self.wires[wire].ends.map(|n| self.name(n));
+        self.trace
+            .headline(self.now, &format!("the link between {a} and {b} is slower by {extra}"));
+        self.coverage.add_if("link slowed", extra > Span::ZERO);
+        self.wires[wire].extra = extra;
     }
 
     /// From now on so many bytes of bodies pass in a second. What has none is not held up by them,
@@ -262,16 +392,17 @@ impl World {
 
     /// What a held wire kept arrives now, in order.
     pub fn let_go(&mut self, wire: usize) {
-        let Some(events) = self.wires[wire].held.take() else { return };
+        let events: Vec<Event> = match &mut self.wires[wire].held {
+            [None, None] => return,
+            held => held.iter_mut().filter_map(Option::take).flatten().collect(),
+        };
         let [a, b] = self.wires[wire].ends;
         let line = format!("the link between {} and {} lets go", self.name(a), self.name(b));
         self.trace.headline(self.now, &line);
         for event in events {
             self.at(self.now, event);
         }
-        if let Some(conn) = self.wires[wire].conn.as_mut() {
-            conn.last = [self.now; 2];
-        }
+        self.after(REDIAL, Event::Dial { wire });
     }
 
     /// A process has died: its links end. After a loss of power nobody says so.
@@ -280,9 +411,9 @@ impl World {
             let side = usize::from(self.wires[wire].ends[1] == node);
             let Some(conn) = self.wires[wire].conn.as_ref() else { continue };
             let link = conn.links[side];
-            let all_lost = power == Power::Cut || Self::draw(&mut self.net, 2) == 0;
+            let all_lost = power == Power::Cut || self.wires[wire].dice.chance(50);
             if all_lost {
-                self.break_conn(wire);
+                self.break_conn(wire, self.plan.notice);
                 continue;
             }
             self.put(wire, link, side, Arrival::End);

@@ -1,0 +1,170 @@
+//! The two phases of a run: everything at once, checked at every step; then everything heals and
+//! has to come to an end, and what does not is named.
+
+use dpc_core::Answer;
+use dpc_core::input::{Operator, Which};
+use dpc_core::time::{Mono, Span};
+
+use super::action::Step;
+use super::perform::Stage;
+use super::setup::Setup;
+use crate::world::World;
+
+/// No run needs more events than this for each action.
+const STEPS_PER_ACTION_MAX: u64 = 4_000;
+
+/// How many seconds after the last fault everything has come to its end.
+const PATIENCE_S: u64 = 300;
+
+/// A run under way.
+pub(super) struct Run<'a> {
+    setup: &'a Setup,
+    stage: Stage,
+    closers: Vec<usize>,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(setup: &'a Setup) -> Self {
+        let mut world = World::new(setup.plan.clone());
+        world.check_every = if setup.plan.trace { 1 } else { 7 };
+        // Ids of what is emitted begin behind those of what the schedule pushes.
+        world.skip_ids(setup.actions * 8);
+        Self { setup, stage: Stage::new(world), closers: Vec::new() }
+    }
+
+    pub(super) fn world(&mut self) -> &mut World {
+        &mut self.stage.world
+    }
+
+    /// Both phases, and the checks at the end.
+    pub(super) fn live(&mut self, schedule: &[Step]) -> Result<(), String> {
+        for _ in 0..self.setup.nodes {
+            self.world().add_node();
+        }
+        for (a, b) in &self.setup.links {
+            self.stage.world.link(*a, *b);
+        }
+        if self.setup.closers_early {
+            self.subscribe_closers();
+        }
+        for step in schedule {
+            self.run_until(step.at)?;
+            self.stage.perform(&step.action);
+            self.checked()?;
+        }
+        self.run_until(Mono(self.setup.span.0))?;
+        self.heal()?;
+        self.converge()?;
+        self.check_end()
+    }
+
+    fn checked(&self) -> Result<(), String> {
+        self.stage.world.broken().map_or(Ok(()), |what| Err(what.to_owned()))
+    }
+
+    fn run_until(&mut self, until: Mono) -> Result<(), String> {
+        let most = (self.setup.actions + 40) * STEPS_PER_ACTION_MAX;
+        while self.stage.world.step(until) {
+            self.checked()?;
+            if self.stage.world.steps > most {
+                return Err(format!("P11: no end after {most} events, {}", self.stage.world.now()));
+            }
+        }
+        let left = until - self.stage.world.now();
+        self.stage.world.run_for(left);
+        Ok(())
+    }
+
+    fn run_for(&mut self, span: Span) -> Result<(), String> {
+        self.run_until(self.stage.world.now() + span)
+    }
+
+    /// The end of all faults: everything runs and can reach everything it is linked with.
+    fn heal(&mut self) -> Result<(), String> {
+        let clients = self.stage.clients();
+        let world = &mut self.stage.world;
+        world.say("everything heals");
+        world.heal_everything();
+        for client in clients {
+            world.leave(client);
+        }
+        self.run_for(Span::secs(4))?;
+        let world = &mut self.stage.world;
+        for node in 0..world.nodes().len() {
+            world.restart(node);
+            world.tell_disk(node, false);
+            world.operate(node, Operator::Resume);
+            world.operate(node, Operator::ConfirmClock);
+        }
+        self.run_for(Span::secs(5))
+    }
+
+    fn subscribe_closers(&mut self) {
+        for wish in &self.setup.closers {
+            let client = self.stage.world.subscribe(wish.clone());
+            self.closers.push(client);
+        }
+    }
+
+    fn converge(&mut self) -> Result<(), String> {
+        self.world().set_think(Span::millis(1));
+        if self.closers.is_empty() {
+            self.subscribe_closers();
+        }
+        for round in 0..3 {
+            self.wait_for_the_end()?;
+            if let Some((lane, id)) = self.world().checks.unfinished().first() {
+                return Err(self.world().explain_stuck(*lane, *id));
+            }
+            self.run_for(Span::secs(3))?;
+            if round == 0 {
+                self.redrive();
+                self.run_for(Span::secs(3))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs until nothing is on its way, for as long as that may take: what must not be delivered
+    /// before a time is waited for.
+    fn wait_for_the_end(&mut self) -> Result<(), String> {
+        let mut left = PATIENCE_S;
+        while left > 0 && !self.world().checks.unfinished().is_empty() {
+            let due = self.world().checks.model.latest_due();
+            left =
+                if due.is_some_and(|at| at > self.world().wall()) { PATIENCE_S } else { left - 1 };
+            if left % 50 == 49 {
+                self.redrive();
+            }
+            self.run_for(Span::secs(1))?;
+        }
+        Ok(())
+    }
+
+    /// An object may wait for another one of its id that is parked.
+    fn redrive(&mut self) {
+        let world = self.world();
+        for node in 0..world.nodes().len() {
+            world.operate(node, Operator::Redrive(Which::All));
+        }
+    }
+
+    fn check_end(&mut self) -> Result<(), String> {
+        self.run_for(Span::secs(3))?;
+        self.world().checks.check_all_kept();
+        self.checked()?;
+        for node in 0..self.world().nodes().len() {
+            let world = self.world();
+            world.answers.clear();
+            world.operate(node, Operator::Types);
+            let lane = world.nodes()[node].lane;
+            let Some(Answer::Types(types)) = world.answers.pop() else {
+                return Err(format!("P8: {} did not answer for its types", lane.short()));
+            };
+            world.checks.check_books(lane, &types);
+            self.checked()?;
+            self.world().compare_with_recovered(node)?;
+        }
+        Ok(())
+    }
+}
