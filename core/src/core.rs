@@ -13,7 +13,7 @@ use crate::ids::{Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use crate::input::{Input, ReplyTo};
 use crate::lane::Lane;
 use crate::lease::Leases;
-use crate::limits::{CLOCK_JUMP, CLOCK_STEADY, GENERATION_JUMP_MAX, Limits};
+use crate::limits::{CLOCK_JUMP, CLOCK_STEADY, CLOCK_STEP, GENERATION_JUMP_MAX, Limits};
 use crate::loads::Loads;
 use crate::memory::{Memory, Slot, Then};
 use crate::mesh::Mesh;
@@ -132,6 +132,9 @@ pub struct Core {
     pub(crate) later: Effects,
     /// Records to look into when their time comes: delayed or expiring objects on disk.
     pub(crate) due_pages: BTreeSet<(Wall, RecordNumber)>,
+    /// Records with something in them that is past its expiry by a clock that is not trusted: they
+    /// are looked into when the clock is trusted again, or put back.
+    pub(crate) doubted: BTreeSet<RecordNumber>,
     /// Objects in memory that expire.
     pub(crate) expiring: BTreeSet<(Wall, ObjectId)>,
     /// Begun leases of the process before: their objects count one failure when they are read.
@@ -194,6 +197,7 @@ impl Core {
             once: BTreeMap::new(),
             later: Effects::new(),
             due_pages: BTreeSet::new(),
+            doubted: BTreeSet::new(),
             expiring: BTreeSet::new(),
             blamed: BTreeSet::new(),
             hungry: BTreeSet::new(),
@@ -575,6 +579,9 @@ impl Core {
             self.clock_trusted_at = Some(now.mono + CLOCK_STEADY);
             fx.push(Effect::Note(Note::ClockJumped(ms)));
         }
+        if expected - now.wall > CLOCK_STEP {
+            self.look_at_doubted(now.wall);
+        }
         if self.clock_trusted_at.is_some_and(|at| now.mono >= at) {
             self.trust_clock(fx);
         }
@@ -583,7 +590,16 @@ impl Core {
     pub(crate) fn trust_clock(&mut self, fx: &mut Effects) {
         if self.clock_trusted_at.take().is_some() {
             fx.push(Effect::Note(Note::ClockSteady));
+            self.look_at_doubted(self.now.wall);
         }
+    }
+
+    /// What seemed to have expired is looked at again.
+    fn look_at_doubted(&mut self, wall: Wall) {
+        for record in std::mem::take(&mut self.doubted) {
+            self.due_pages.insert((wall, record));
+        }
+        self.look_at_wall(wall);
     }
 
     pub(crate) fn clock_is_trusted(&self) -> bool {

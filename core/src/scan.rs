@@ -395,7 +395,8 @@ impl Core {
         let (Shelf::Ready(_) | Shelf::Delayed(_)) = shelf else { return };
         let expired = object.expires_at.is_some_and(|t| t <= self.now.wall);
         if expired && !self.clock_is_trusted() {
-            return self.watch_page(self.now.wall + Span::secs(60), at.record);
+            self.doubted.insert(at.record);
+            return;
         }
         // What would only go back to its shelf stays there until it is due.
         let ahead = if self.may_delay_in_memory() { Span::secs(1) } else { Span::ZERO };
