@@ -146,6 +146,9 @@ impl Core {
     /// The best demand that is reached without a link: an open window before a closed one, then
     /// the least distance, then the freshest generation. With the window that is free.
     fn best_for(&self, link: LinkId, key: &DemandKey) -> Option<(Demand, u64)> {
+        if self.is_adopted() {
+            return None; // It passes nothing on.
+        }
         let towards = self.mesh.link(link)?.lane;
         let own = self.own_demand(key);
         let beyond = self

@@ -2,27 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::core::{Core, Timer};
-use crate::effect::{Answer, Effect, Effects, Note};
+use crate::core::Core;
+use crate::effect::{Effect, Effects, Note};
 use crate::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
-use crate::input::{Input, ReplyTo};
+use crate::input::ReplyTo;
 use crate::limits::HELLO_PEERS_MAX;
 use crate::message::{
-    Advert, Demand, DemandKey, Hello, LaneHello, LinkRefusal, Message, PassedAnswer, Protocols,
-    Window,
+    Advert, Demand, DemandKey, Hello, LaneHello, LinkRefusal, Message, Protocols, Window,
 };
 use crate::names::{Name, Pattern};
-use crate::object::{Hash16, Token};
 use crate::peers::Peers;
-use crate::record::{Ending, Entry, PeerSeen};
-use crate::resolve::{Known, Stored};
+use crate::record::{Entry, PeerSeen};
 use crate::time::{Mono, Span};
 
 /// How long a passed settle waits for its answer.
-const PASS_TIMEOUT: Span = Span::secs(2);
+pub(crate) const PASS_TIMEOUT: Span = Span::secs(2);
 
 /// Most passed settles that wait.
-const PASSES_MAX: usize = 4_096;
+pub(crate) const PASSES_MAX: usize = 4_096;
 
 /// One link.
 #[derive(Debug)]
@@ -62,7 +59,7 @@ pub(crate) struct Remote {
 
 /// Who waits for a passed settle.
 #[derive(Clone, Copy, Debug)]
-enum Asker {
+pub(crate) enum Asker {
     Client(ReplyTo),
     Link(LinkId, u64),
 }
@@ -86,8 +83,8 @@ pub(crate) struct Mesh {
     pub(crate) transit_era: u64,
     /// The record that the last adverts waited for.
     pub(crate) adverts_after: RecordNumber,
-    asks: BTreeMap<u64, (Asker, Mono)>,
-    last_ask: u64,
+    pub(crate) asks: BTreeMap<u64, (Asker, Mono)>,
+    pub(crate) last_ask: u64,
     protocols: Protocols,
 }
 
@@ -263,6 +260,7 @@ impl Core {
             Message::Windows(windows) => self.on_windows(link, windows),
             Message::Refresh(refresh) => self.on_refresh(link, refresh, fx),
             Message::Offer(offer) => self.on_offer(link, offer, fx),
+            Message::Estate(estate) => self.on_estate(link, estate, fx),
             Message::Accept { transfer, refused } => self.on_accept(link, transfer, &refused, fx),
             Message::Decline { transfer, reason } => self.on_decline(transfer, reason),
             Message::Release(id) => self.on_release(link, id, fx),
@@ -488,116 +486,6 @@ impl Core {
                 self.stirred.insert(queue);
             }
         }
-    }
-
-    /// Passes a settle on to the owner of its lease's lane. Says whether there is a way.
-    pub(crate) fn pass_settle(
-        &mut self,
-        to: ReplyTo,
-        token: Token,
-        content: Hash16,
-        fx: &mut Effects,
-    ) -> bool {
-        let hops = self.limits.max_hops;
-        self.pass_on(Asker::Client(to), hops, token, content, None, fx)
-    }
-
-    fn pass_on(
-        &mut self,
-        asker: Asker,
-        hops: u32,
-        token: Token,
-        content: Hash16,
-        not: Option<LinkId>,
-        fx: &mut Effects,
-    ) -> bool {
-        let direct = self.mesh.link_to(token.lane);
-        let Some(link) = direct.or_else(|| self.way_of(token)).filter(|l| Some(*l) != not) else {
-            return false;
-        };
-        if self.mesh.asks.len() >= PASSES_MAX || hops == 0 {
-            return false;
-        }
-        self.mesh.last_ask += 1;
-        let ask = self.mesh.last_ask;
-        let until = self.now.mono + PASS_TIMEOUT;
-        self.mesh.asks.insert(ask, (asker, until));
-        self.arm(until, Timer::Pass(ask));
-        let message = Message::PassSettle { ask, hops_left: hops - 1, token, content };
-        fx.push(Effect::Send { link, message, after: None });
-        true
-    }
-
-    /// The neighbour that knows more of a lease's object than this node: the one that it was handed
-    /// to, or else the one that it came from. The caller has had the object looked up.
-    fn way_of(&self, token: Token) -> Option<LinkId> {
-        let object = match self.known(token.object) {
-            Known::InMemory(slot) => self.object(slot),
-            Known::OnDisk(Stored::Alive { object, .. }) => object,
-            Known::OnDisk(Stored::Ended { end, .. }) => {
-                return match &end.ending {
-                    Ending::Moved(transfer) => self.mesh.link_to(transfer.receiver),
-                    Ending::Final | Ending::Discarded(_) => None,
-                };
-            }
-            Known::Absent | Known::NotLookedUp => return None,
-        };
-        let last = object.path.last()?;
-        self.mesh.links().find(|(_, l)| l.name == *last).map(|(id, _)| id)
-    }
-
-    fn on_pass_settle(
-        &mut self,
-        link: LinkId,
-        ask: u64,
-        hops_left: u32,
-        token: Token,
-        content: Hash16,
-        fx: &mut Effects,
-    ) {
-        let missing = self.unresolved([token.object]);
-        if !missing.is_empty() && self.resolving.is_full() {
-            let message = Message::PassedSettle { ask, answer: PassedAnswer::Unknown };
-            return fx.push(Effect::Send { link, message, after: None });
-        }
-        if !missing.is_empty() {
-            let message = Message::PassSettle { ask, hops_left, token, content };
-            return self.stall_quietly(missing, Input::Peer(link, message), fx);
-        }
-        let answer = self.owner_answer(token, content);
-        let asker = Asker::Link(link, ask);
-        let passed = answer == PassedAnswer::Unknown
-            && self.pass_on(asker, hops_left, token, content, Some(link), fx);
-        if !passed {
-            let message = Message::PassedSettle { ask, answer };
-            let after = self.lane.barrier().filter(|_| answer == PassedAnswer::Done);
-            fx.push(Effect::Send { link, message, after });
-        }
-    }
-
-    fn on_passed_settle(&mut self, ask: u64, answer: PassedAnswer, fx: &mut Effects) {
-        let Some((asker, until)) = self.mesh.asks.remove(&ask) else { return };
-        self.disarm(until, Timer::Pass(ask));
-        match asker {
-            Asker::Link(link, ask) => {
-                let message = Message::PassedSettle { ask, answer };
-                fx.push(Effect::Send { link, message, after: None });
-            }
-            Asker::Client(to) => {
-                let answer = match answer {
-                    PassedAnswer::Done => Answer::Done(1),
-                    PassedAnswer::LeaseLost => Answer::RefusedAt(0, crate::lease::lease_lost()),
-                    PassedAnswer::Unknown => Answer::Unknown(
-                        "the node that gave the lease could not be asked; ask it, or wait for the redelivery".into(),
-                    ),
-                };
-                self.reply(to, answer, fx);
-            }
-        }
-    }
-
-    pub(crate) fn on_pass_over(&mut self, ask: u64, fx: &mut Effects) {
-        self.on_passed_settle(ask, PassedAnswer::Unknown, fx);
     }
 }
 

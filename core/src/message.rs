@@ -53,6 +53,8 @@ pub enum Message {
     Refresh(Refresh),
     /// Objects are offered.
     Offer(Offer),
+    /// An adopted lane gives its heir what is delayed or parked.
+    Estate(Estate),
     /// The receiver holds what it did not refuse.
     Accept {
         /// The transfer.
@@ -246,6 +248,18 @@ pub struct Offer {
     pub objects: Arc<[Object]>,
 }
 
+/// What the core of an adopted lane offers to the lane of the process that adopted it: objects that
+/// follow no demand, because they are delayed or parked (R8). Decided like every offer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Estate {
+    /// The transfer.
+    pub transfer: TransferId,
+    /// The objects, with their moves and path as they will be at the heir.
+    pub objects: Arc<[Object]>,
+    /// Which of them are parked, by position, with the reason. The others are delayed.
+    pub parked: Vec<(u32, Arc<str>)>,
+}
+
 /// Why an offered object is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OfferRefused {
@@ -301,6 +315,9 @@ impl fmt::Display for Message {
                 Self::ids(&offer.objects),
                 offer.key
             ),
+            Self::Estate(estate) => {
+                write!(f, "Estate {}: {}", estate.transfer, Self::ids(&estate.objects))
+            }
             Self::Accept { transfer, refused } if refused.is_empty() => {
                 write!(f, "Accept {transfer}")
             }

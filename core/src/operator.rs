@@ -7,17 +7,15 @@ use crate::core::{Core, Timer};
 use crate::effect::{
     Answer, Effect, Effects, LeaseEnd, NodeView, Note, SubscriptionView, TypeView,
 };
-use crate::ids::{LaneId, Loc, ObjectId, RecordNumber};
+use crate::ids::{ObjectId, RecordNumber};
 use crate::input::{Input, ListState, Operator, ReplyTo, Which};
 use crate::lease::Holder;
 use crate::limits::LIST_MAX;
 use crate::memory::Phase;
-use crate::names::Name;
-use crate::record::{Ending, Entry, TransferId};
+use crate::record::Ending;
 use crate::refusal::{Code, Refusal};
 use crate::resolve::{Known, Stored};
 use crate::scan::{Chosen, Listing, Work};
-use crate::transfer::{Held, InState, Incoming};
 
 /// Most scans that people have ordered at once.
 const SCANS_MAX: usize = 32;
@@ -34,6 +32,9 @@ impl Core {
         let missing = self.unresolved(ids);
         if !missing.is_empty() {
             return self.stall(to, missing, Input::Operator(to, order), fx);
+        }
+        if self.refuse_adopted(to, &order, fx) {
+            return;
         }
         match order {
             Operator::Inspect(id) => {
@@ -116,7 +117,7 @@ impl Core {
         }
     }
 
-    fn check_scans(&self) -> Result<(), Refusal> {
+    pub(crate) fn check_scans(&self) -> Result<(), Refusal> {
         if self.scans.len() >= SCANS_MAX {
             let message =
                 "too many listings and orders over many objects are under way; retry in a moment";
@@ -397,89 +398,6 @@ impl Core {
         fx.push(Effect::Note(Note::Drained { leases, ready }));
         for to in std::mem::take(&mut self.drain_waiters) {
             self.reply(to, Answer::Done(leases + ready), fx);
-        }
-    }
-
-    /// A peer is gone for ever. With `reclaim` what was moved to it and not settled here comes back
-    /// flagged, and so does what is held from it.
-    fn forget_node(&mut self, to: ReplyTo, name: &Name, reclaim: bool, fx: &mut Effects) {
-        let lanes: Vec<LaneId> =
-            self.mesh.peers.by_age().filter(|p| p.name == *name).map(|p| p.lane).collect();
-        if lanes.is_empty() {
-            let message = format!("no node called {name} has ever been linked to this one");
-            return self.refuse(
-                to,
-                Refusal::new(Code::NotFound, "NODE_UNKNOWN", message).given(name),
-                fx,
-            );
-        }
-        if lanes.iter().any(|lane| self.mesh.link_to(*lane).is_some()) {
-            let message = format!("{name} is linked to this node now; stop it first, for good");
-            return self.refuse(
-                to,
-                Refusal::new(Code::FailedPrecondition, "NODE_ALIVE", message).given(name),
-                fx,
-            );
-        }
-        if let Err(refusal) = self.check_scans() {
-            return self.refuse(to, refusal, fx);
-        }
-        let mut places = BTreeSet::new();
-        let mut done = 0;
-        for lane in lanes {
-            // Its name stays known, so that the order can be given again when a crash cut it off.
-            self.transfers.forget_lane(lane);
-            self.lane.write(&Entry::Verdict(lane));
-            if reclaim {
-                let to_it = self.transfers.moved.iter().filter(|(id, _)| id.receiver == lane);
-                places.extend(to_it.flat_map(|(_, moved)| moved.shadows.iter().copied()));
-                done += self.reclaim_held(lane, &mut places);
-            }
-        }
-        self.lane.urge();
-        let records: BTreeSet<RecordNumber> = places.iter().map(|at| at.record).collect();
-        self.start_scan(Work::Reclaim { to, places, done }, records, fx);
-    }
-
-    /// What is held from a lane that is gone: objects in memory are brought back now, with how many
-    /// they are, and the places of those on disk are added for the scan. The sender may never have
-    /// written that they moved, so they are flagged like any other copy.
-    fn reclaim_held(&mut self, lane: LaneId, places: &mut BTreeSet<Loc>) -> u64 {
-        let in_doubt = |i: &Incoming| matches!(i.state, InState::Held | InState::Holding(_));
-        let held = self.transfers.incoming.iter();
-        let held = held.filter(|(id, i)| id.sender == lane && in_doubt(i));
-        let transfers: Vec<(TransferId, Vec<Held>)> =
-            held.map(|(id, i)| (*id, i.items.clone())).collect();
-        let mut count = 0;
-        for (transfer, items) in transfers {
-            if items.is_empty() {
-                // All of it were duplicates: nothing is left to bring back.
-                self.transfers.incoming.remove(&transfer);
-                self.lane.write(&Entry::Aborted { transfer });
-            }
-            for held in items {
-                match self.memory.by_id(held.id) {
-                    Some(slot) if self.memory.get(slot).at == held.at => {
-                        self.memory.cancel(held.at.record, slot);
-                        let live = self.forget_in_memory(slot);
-                        self.catalogue.take(held.at, Shelf::Memory);
-                        self.free_held(held.at);
-                        self.write_reclaimed(Some(held.at), live.object);
-                        count += 1;
-                    }
-                    _ => {
-                        places.insert(held.at);
-                    }
-                }
-            }
-        }
-        count
-    }
-
-    /// A held copy counts as this lane's own from here on: its transfer is over.
-    pub(crate) fn free_held(&mut self, at: Loc) {
-        if let Some(held) = self.transfers.take_held(at) {
-            self.forget_end(held.before);
         }
     }
 }

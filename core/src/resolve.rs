@@ -13,6 +13,7 @@ use crate::limits::RESOLVING_MAX;
 use crate::loads::Purpose;
 use crate::memory::Slot;
 use crate::object::{Hash16, Object};
+use crate::reclaim::CopyFound;
 use crate::record::{End, Entry, Standing};
 use crate::refusal::Refusal;
 use crate::remember::Found;
@@ -42,7 +43,7 @@ pub(crate) enum Waiting {
     /// An input that is handled again.
     Input(Input),
     /// A scan that brings copies back, with those of one record.
-    Reclaim(ScanId, Vec<(Loc, Object)>),
+    Reclaim(ScanId, Vec<CopyFound>),
 }
 
 /// An object as the log holds it.

@@ -11,12 +11,12 @@ use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::input::{ListState, ReplyTo};
 use crate::lane::entry_bytes;
 use crate::loads::Purpose;
-use crate::memory::{Slot, Then};
+use crate::memory::Slot;
 use crate::names::Pattern;
 use crate::object::Object;
 use crate::record::{Ending, Entry, How, Standing};
 use crate::remember::Found;
-use crate::resolve::{Known, Stored, Waiting};
+use crate::resolve::Waiting;
 use crate::time::{Span, Wall};
 use crate::view::View;
 
@@ -65,15 +65,15 @@ pub(crate) struct Listing {
 }
 
 #[derive(Debug)]
-struct Scan {
-    work: Work,
+pub(crate) struct Scan {
+    pub(crate) work: Work,
     records: VecDeque<RecordNumber>,
 }
 
 /// All scans under way.
 #[derive(Debug, Default)]
 pub(crate) struct Scans {
-    scans: BTreeMap<ScanId, Scan>,
+    pub(crate) scans: BTreeMap<ScanId, Scan>,
     last: ScanId,
 }
 
@@ -105,7 +105,7 @@ impl Core {
         self.step_scan(id, fx);
     }
 
-    fn step_scan(&mut self, id: ScanId, fx: &mut Effects) {
+    pub(crate) fn step_scan(&mut self, id: ScanId, fx: &mut Effects) {
         let scan = self.scans.scans.get_mut(&id).expect("scans end by themselves");
         let enough = matches!(&scan.work, Work::List(l) if l.found.len() >= l.limit);
         // A record without anything alive may have been cut off the log since the scan began.
@@ -147,7 +147,7 @@ impl Core {
         let mut work = std::mem::replace(&mut scan.work, Work::Due);
         if let Work::Reclaim { places, .. } = &work {
             let copies = self.copies_in(entries, places);
-            let ids: Vec<ObjectId> = copies.iter().map(|(_, o)| o.id).collect();
+            let ids: Vec<ObjectId> = copies.iter().map(|c| c.object.id).collect();
             self.scans.scans.get_mut(&id).expect("nothing ends a scan inside").work = work;
             let missing = self.unresolved(ids);
             return if missing.is_empty() {
@@ -158,7 +158,9 @@ impl Core {
         }
         for (at, entry) in entries {
             assert_eq!(at.record, record, "the edge answers what was asked");
-            if let Some(shelf) = self.catalogue.shelf_of(*at) {
+            if let Some(shelf) = self.catalogue.shelf_of(*at)
+                && !self.estates.is_locked(*at)
+            {
                 self.scan_entry(&mut work, *at, shelf, entry, fx);
             }
         }
@@ -287,9 +289,17 @@ impl Core {
                     },
                     // A released object is ready although its entry says held: the shelf is right.
                     (Shelf::Ready(_) | Shelf::Delayed(_), _) => Standing::Flowing,
+                    (Shelf::Parked(_), Standing::HeldParked(_, reason)) => {
+                        Standing::Parked(reason.clone())
+                    }
                     // The release stands before this entry in the log, though it is not durable.
                     (_, Standing::Held(transfer)) if self.transfers.is_releasing(*transfer) => {
                         Standing::Flowing
+                    }
+                    (_, Standing::HeldParked(transfer, reason))
+                        if self.transfers.is_releasing(*transfer) =>
+                    {
+                        Standing::Parked(reason.clone())
                     }
                     _ => standing.clone(),
                 };
@@ -469,82 +479,6 @@ impl Core {
     pub(crate) fn records_with(&self, wanted: impl Fn(Shelf) -> bool) -> Vec<RecordNumber> {
         let has = |p: &crate::catalogue::Page| p.sets.iter().any(|s| wanted(s.shelf));
         self.catalogue.iter().filter(|(_, p)| has(p)).map(|(n, _)| *n).collect()
-    }
-
-    /// The copies of a record that are to be brought back.
-    fn copies_in(&self, entries: &[(Loc, Entry)], places: &BTreeSet<Loc>) -> Vec<(Loc, Object)> {
-        let chosen = entries.iter().filter(|(at, _)| places.contains(at));
-        chosen
-            .filter_map(|(at, entry)| match entry {
-                Entry::Object { object, .. } => Some((*at, (**object).clone())),
-                _ => None,
-            })
-            .collect()
-    }
-
-    /// Brings copies back whose ids have been looked up, and goes on with their scan.
-    pub(crate) fn reclaim_looked_up(
-        &mut self,
-        id: ScanId,
-        copies: Vec<(Loc, Object)>,
-        fx: &mut Effects,
-    ) {
-        let brought = copies.into_iter().filter(|(at, object)| self.reclaim(*at, object)).count();
-        let scan = self.scans.scans.get_mut(&id).expect("a scan waits for its ids");
-        if let Work::Reclaim { done, .. } = &mut scan.work {
-            *done += brought as u64;
-        }
-        self.step_scan(id, fx);
-    }
-
-    /// Brings a shadow or a held copy back as a ready object, flagged as a possible duplicate. An
-    /// object that has come back by itself since, or ended here, is not one that was lost.
-    fn reclaim(&mut self, at: Loc, object: &Object) -> bool {
-        match self.catalogue.shelf_of(at) {
-            Some(Shelf::Shadow) => {
-                let transfer = self.transfers.shadow_of(at);
-                let is_away = match self.known(object.id) {
-                    Known::Absent => true,
-                    Known::OnDisk(Stored::Ended { end, .. }) => {
-                        transfer.is_some_and(|t| end.ending == Ending::Moved(t))
-                    }
-                    _ => false,
-                };
-                if !is_away {
-                    return false;
-                }
-                self.catalogue.take(at, Shelf::Shadow);
-                self.transfers.drop_shadow(at);
-            }
-            Some(Shelf::Held) => {
-                self.unshelve(at, Shelf::Held);
-                let ty = self.queues.intern(&object.entity.ty);
-                self.queues.ty_mut(ty).held -= 1;
-                self.free_held(at);
-            }
-            _ => return false,
-        }
-        self.write_reclaimed(Some(at), object.clone());
-        true
-    }
-
-    /// Writes an object that was brought back from a copy; it flows when that is durable.
-    pub(crate) fn write_reclaimed(&mut self, was: Option<Loc>, mut object: Object) -> Slot {
-        (object.possible_duplicate, object.chase) = (true, None);
-        let ty = self.queues.intern(&object.entity.ty);
-        let queue = self.queue_for(ty, &object.handled);
-        self.lane.reserve(entry_bytes(&object));
-        let standing = Standing::Flowing;
-        let at = self.lane.write_object(How::Reclaimed, was, None, &standing, &mut object);
-        self.catalogue.put(at, Shelf::Memory, at);
-        self.remembered.note(object.id, at);
-        self.queues.ty_mut(ty).books.reclaimed += 1;
-        let decision = Decision::new(self.now.wall, Step::Reclaim, None);
-        self.decide(decision, (object.id, object.moves));
-        let slot = self.admit(object, at, at, queue);
-        self.memory.when_committed(at.record, slot, Then::Flow);
-        self.lane.urge();
-        slot
     }
 }
 

@@ -18,6 +18,7 @@ use crate::catalogue::{QueueId, Shelf};
 use crate::core::{Core, Timer};
 use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::effect::{Effect, Effects};
+use crate::estate::Legacy;
 use crate::ids::{Epoch, Incarnation, LaneId, LinkId, Loc, ObjectId, RecordNumber};
 use crate::memory::{Phase, Slot};
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
@@ -38,9 +39,11 @@ pub(crate) struct Outgoing {
     pub(crate) id: TransferId,
     pub(crate) link: LinkId,
     pub(crate) peer: Name,
-    /// The demand it is for.
-    pub(crate) key: DemandKey,
+    /// The demand it is for; none for an estate.
+    pub(crate) key: Option<DemandKey>,
     pub(crate) slots: Vec<Slot>,
+    /// What an adopted lane gives to its heir, instead of slots.
+    pub(crate) estate: Vec<Legacy>,
     /// The record that holds MOVED, once ACCEPT has come.
     pub(crate) moving: Option<RecordNumber>,
     deadline: Mono,
@@ -87,6 +90,10 @@ pub(crate) struct Held {
     pub(crate) queue: QueueId,
     /// The end of an object of its id that had moved on from here.
     pub(crate) before: Option<Loc>,
+    /// It is not to be delivered before.
+    pub(crate) due: Option<Wall>,
+    /// It is parked, and stays so.
+    pub(crate) parked: bool,
 }
 
 /// All transfers of a lane.
@@ -100,12 +107,12 @@ pub(crate) struct Transfers {
     /// Lanes that were forgotten for ever.
     pub(crate) verdicts: BTreeSet<LaneId>,
     /// Those of `moved` that are not taken: TAKEN costs nothing for all that is kept.
-    untaken: BTreeSet<TransferId>,
+    pub(crate) untaken: BTreeSet<TransferId>,
     /// Shadows by place, for carrying.
     shadows: BTreeMap<Loc, TransferId>,
     /// Transfers whose FORGET has been said, by receiver's lane.
-    forget_said: BTreeMap<LaneId, u64>,
-    last: u64,
+    pub(crate) forget_said: BTreeMap<LaneId, u64>,
+    pub(crate) last: u64,
 }
 
 impl Transfers {
@@ -158,13 +165,6 @@ impl Transfers {
         Some(held)
     }
 
-    /// A lane is gone for ever: nothing is answered to it any more.
-    pub(crate) fn forget_lane(&mut self, lane: LaneId) {
-        self.verdicts.insert(lane);
-        self.forgotten.retain(|(sender, ..), _| *sender != lane);
-        self.incoming.retain(|id, i| id.sender != lane || i.state != InState::Taken);
-    }
-
     /// Takes a committed transfer into account.
     pub(crate) fn insert_moved(&mut self, id: TransferId, moved: Moved) {
         for at in &moved.shadows {
@@ -209,6 +209,25 @@ impl Transfers {
         (out.count() + held.count()) as u64
     }
 
+    /// Lanes with which something is in doubt, both ways.
+    pub(crate) fn lanes_in_doubt(&self) -> BTreeSet<LaneId> {
+        let out = self.untaken.iter().map(|id| id.receiver);
+        let held = self.incoming.iter().filter(|(_, i)| i.state == InState::Held);
+        out.chain(held.map(|(id, _)| id.sender)).collect()
+    }
+
+    /// Transfers to a lane that were moved and are not known as taken.
+    pub(crate) fn untaken_of(&self, receiver: LaneId) -> Vec<TransferId> {
+        self.untaken.iter().filter(|id| id.receiver == receiver).copied().collect()
+    }
+
+    /// Whether nothing is offered, held, or moved and not known as taken.
+    pub(crate) fn are_all_decided(&self) -> bool {
+        self.outgoing.is_empty()
+            && self.untaken.is_empty()
+            && self.incoming.values().all(|i| i.state == InState::Taken)
+    }
+
     /// Objects in offers of a link that are not decided.
     pub(crate) fn outstanding(&self, link: LinkId) -> (usize, u64) {
         let of = self.outgoing.values().filter(|o| o.link == link);
@@ -227,22 +246,34 @@ impl Core {
         objects: Vec<Object>,
         fx: &mut Effects,
     ) {
+        let n = self.transfers.last + 1;
+        for slot in &slots {
+            self.set_phase(*slot, Phase::Offered(n));
+        }
+        let id = self.begin_offer(link, Some(key.clone()), slots, Vec::new());
+        let message = Message::Offer(Offer { transfer: id, key, objects: objects.into() });
+        fx.push(Effect::Send { link, message, after: None });
+    }
+
+    /// Gives an offer its id and its time.
+    pub(crate) fn begin_offer(
+        &mut self,
+        link: LinkId,
+        key: Option<DemandKey>,
+        slots: Vec<Slot>,
+        estate: Vec<Legacy>,
+    ) -> TransferId {
         self.transfers.last += 1;
         let n = self.transfers.last;
         let l = self.mesh.link(link).expect("offers go over links that are up");
         let (receiver, peer, patience) = (l.lane, l.name.clone(), l.patience);
         let (sender, epoch, incarnation) = (self.lane.id, self.lane.epoch, self.lane.incarnation);
         let id = TransferId { sender, receiver, epoch, incarnation, n };
-        for slot in &slots {
-            self.set_phase(*slot, Phase::Offered(n));
-        }
         let deadline = self.now.mono + patience;
         self.arm(deadline, Timer::Offer(n));
-        let key_of = key.clone();
-        let out = Outgoing { id, link, peer, key: key_of, slots, moving: None, deadline, patience };
+        let out = Outgoing { id, link, peer, key, slots, estate, moving: None, deadline, patience };
         self.transfers.outgoing.insert(n, out);
-        let message = Message::Offer(Offer { transfer: id, key, objects: objects.into() });
-        fx.push(Effect::Send { link, message, after: None });
+        id
     }
 
     pub(crate) fn on_offer_timeout(&mut self, n: u64, fx: &mut Effects) {
@@ -278,6 +309,7 @@ impl Core {
         for slot in out.slots {
             self.give_back(slot, &out.peer, why);
         }
+        self.keep_legacies(&out.estate);
     }
 
     /// An object that was offered waits again.
@@ -310,6 +342,9 @@ impl Core {
         }
         self.learn_patience(n);
         self.timers_disarm_offer(n);
+        if !self.transfers.outgoing[&n].estate.is_empty() {
+            return self.on_estate_accepted(link, n, refused, fx);
+        }
         let out_slots =
             std::mem::take(&mut self.transfers.outgoing.get_mut(&n).expect("just found").slots);
         let peer = self.transfers.outgoing[&n].peer.clone();
@@ -327,7 +362,7 @@ impl Core {
         if moving.is_empty() {
             // What is paged out forgets that it was refused: the demand rests, too.
             let out = self.transfers.outgoing.remove(&n).expect("just found");
-            self.rest(link, &out.key);
+            self.rest(link, out.key.as_ref());
             return fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
         }
         self.write_moved(n, id, peer, moving);
@@ -376,8 +411,9 @@ impl Core {
 
     /// The peer has refused an offer, or not answered it: it would do the same with the next one,
     /// so it has a moment.
-    fn rest(&mut self, link: LinkId, key: &DemandKey) {
+    fn rest(&mut self, link: LinkId, key: Option<&DemandKey>) {
         let until = self.now.mono + REFUSED_PAUSE;
+        let Some(key) = key else { return self.rest_estate() };
         if let Some(remote) = self.mesh.link_mut(link).and_then(|l| l.demands.get_mut(key)) {
             remote.paused_until = until;
         }
@@ -385,10 +421,12 @@ impl Core {
 
     fn pause(&mut self, n: u64) {
         let open = &self.transfers.outgoing[&n];
-        let (link, key, slot) = (open.link, open.key.clone(), open.slots[0]);
-        self.rest(link, &key);
-        let queue = self.memory.get(slot).queue;
-        self.look_again(queue, REFUSED_PAUSE);
+        let (link, key, slot) = (open.link, open.key.clone(), open.slots.first().copied());
+        self.rest(link, key.as_ref());
+        if let Some(slot) = slot {
+            let queue = self.memory.get(slot).queue;
+            self.look_again(queue, REFUSED_PAUSE);
+        }
     }
 
     /// What this lane's owner says of one of its transfers (R1): released, wait, or aborted, after
@@ -425,30 +463,6 @@ impl Core {
         self.transfers.set_taken(id, at);
         self.lane.write(&Entry::Taken { transfer: id, at });
         self.say_forget(link, id.receiver, fx);
-    }
-
-    /// Tells the receiver below which number everything is decided and taken. With that it forgets
-    /// older incarnations of this lane altogether, so it is said only when nothing of them is open.
-    fn say_forget(&mut self, link: LinkId, receiver: LaneId, fx: &mut Effects) {
-        let (sender, epoch, incarnation) = (self.lane.id, self.lane.epoch, self.lane.incarnation);
-        let nth = |n| TransferId { sender, receiver, epoch, incarnation, n };
-        if self.transfers.is_untaken_before(nth(0)) {
-            return;
-        }
-        let mine = |id: &&TransferId| {
-            id.receiver == receiver && id.epoch == epoch && id.incarnation == incarnation
-        };
-        let open = self.transfers.outgoing.values().map(|o| &o.id).filter(mine);
-        let untaken = self.transfers.untaken.range(nth(0)..).take(1).filter(mine);
-        let lowest = open.chain(untaken).map(|id| id.n).min();
-        let through = lowest.map_or(self.transfers.last, |n| n - 1);
-        if self.transfers.forget_said.get(&receiver).is_none_or(|said| through > *said) {
-            self.transfers.forget_said.insert(receiver, through);
-            let message = Message::Forget { sender, epoch, incarnation, through };
-            // The receiver may forget only what this side remembers as taken.
-            let after = self.lane.barrier();
-            fx.push(Effect::Send { link, message, after });
-        }
     }
 
     /// Shadows of taken transfers go after their retention, or when they are too many.
@@ -534,49 +548,5 @@ impl Core {
         if self.transfers.incoming.values().any(|i| i.state == InState::Held) {
             self.arm_once(self.limits.offer_timeout.times(2), Timer::Doubt);
         }
-    }
-}
-
-impl Transfers {
-    /// Whether a transfer to the same receiver by an older incarnation is not taken.
-    fn is_untaken_before(&self, first: TransferId) -> bool {
-        let none = TransferId { epoch: Epoch(0), incarnation: Incarnation(0), ..first };
-        self.untaken.range(none..first).next().is_some()
-    }
-
-    /// Forgets decided transfers of a sender's incarnation, and of older ones all that are taken.
-    /// What is in doubt stays until it is decided.
-    pub(crate) fn forget_through(
-        &mut self,
-        sender: LaneId,
-        epoch: Epoch,
-        incarnation: Incarnation,
-        through: u64,
-    ) {
-        self.forgotten.retain(|(of, older, _), _| *of != sender || *older >= epoch);
-        self.forgotten.insert((sender, epoch, incarnation), through);
-        self.incoming.retain(|id, i| {
-            let same = (id.epoch, id.incarnation) == (epoch, incarnation) && id.n <= through;
-            let over = id.sender == sender && (same || id.epoch < epoch);
-            !(over && i.state == InState::Taken)
-        });
-    }
-
-    /// Whether a FORGET of this epoch would end something of an older one.
-    pub(crate) fn is_anything_older(&self, sender: LaneId, epoch: Epoch) -> bool {
-        let forgotten = self.forgotten.keys().any(|(of, e, _)| *of == sender && *e < epoch);
-        let mut incoming = self.incoming.iter().filter(|(id, _)| id.sender == sender);
-        forgotten || incoming.any(|(id, i)| id.epoch < epoch && i.state == InState::Taken)
-    }
-
-    /// Up to which number transfers of an incarnation are decided and forgotten.
-    pub(crate) fn forgotten_through(&self, id: &TransferId) -> u64 {
-        let newer =
-            |(of, epoch, _): &(LaneId, Epoch, Incarnation)| *of == id.sender && *epoch > id.epoch;
-        if self.forgotten.keys().any(newer) {
-            return u64::MAX;
-        }
-        let of = (id.sender, id.epoch, id.incarnation);
-        self.forgotten.get(&of).copied().unwrap_or(0)
     }
 }

@@ -36,6 +36,7 @@ impl Bench {
             limits: Limits::default(),
             fence: Some(SELF_FENCE_AFTER),
             protocols: dpc_core::message::Protocols::default(),
+            heir: None,
         };
         let (first, last) = (RecordNumber(1), RecordNumber(0));
         let claimed = Claimed { epoch: Epoch(3), first, last, last_hash: [0; 16] };

@@ -35,6 +35,7 @@ impl Bench {
             limits: Limits::default(),
             protocols: Protocols::default(),
             fence: None,
+            heir: None,
         };
         let (first, last) = (RecordNumber(1), RecordNumber(0));
         let claimed = Claimed { epoch: Epoch(1), first, last, last_hash: [0; 16] };

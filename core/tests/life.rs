@@ -30,6 +30,7 @@ impl Bench {
             limits: Limits::default(),
             protocols: Protocols::default(),
             fence: None,
+            heir: None,
         };
         let last = RecordNumber(log.len() as u64);
         let last_hash = log.last().map_or([0; 16], |r| dpc_core::record::hash_of(r));

@@ -169,6 +169,7 @@ where
         limits: setup.limits.clone(),
         protocols: Protocols::default(),
         fence: None,
+        heir: None,
     };
     let core = recover(settings, claimed, &mut data.store, data.parts).await?;
     let completed = mpsc::unbounded_channel();

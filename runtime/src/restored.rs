@@ -62,6 +62,7 @@ pub(crate) async fn renew(
         limits: limits.clone(),
         protocols: Protocols::default(),
         fence: None,
+        heir: None,
     };
     let claimed = claim(&mut old).await?;
     let source = recover(settings(old_lane), claimed, &mut old, Vec::new()).await?;

@@ -10,6 +10,7 @@ pub mod dice;
 mod ledger;
 pub mod script;
 pub mod shared;
+pub mod shrink;
 pub mod store;
 pub mod swarm;
 pub mod trace;

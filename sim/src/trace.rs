@@ -15,6 +15,9 @@ use dpc_core::{Answer, Effect};
 use crate::ledger::{DEEDS, Ledger};
 use crate::world::{Pushing, World};
 
+/// So much of a payload is written out.
+const PAYLOAD_SHOWN_BYTES: usize = 32;
+
 /// A story that is being written, or not.
 #[derive(Debug, Default)]
 pub struct Trace {
@@ -282,13 +285,17 @@ impl World {
 
     pub(crate) fn push_line(&self, pushing: &Pushing) -> String {
         let push = &pushing.push;
+        let payload = &push.entity.payload;
         let mut line = format!(
             "{} < push {} type {} {:?}",
             self.nodes[pushing.node].name,
             push.id.as_ref().map_or_else(|| "?".into(), short_id),
             push.entity.ty,
-            String::from_utf8_lossy(&push.entity.payload)
+            String::from_utf8_lossy(&payload[..payload.len().min(PAYLOAD_SHOWN_BYTES)])
         );
+        if payload.len() > PAYLOAD_SHOWN_BYTES {
+            line.push_str(&format!("… {} B", payload.len()));
+        }
         if let Some(dpc_core::object::Time::In(span)) = push.not_before {
             line.push_str(&format!(", delay {span}"));
         }

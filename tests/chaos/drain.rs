@@ -1,7 +1,7 @@
 //! The end of a round: everything left is finalised, doubts are asked again, and the nodes say what
 //! they have.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,19 +14,18 @@ use tonic::Code;
 use crate::history::{Event, Standing, State, Type, books_of};
 use crate::work::{Actor, Shared, finish};
 
-/// How long everything that waits may take to be settled after all faults have healed. A client
-/// whose connection was cut without a word needs 30 s to notice, and the first shall not be all.
-const PATIENCE: Duration = Duration::from_secs(150);
-
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
-/// Questions about objects that are under way at once, at one node.
+/// Questions about objects that are under way at once.
 const QUESTIONS_MAX: usize = 64;
+
+/// Of one in so many objects everybody is asked.
+const EVERYWHERE: usize = 16;
 
 /// Finalises what is left until nothing is ready, leased, delayed or on its way. What stays within
 /// the patience is named, with what its node says of it.
-pub(crate) async fn drain(shared: &Arc<Shared>, mut look: impl FnMut()) {
+pub(crate) async fn drain(shared: &Arc<Shared>, patience: Duration, mut look: impl FnMut()) {
     let began = Instant::now();
     let mut finishers = JoinSet::new();
     for actor in shared.finishers() {
@@ -39,7 +38,7 @@ pub(crate) async fn drain(shared: &Arc<Shared>, mut look: impl FnMut()) {
         if left.is_empty() {
             break;
         }
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > patience {
             for what in left {
                 shared.history.note(Event::Left { what });
             }
@@ -136,13 +135,15 @@ pub(crate) async fn repeat_settles(shared: &Arc<Shared>) {
     while under_way.join_next().await.is_some() {}
 }
 
-/// Asks every node for every object and for its books.
-pub(crate) async fn take_inventory(shared: &Arc<Shared>, ids: &BTreeSet<String>) {
-    let mut under_way = JoinSet::new();
-    for asker in askers("inventory", shared) {
-        for part in parts(ids) {
-            under_way.spawn(ask_for(asker.clone(), part));
-        }
+/// Asks the nodes for their books and for every object: first where it was seen, then, if nobody
+/// there owns it, everywhere. Of some everybody is asked, so that a second owner would be found;
+/// the logs of the lanes show it for all.
+pub(crate) async fn take_inventory(
+    shared: &Arc<Shared>,
+    likely: &BTreeMap<String, BTreeSet<String>>,
+) {
+    let askers: Arc<[Actor]> = askers("inventory", shared).into();
+    for asker in &*askers {
         let node = &asker.uses[0];
         for of in types(&asker.client).await.unwrap_or_else(|error| panic!("{node}: {error}")) {
             let there = of.ready + of.leased + of.delayed + of.parked + of.offered;
@@ -151,46 +152,62 @@ pub(crate) async fn take_inventory(shared: &Arc<Shared>, ids: &BTreeSet<String>)
             shared.history.note(Event::Type(line));
         }
     }
+    let mut under_way = JoinSet::new();
+    for part in 0..QUESTIONS_MAX {
+        let mine = likely.iter().enumerate().skip(part).step_by(QUESTIONS_MAX);
+        let mine = mine.map(|(index, (id, nodes))| {
+            let nodes = (index % EVERYWHERE != 0).then(|| nodes.clone());
+            (id.clone(), nodes)
+        });
+        under_way.spawn(ask_for(askers.clone(), mine.collect()));
+    }
     while let Some(asked) = under_way.join_next().await {
         asked.expect("no question panics");
     }
     shared.history.note(Event::Inventory);
 }
 
-/// The ids in as many parts as may be under way at once.
-fn parts(ids: &BTreeSet<String>) -> Vec<Vec<String>> {
-    let mut parts = vec![Vec::new(); QUESTIONS_MAX];
-    for (index, id) in ids.iter().enumerate() {
-        parts[index % QUESTIONS_MAX].push(id.clone());
-    }
-    parts
-}
-
-async fn ask_for(asker: Actor, ids: Vec<String>) {
-    let node = &asker.uses[0];
-    for id in ids {
-        let request = v1::GetObjectRequest { id: id.clone(), local: true };
-        match asker.client.operator().get_object(request).await {
-            Ok(answer) => {
-                let object = answer.into_inner().object.expect("an answer has an object");
-                // An object that was never handed on does not say where it is from.
-                let origin = if object.origin.is_empty() { node } else { &object.origin };
-                let line = State {
-                    node: node.clone(),
-                    id,
-                    origin: origin.clone(),
-                    state: standing(object.state()),
-                    version: object.version,
-                    reason: object.parked_reason,
-                };
-                asker.shared.history.note(Event::State(line));
+/// Asks for objects, each at some nodes, or at all of them.
+async fn ask_for(askers: Arc<[Actor]>, ids: Vec<(String, Option<BTreeSet<String>>)>) {
+    for (id, nodes) in ids {
+        let is_likely =
+            |asker: &&Actor| nodes.as_ref().is_none_or(|nodes| nodes.contains(&asker.uses[0]));
+        let (first, rest): (Vec<_>, Vec<_>) = askers.iter().partition(is_likely);
+        let mut owned = false;
+        for asker in first {
+            owned |= ask_one(asker, &id).await;
+        }
+        for asker in rest {
+            if !owned {
+                ask_one(asker, &id).await;
             }
-            Err(status) if status.code() == Code::NotFound => {}
-            // Alone it cannot tell where an object is that it has never seen.
-            Err(status) if status.message().contains("not known at") => {}
-            Err(status) => panic!("{id} at {node}: {status}"),
         }
     }
+}
+
+/// Asks a node for an object. True: it is there, or has ended there.
+async fn ask_one(asker: &Actor, id: &str) -> bool {
+    let node = &asker.uses[0];
+    let request = v1::GetObjectRequest { id: id.to_owned(), local: true };
+    let object = match asker.client.operator().get_object(request).await {
+        Ok(answer) => answer.into_inner().object.expect("an answer has an object"),
+        Err(status) if status.code() == Code::NotFound => return false,
+        // Alone it cannot tell where an object is that it has never seen.
+        Err(status) if status.message().contains("not known at") => return false,
+        Err(status) => panic!("{id} at {node}: {status}"),
+    };
+    // An object that was never handed on does not say where it is from.
+    let origin = if object.origin.is_empty() { node } else { &object.origin };
+    let state = standing(object.state());
+    asker.shared.history.note(Event::State(State {
+        node: node.clone(),
+        id: id.to_owned(),
+        origin: origin.clone(),
+        state,
+        version: object.version,
+        reason: object.parked_reason.clone(),
+    }));
+    !matches!(state, Standing::Moved | Standing::Held)
 }
 
 fn standing(state: ObjectState) -> Standing {

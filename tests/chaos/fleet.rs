@@ -21,6 +21,9 @@ const SETTINGS: [&str; 6] = [
     "limits.disk_reserve=32MiB",
 ];
 
+/// Links that an object crosses for one generation of demand, as nodes have it by default.
+pub(crate) const MAX_HOPS: u32 = 8;
+
 /// A node that met a full disk has ended by then.
 const DYING: Duration = Duration::from_secs(5);
 
@@ -188,6 +191,15 @@ impl Fleet {
                 }
             }
             Act::Start(index) => self.start_node(index),
+            Act::Stumble(index, after) => {
+                if self.is[index] == Is::Down && !self.starved[index] {
+                    self.nodes[index].stumble(span(after));
+                }
+            }
+            Act::Lose(index) => {
+                assert!(self.is[index] == Is::Down, "only what is down loses its data");
+                std::fs::remove_dir_all(self.nodes[index].data()).expect("it has a data folder");
+            }
             Act::Stop(index) => self.signal(index, Is::Up, Is::Stopped, Signal::STOP),
             Act::Continue(index) => self.signal(index, Is::Stopped, Is::Up, Signal::CONT),
             Act::Fill(index, leave_mib) => {
@@ -227,6 +239,17 @@ impl Fleet {
             self.start_node(index);
         }
         self.history.note(Event::Fault { what: "all faults healed".to_owned() });
+    }
+
+    /// Kills every node, and says where its data is.
+    pub(crate) fn end(&mut self) -> impl Iterator<Item = (&str, &Path)> {
+        for index in 0..self.nodes.len() {
+            if self.is[index] != Is::Down {
+                self.nodes[index].kill();
+                self.is[index] = Is::Down;
+            }
+        }
+        self.nodes.iter().map(|node| (node.ready.node.as_str(), node.data()))
     }
 
     /// Copies what is on disks that go with the round into a folder that stays.

@@ -44,7 +44,8 @@ pub(crate) enum Event {
     Type(Type),
     /// Something did not come to an end within the patience of the drain.
     Left { what: String },
-    /// Every node was asked for every object and type: what has no line above is not there.
+    /// The nodes were asked for every type and object, until an owner was found or everybody was
+    /// asked: what has no line above is nowhere.
     Inventory,
 }
 

@@ -19,15 +19,16 @@ mod support;
 mod work;
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::check::sabotage;
 use crate::faults::Set;
 use crate::fleet::Fleet;
 use crate::options::Options;
-use crate::round::{Round, play};
+use crate::round::{Round, play, play_lost_disk};
 
 /// What every round must have seen: a check that has looked at nothing has shown nothing.
-const ALWAYS_SEEN: [&str; 13] = [
+const ALWAYS_SEEN: [&str; 14] = [
     "pushes done",
     "deliveries",
     "deliveries after a handoff",
@@ -41,6 +42,7 @@ const ALWAYS_SEEN: [&str; 13] = [
     "objects emitted",
     "a push repeated and known",
     "books looked at",
+    "records of the logs folded",
 ];
 
 #[tokio::test]
@@ -123,15 +125,50 @@ fn tell(set: Set, round: &Round) {
     let parts: Vec<_> = parts.iter().map(|(name, took)| format!("{name} {took:.1?}")).collect();
     println!("chaos: {set}: {}", seen.join(", "));
     println!("chaos: {set}: {}", parts.join(", "));
+    for (when, took) in ["before the first fault", "after it"].iter().zip(&verdict.untouched) {
+        let Some(last) = took.len().checked_sub(1) else { continue };
+        let [p50, p99, most] =
+            [last / 2, last * 99 / 100, last].map(|index| Duration::from_micros(took[index]));
+        println!(
+            "chaos: {set}: pushes of untouched clients {when}: p50 {p50:.1?}, p99 {p99:.1?}, most {most:.1?}"
+        );
+    }
     let (lines, violations) = (lines.len(), verdict.violations.len());
     println!("chaos: {set}: {lines} lines of history, {violations} violations");
+}
+
+/// A round that is broken on purpose: a node comes back without its data. If nobody noticed, the
+/// good rounds would mean nothing.
+#[tokio::test]
+async fn a_lost_disk_is_noticed() {
+    let patience = Duration::from_secs(5);
+    let seconds = 4;
+    let options = Options { seconds, patience, by_hand: false, ..Options::from_environment() };
+    let round = play_lost_disk(&options).await;
+    let lost = round.verdict.violations.iter().filter(|violation| violation.promise == "P1");
+    println!("chaos: lost-disk: {} objects noticed as lost", lost.clone().count());
+    let what = round.verdict.violations.iter().take(5).map(ToString::to_string);
+    assert!(lost.count() > 0, "nobody noticed a lost disk: {:?}", what.collect::<Vec<_>>());
+    std::fs::remove_dir_all(&round.folder).expect("the folder of the round goes");
 }
 
 /// Checks a recorded history again: `DPC_CHAOS_HISTORY=FILE`, or `tests/chaos/run --check FILE`.
 #[test]
 fn a_recorded_history_is_checked_again() {
     let Some(path) = std::env::var_os("DPC_CHAOS_HISTORY") else { return };
-    let verdict = check::check(&history::read(Path::new(&path)));
+    let path = Path::new(&path);
+    let lines = history::read(path);
+    let folder = path.parent().expect("a file is in a folder");
+    let names = lines.iter().find_map(|line| match &line.event {
+        history::Event::Round { nodes, .. } => Some(nodes.as_slice()),
+        _ => None,
+    });
+    let data = names.unwrap_or_default().iter().map(|name| (name.as_str(), folder.join(name)));
+    let data: Vec<_> = data.filter(|(_, data)| data.join("FORMAT").exists()).collect();
+    // The logs are beside it if the data of every node was kept.
+    let logs = (Some(data.len()) == names.map(<[_]>::len))
+        .then(|| check::Logs::read(data.iter().map(|(name, data)| (*name, data.as_path()))));
+    let verdict = check::check_with(&lines, logs.as_ref());
     for (what, count) in &verdict.seen {
         println!("{count:>9} {what}");
     }

@@ -311,7 +311,7 @@ fn stands(world: &World, words: &mut Words, places: &Places, how: &str) -> Resul
     let (is, why) = match &thing.standing {
         Standing::Flowing => ("flows", ""),
         Standing::Parked(why) => ("parked", &**why),
-        Standing::Held(_) => ("held", ""),
+        Standing::Held(_) | Standing::HeldParked(..) => ("held", ""),
         Standing::Shadow(_) => ("a shadow", ""),
     };
     check(is == how, || format!("there it is {is}"))?;

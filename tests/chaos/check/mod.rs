@@ -8,6 +8,7 @@ mod books;
 mod calls;
 mod ends;
 mod lives;
+mod logs;
 pub(crate) mod sabotage;
 mod story;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::fmt;
 
 use crate::history::{Event, Line};
 
+pub(crate) use self::logs::Logs;
 use self::story::Story;
 
 /// A promise that was broken.
@@ -42,6 +44,8 @@ pub(crate) struct Verdict {
     pub(crate) violations: Vec<Violation>,
     /// How often what was seen: a check that has looked at nothing has shown nothing.
     pub(crate) seen: BTreeMap<&'static str, u64>,
+    /// Microseconds that pushes of untouched clients took, before the first fault and after it.
+    pub(crate) untouched: [Vec<u64>; 2],
 }
 
 impl Verdict {
@@ -65,6 +69,11 @@ impl Verdict {
 
 /// Checks every promise that a history can show.
 pub(crate) fn check(lines: &[Line]) -> Verdict {
+    check_with(lines, None)
+}
+
+/// The same, and the logs of the nodes.
+pub(crate) fn check_with(lines: &[Line], logs: Option<&Logs>) -> Verdict {
     let mut verdict = Verdict::default();
     let mut story = Story::read(lines, &mut verdict);
     calls::check_pushes(&story, &mut verdict);
@@ -73,6 +82,10 @@ pub(crate) fn check(lines: &[Line]) -> Verdict {
     lives::check(&mut story, &mut verdict);
     ends::check(&story, &mut verdict);
     books::check(&story, &mut verdict);
+    if let Some(logs) = logs {
+        logs::check(&story, logs, &mut verdict);
+    }
+    verdict.untouched.iter_mut().for_each(|took| took.sort_unstable());
     for line in lines {
         match &line.event {
             Event::Left { what } => verdict.fail("P11", what),
