@@ -1,9 +1,10 @@
 //! The node's state machine: dispatch of inputs, and what all its parts share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use rand_core::Rng;
 use rand_pcg::Pcg64Mcg;
+use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Catalogue, QueueId};
 use crate::decision::Decision;
@@ -21,8 +22,10 @@ use crate::mesh::Mesh;
 use crate::message::Protocols;
 use crate::names::Name;
 use crate::parts::Parts;
+use crate::planted::{Bug, planted};
 use crate::queues::Queues;
 use crate::record::{Entry, PeerSeen};
+use crate::recording::{Hashes, SlicedMap, SlicedSet};
 use crate::refusal::Refusal;
 use crate::remember::Remembered;
 use crate::resolve::Resolving;
@@ -40,7 +43,7 @@ const RIDE_ALONG: Span = Span::secs(1);
 const GENERATION_BLOCK: u64 = 1_024;
 
 /// Who a core is. Fixed for its life.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
     /// The node's name.
     pub name: Name,
@@ -72,7 +75,7 @@ pub struct Wake {
 }
 
 /// A deadline on the monotonic clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Timer {
     /// Entries that nobody waits for become a record.
     Riders,
@@ -107,7 +110,7 @@ pub(crate) enum Timer {
 }
 
 /// One node's state: one lane and everything known about its objects, subscribers and peers.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Core {
     pub(crate) name: Name,
     pub(crate) limits: Limits,
@@ -132,20 +135,26 @@ pub struct Core {
     pub(crate) loads: Loads,
     pub(crate) resolving: Resolving,
     pub(crate) scans: Scans,
-    timers: BTreeSet<(Mono, Timer)>,
+    #[serde(skip)]
+    pub(crate) timers: SlicedSet<(Mono, Timer)>,
     /// Deadlines that many events ask for: the earliest counts.
-    once: BTreeMap<Timer, Mono>,
+    #[serde(skip)]
+    pub(crate) once: SlicedMap<Timer, Mono>,
     /// Effects of [`Core::take_record`], which go out with the next call.
+    #[serde(skip)]
     pub(crate) later: Effects,
     /// Records to look into when their time comes: delayed or expiring objects on disk.
-    pub(crate) due_pages: BTreeSet<(Wall, RecordNumber)>,
+    #[serde(skip)]
+    pub(crate) due_pages: SlicedSet<(Wall, RecordNumber)>,
     /// Records with something in them that is past its expiry by a clock that is not trusted: they
     /// are looked into when the clock is trusted again, or put back.
     pub(crate) doubted: BTreeSet<RecordNumber>,
     /// Objects in memory that expire.
-    pub(crate) expiring: BTreeSet<(Wall, ObjectId)>,
+    #[serde(skip)]
+    pub(crate) expiring: SlicedSet<(Wall, ObjectId)>,
     /// Begun leases of the process before: their objects count one failure when they are read.
-    pub(crate) blamed: BTreeSet<Loc>,
+    #[serde(skip)]
+    pub(crate) blamed: SlicedSet<Loc>,
     /// Groups that may have something to take.
     pub(crate) hungry: BTreeSet<GroupId>,
     /// The group that was given something last.
@@ -156,6 +165,7 @@ pub struct Core {
     pub(crate) stirred: BTreeSet<QueueId>,
     /// Decisions of the open record, with the objects they were taken for.
     pub(crate) decisions: Vec<(Decision, Vec<(ObjectId, u32)>)>,
+    #[serde(skip)]
     pub(crate) pieces: crate::restore::Pieces,
     pub(crate) disk_low: bool,
     /// When housekeeping on wall time is due.
@@ -169,6 +179,9 @@ pub struct Core {
     pub(crate) pick: Pcg64Mcg,
     pub(crate) jitter: Pcg64Mcg,
     ids: Pcg64Mcg,
+    /// The hashes of contents, which a recording keeps.
+    #[serde(skip)]
+    pub(crate) hashes: Hashes,
 }
 
 impl Core {
@@ -178,10 +191,12 @@ impl Core {
     pub fn new(settings: Settings, claimed: Claimed) -> Self {
         assert!(settings.incarnation.0 != 0, "an incarnation is never zero");
         let target = settings.limits.record_target_bytes;
+        let mut limits = settings.limits;
+        limits.max_hops += u32::from(planted(Bug::OneHopTooMany));
         let stream = |salt: u64| Pcg64Mcg::new(u128::from(settings.seed ^ salt) << 1 | 1);
         Self {
             name: settings.name,
-            limits: settings.limits,
+            limits,
             now: Now::default(),
             started: false,
             fence: settings.fence.map(Fence::new),
@@ -201,13 +216,13 @@ impl Core {
             loads: Loads::default(),
             resolving: Resolving::default(),
             scans: Scans::default(),
-            timers: BTreeSet::new(),
-            once: BTreeMap::new(),
+            timers: SlicedSet::default(),
+            once: SlicedMap::default(),
             later: Effects::new(),
-            due_pages: BTreeSet::new(),
             doubted: BTreeSet::new(),
-            expiring: BTreeSet::new(),
-            blamed: BTreeSet::new(),
+            due_pages: SlicedSet::default(),
+            expiring: SlicedSet::default(),
+            blamed: SlicedSet::default(),
             hungry: BTreeSet::new(),
             last_fed: None,
             starved: BTreeSet::new(),
@@ -224,6 +239,7 @@ impl Core {
             pick: stream(0x7069_636b),
             jitter: stream(0x6a69_7474),
             ids: stream(0x6964_7300),
+            hashes: Hashes::default(),
         }
     }
 
@@ -356,6 +372,9 @@ impl Core {
     /// read, parts to give up.
     fn settle_down(&mut self, fx: &mut Effects) {
         fx.append(&mut self.later);
+        if planted(Bug::PeersBeforeSubscribers) {
+            self.feed_peers(fx);
+        }
         self.feed_groups(fx);
         self.feed_takes(fx);
         self.feed_peers(fx);
@@ -580,6 +599,9 @@ impl Core {
     fn reserve_generations(&mut self) {
         if self.generation + GENERATION_BLOCK > self.generation_reserved {
             self.generation_reserved = self.generation + 2 * GENERATION_BLOCK;
+            if planted(Bug::GenerationsFallBack) {
+                return;
+            }
             self.lane.write(&Entry::Generation(self.generation_reserved));
             self.lane.urge();
         }

@@ -10,6 +10,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::Shelf;
 use crate::core::{Core, Timer};
 use crate::decision::{Decision, Step};
@@ -30,7 +32,7 @@ use crate::time::{Mono, Wall};
 use crate::transfer::{Held, InState, Incoming, Moved, REFUSED_PAUSE};
 
 /// What a core knows of adoptions.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Estates {
     /// This core's lane was adopted, for this lane of the adopting process.
     heir: Option<LaneId>,
@@ -46,7 +48,7 @@ pub(crate) struct Estates {
 }
 
 /// One object of an estate at its sender.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Legacy {
     at: Loc,
     shelf: Shelf,

@@ -31,10 +31,16 @@ mod operator;
 mod parts;
 mod pass;
 mod peers;
+#[cfg(feature = "planted")]
+pub mod planted;
+#[cfg(not(feature = "planted"))]
+#[expect(unreachable_pub, reason = "public where there is something planted")]
+mod planted;
 mod push;
 mod queues;
 mod reclaim;
 pub mod record;
+pub mod recording;
 pub mod refusal;
 mod remember;
 mod resolve;

@@ -1,9 +1,10 @@
 //! Every bound and every default of a node, in one place. Units stand last in a name.
+use serde::{Deserialize, Serialize};
 
 use crate::time::Span;
 
 /// What an operator may set. The defaults are the documented ones.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// Lease of a delivery when the subscriber names none.
     pub lease: Span,

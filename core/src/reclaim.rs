@@ -7,6 +7,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::Shelf;
 use crate::core::Core;
 use crate::decision::{Decision, Step};
@@ -24,7 +26,7 @@ use crate::scan::{ScanId, Work};
 use crate::transfer::{Held, InState, Incoming};
 
 /// A copy that is to be brought back, as its entry has it.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct CopyFound {
     at: Loc,
     pub(crate) object: Object,

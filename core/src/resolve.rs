@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::Shelf;
 use crate::core::Core;
 use crate::effect::{Effect, Effects};
@@ -20,7 +22,7 @@ use crate::remember::Found;
 use crate::scan::ScanId;
 
 /// Ids being looked up and inputs that wait for them.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Resolving {
     /// Ids under way, with the parts still to ask.
     asked: BTreeMap<ObjectId, VecDeque<u64>>,
@@ -30,7 +32,7 @@ pub(crate) struct Resolving {
     next: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Stalled {
     missing: BTreeSet<ObjectId>,
     ids: Vec<ObjectId>,
@@ -38,7 +40,7 @@ struct Stalled {
 }
 
 /// What waits for ids to be looked up.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Waiting {
     /// An input that is handled again.
     Input(Input),
@@ -47,7 +49,7 @@ pub(crate) enum Waiting {
 }
 
 /// An object as the log holds it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Stored {
     /// Alive, on a shelf.
     Alive { at: Loc, shelf: Shelf, standing: Standing, place: Loc, object: Box<Object> },

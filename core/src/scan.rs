@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::{Shelf, TypeId};
 use crate::core::Core;
 use crate::decision::{Decision, Step};
@@ -14,6 +16,7 @@ use crate::loads::Purpose;
 use crate::memory::Slot;
 use crate::names::Pattern;
 use crate::object::Object;
+use crate::planted::{Bug, planted};
 use crate::record::{Ending, Entry, How, Standing};
 use crate::remember::Found;
 use crate::resolve::Waiting;
@@ -24,7 +27,7 @@ use crate::view::View;
 pub(crate) type ScanId = u64;
 
 /// What a scan does in each record.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Work {
     /// Writes what is alive again, so that the part can go.
     Carry,
@@ -45,7 +48,7 @@ pub(crate) enum Work {
 }
 
 /// Parked objects that an order is for.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Chosen {
     pub(crate) to: ReplyTo,
     pub(crate) ty: Option<TypeId>,
@@ -54,7 +57,7 @@ pub(crate) struct Chosen {
 }
 
 /// A listing under way.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Listing {
     pub(crate) to: ReplyTo,
     pub(crate) pattern: Option<Pattern>,
@@ -64,14 +67,14 @@ pub(crate) struct Listing {
     pub(crate) found: Vec<View>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Scan {
     pub(crate) work: Work,
     records: VecDeque<RecordNumber>,
 }
 
 /// All scans under way.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Scans {
     pub(crate) scans: BTreeMap<ScanId, Scan>,
     last: ScanId,
@@ -442,6 +445,10 @@ impl Core {
                     self.park(slot, "expired".into(), fx);
                 }
                 Phase::Delayed(_) => self.park(slot, "expired".into(), fx),
+                Phase::Leased(n) if planted(Bug::LeasedExpires) => {
+                    self.end_lease(n, false);
+                    self.park(slot, "expired".into(), fx);
+                }
                 // In somebody's hands: it is looked at when it comes back.
                 _ => {}
             }

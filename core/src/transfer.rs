@@ -14,6 +14,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::{QueueId, Shelf};
 use crate::core::{Core, Timer};
 use crate::decision::{Candidate, Decision, Refused, Step};
@@ -24,7 +26,9 @@ use crate::memory::{Phase, Slot};
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
+use crate::planted::{Bug, planted};
 use crate::record::{Ending, Entry, TransferId};
+use crate::recording::{SlicedMap, Slices};
 use crate::time::{Mono, Span, Wall};
 
 /// How long what a peer has refused is not offered to it again.
@@ -34,7 +38,7 @@ pub(crate) const REFUSED_PAUSE: Span = Span::secs(1);
 const PATIENCE_MAX: u64 = 64;
 
 /// An offer of this incarnation that is not decided.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Outgoing {
     pub(crate) id: TransferId,
     pub(crate) link: LinkId,
@@ -52,7 +56,7 @@ pub(crate) struct Outgoing {
 }
 
 /// A committed transfer whose receiver may still need its answer, or whose shadow is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Moved {
     pub(crate) receiver: Name,
     pub(crate) shadows: BTreeSet<Loc>,
@@ -60,7 +64,7 @@ pub(crate) struct Moved {
 }
 
 /// A transfer at the receiver.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Incoming {
     pub(crate) state: InState,
     pub(crate) items: Vec<Held>,
@@ -69,7 +73,7 @@ pub(crate) struct Incoming {
 }
 
 /// How far a transfer has come at the receiver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum InState {
     /// HELD is being committed.
     Holding(RecordNumber),
@@ -82,7 +86,7 @@ pub(crate) enum InState {
 }
 
 /// One held object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Held {
     pub(crate) id: ObjectId,
     pub(crate) at: Loc,
@@ -97,18 +101,21 @@ pub(crate) struct Held {
 }
 
 /// All transfers of a lane.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Transfers {
     pub(crate) outgoing: BTreeMap<u64, Outgoing>,
-    pub(crate) moved: BTreeMap<TransferId, Moved>,
+    #[serde(skip)]
+    pub(crate) moved: SlicedMap<TransferId, Moved>,
     pub(crate) incoming: BTreeMap<TransferId, Incoming>,
     /// Up to which number transfers of a sender's incarnation are decided and forgotten.
     pub(crate) forgotten: BTreeMap<(LaneId, Epoch, Incarnation), u64>,
     /// Lanes that were forgotten for ever.
     pub(crate) verdicts: BTreeSet<LaneId>,
     /// Those of `moved` that are not taken: TAKEN costs nothing for all that is kept.
+    #[serde(skip)]
     pub(crate) untaken: BTreeSet<TransferId>,
     /// Shadows by place, for carrying.
+    #[serde(skip)]
     shadows: BTreeMap<Loc, TransferId>,
     /// Transfers whose FORGET has been said, by receiver's lane.
     pub(crate) forget_said: BTreeMap<LaneId, u64>,
@@ -116,6 +123,21 @@ pub(crate) struct Transfers {
 }
 
 impl Transfers {
+    /// What goes into a snapshot in slices.
+    pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 1] {
+        [&mut self.moved]
+    }
+
+    /// What follows from the slices.
+    pub(crate) fn derive(&mut self) {
+        for (id, moved) in &self.moved {
+            self.shadows.extend(moved.shadows.iter().map(|at| (*at, *id)));
+            if moved.taken.is_none() {
+                self.untaken.insert(*id);
+            }
+        }
+    }
+
     pub(crate) fn shadow_of(&self, at: Loc) -> Option<TransferId> {
         self.shadows.get(&at).copied()
     }
@@ -285,7 +307,9 @@ impl Core {
                 l.patience = l.patience.max(longer);
             }
             self.pause(n);
-            self.withdraw(n, Refused::Timeout);
+            if !planted(Bug::AbortOfOpenOffer) {
+                self.withdraw(n, Refused::Timeout);
+            }
             fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
         }
     }
@@ -366,7 +390,7 @@ impl Core {
             return fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
         }
         self.write_moved(n, id, peer, moving);
-        let after = Some(self.lane.urge());
+        let after = Some(self.lane.urge()).filter(|_| !planted(Bug::ReleaseBeforeMoved));
         fx.push(Effect::Send { link, message: Message::Release(id), after });
     }
 
@@ -443,6 +467,7 @@ impl Core {
         }
         let open = self.transfers.outgoing.get(&id.n).filter(|o| o.id == id);
         let message = match open.map(|o| o.moving) {
+            Some(Some(_)) if planted(Bug::AbortWhileMoving) => Message::Abort(id),
             Some(Some(_)) => Message::Wait(id),
             Some(None) => {
                 self.withdraw(id.n, Refused::Timeout);
@@ -476,7 +501,11 @@ impl Core {
             .transfers
             .moved
             .iter()
-            .filter_map(|(id, m)| Some((m.taken?, *id, bytes(self, m))))
+            .filter_map(|(id, m)| {
+                let taken =
+                    m.taken.or_else(|| planted(Bug::ShadowForgottenUntaken).then_some(Wall(0)))?;
+                Some((taken, *id, bytes(self, m)))
+            })
             .collect();
         taken.sort_unstable();
         let mut kept: u64 = taken.iter().map(|(_, _, b)| b).sum();

@@ -8,6 +8,8 @@ pub mod contract_shared;
 pub mod coverage;
 pub mod dice;
 mod ledger;
+pub mod recorder;
+pub mod replay;
 pub mod script;
 pub mod shared;
 pub mod shrink;

@@ -384,7 +384,7 @@ fn is_telling(decision: &Decision) -> bool {
     !decision.candidates.is_empty() || telling.contains(&decision.step)
 }
 
-fn entry_text(entry: &Entry) -> Option<String> {
+pub(crate) fn entry_text(entry: &Entry) -> Option<String> {
     match entry {
         Entry::Object { how, standing, object, .. } => {
             let verb = match how {
