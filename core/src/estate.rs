@@ -187,7 +187,8 @@ impl Core {
         let reasons = (0u32..).zip(&legacies).filter_map(|(i, l)| Some((i, l.reason.clone()?)));
         let parked: Vec<(u32, Arc<str>)> = reasons.collect();
         self.estates.locked.extend(legacies.iter().map(|l| l.at));
-        let id = self.begin_offer(link, None, Vec::new(), legacies);
+        let bytes = objects.iter().map(Object::weight).sum();
+        let id = self.begin_offer(link, None, Vec::new(), legacies, bytes);
         let estate = Estate { transfer: id, objects: objects.into(), parked };
         fx.push(Effect::Send { link, message: Message::Estate(estate), after: None });
     }

@@ -91,7 +91,8 @@ impl Core {
             && self.pass_on(asker, hops_left, token, content, Some(link), fx);
         if !passed {
             let message = Message::PassedSettle { ask, answer };
-            let after = self.lane.barrier().filter(|_| answer == PassedAnswer::Done);
+            // Both answers that say what was done tell of what is written, which may be open still.
+            let after = self.lane.barrier().filter(|_| answer != PassedAnswer::Unknown);
             fx.push(Effect::Send { link, message, after });
         }
     }

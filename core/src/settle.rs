@@ -49,11 +49,20 @@ impl Core {
                 Ok(false) => return,
                 Err(refusal) => {
                     let i = u32::try_from(i).expect("requests are bounded");
-                    self.reply(to, Answer::RefusedAt(i, refusal), fx);
+                    self.refuse_settle(to, i, refusal, fx);
                 }
             }
         }
         self.reply_when_durable(to, Answer::Done(done), fx);
+    }
+
+    /// Refuses one settle. What a lease is lost to may be a later settle of the same version that is
+    /// not durable yet; a crash would take that back, and the same settle would be answered as done
+    /// once more (P3). So this answer waits for it.
+    fn refuse_settle(&mut self, to: ReplyTo, i: u32, refusal: Refusal, fx: &mut Effects) {
+        let lost = refusal.reason == "LEASE_LOST";
+        let answer = Answer::RefusedAt(i, refusal);
+        if lost { self.reply_when_durable(to, answer, fx) } else { self.reply(to, answer, fx) }
     }
 
     /// One lease of a settle: `Ok(false)` when somebody else will answer.
@@ -110,11 +119,18 @@ impl Core {
             Some(false) => Err(lease_lost()),
             None if token.lane == self.lane.id => Err(lease_lost()),
             None if planted(Bug::LostSaidByAnyone) => Err(lease_lost()),
-            None if of == 1 && self.pass_settle(to, token, content, fx) => Ok(false),
+            None if of == 1 => {
+                if !self.pass_settle(to, token, content, fx) {
+                    // R5: only the owner may say what became of it. It may have been done before.
+                    let why = "the lease was given by another node that cannot be reached from here; ask that node";
+                    self.reply(to, Answer::Unknown(why.into()), fx);
+                }
+                Ok(false)
+            }
             None => Err(Refusal::new(
                 Code::Unavailable,
                 "OWNER_UNREACHABLE",
-                "the lease was given by another node that cannot be reached from here; ask that node",
+                "the lease was given by another node; settle it there, or by itself",
             )),
         }
     }
@@ -421,7 +437,7 @@ impl Core {
             return;
         }
         match self.check_transaction(lessee, &transaction) {
-            Err((i, refusal)) => self.reply(to, Answer::RefusedAt(i, refusal), fx),
+            Err((i, refusal)) => self.refuse_settle(to, i, refusal, fx),
             Ok(None) => {
                 let done = transaction.settles.len() as u64;
                 self.reply_when_durable(to, Answer::Done(done), fx);

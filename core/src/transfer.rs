@@ -22,6 +22,7 @@ use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::effect::{Effect, Effects};
 use crate::estate::Legacy;
 use crate::ids::{Epoch, Incarnation, LaneId, LinkId, Loc, ObjectId, RecordNumber};
+use crate::limits::LINK_BYTES_PER_MS_MIN;
 use crate::memory::{Phase, Slot};
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
@@ -50,6 +51,8 @@ pub(crate) struct Outgoing {
     pub(crate) estate: Vec<Legacy>,
     /// The record that holds MOVED, once ACCEPT has come.
     pub(crate) moving: Option<RecordNumber>,
+    /// Bytes of its payloads.
+    bytes: u64,
     deadline: Mono,
     /// How long it waits for its answer in all.
     patience: Span,
@@ -272,18 +275,20 @@ impl Core {
         for slot in &slots {
             self.set_phase(*slot, Phase::Offered(n));
         }
-        let id = self.begin_offer(link, Some(key.clone()), slots, Vec::new());
+        let bytes = objects.iter().map(Object::weight).sum();
+        let id = self.begin_offer(link, Some(key.clone()), slots, Vec::new(), bytes);
         let message = Message::Offer(Offer { transfer: id, key, objects: objects.into() });
         fx.push(Effect::Send { link, message, after: None });
     }
 
-    /// Gives an offer its id and its time.
+    /// Gives an offer its id and its time, by the bytes of its payloads.
     pub(crate) fn begin_offer(
         &mut self,
         link: LinkId,
         key: Option<DemandKey>,
         slots: Vec<Slot>,
         estate: Vec<Legacy>,
+        bytes: u64,
     ) -> TransferId {
         self.transfers.last += 1;
         let n = self.transfers.last;
@@ -291,9 +296,27 @@ impl Core {
         let (receiver, peer, patience) = (l.lane, l.name.clone(), l.patience);
         let (sender, epoch, incarnation) = (self.lane.id, self.lane.epoch, self.lane.incarnation);
         let id = TransferId { sender, receiver, epoch, incarnation, n };
+        // It goes out behind the others of its link. Without that time a slow link would be offered
+        // the same large objects again and again, and never move one.
+        let before = self.transfers.outgoing.values().filter(|o| o.link == link);
+        let ahead: u64 = before.map(|o| o.bytes).sum();
+        let transport = Span::millis((ahead + bytes) / LINK_BYTES_PER_MS_MIN);
+        // What even that underestimates, the link has learned.
+        let patience = Span(patience.0 + transport.0);
         let deadline = self.now.mono + patience;
         self.arm(deadline, Timer::Offer(n));
-        let out = Outgoing { id, link, peer, key, slots, estate, moving: None, deadline, patience };
+        let out = Outgoing {
+            id,
+            link,
+            peer,
+            key,
+            slots,
+            estate,
+            moving: None,
+            bytes,
+            deadline,
+            patience,
+        };
         self.transfers.outgoing.insert(n, out);
         id
     }
