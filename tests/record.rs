@@ -88,7 +88,7 @@ async fn a_node_under_load_is_recorded_and_decides_the_same_again() {
 #[tokio::test]
 async fn what_cannot_be_dumped_or_replayed_says_why() {
     let folder = folder();
-    let off = Node::start(folder.path(), "off", &["--set", "limits.recorder_bytes=0"]);
+    let off = Node::start(folder.path(), "off", &["--set", "limits.recorder_bytes=0B"]);
     let path = folder.path().join("none.dpcrec");
     let file = path.to_str().expect("text");
     let refused = off.cli(&["record", "dump", file, "-o", "json"]).await;
