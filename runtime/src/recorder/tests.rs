@@ -3,6 +3,7 @@ use std::path::Path;
 
 use dpc_core::ids::{Epoch, Incarnation, LaneId, ObjectId, RecordNumber, RequestId};
 use dpc_core::input::ReplyTo;
+use dpc_core::message::Protocols;
 use dpc_core::names::{Name, TypeName};
 use dpc_core::object::{Entity, Headers, Push};
 use dpc_core::recording::{Agreement, Played, Replay};
@@ -32,6 +33,7 @@ impl Bench {
             limits: Limits::default(),
             fence: None,
             heir: None,
+            protocols: Protocols::default(),
         };
         let claimed = Claimed {
             epoch: Epoch(1),
