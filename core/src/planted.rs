@@ -69,7 +69,6 @@ bugs! {
     NoCandidates "P17" "route.rs" "`why` names nobody who could take an object."
     OfferNotRecorded "P17" "core.rs" "The decision to offer an object is not recorded."
     FailuresLostAtHandoff "section 2" "route.rs" "An object's failed deliveries are forgotten at a handoff."
-    BlameForgotten "R8" "restore.rs" "Work that was begun before a crash is not counted as failed."
     LeasedExpires "R8" "scan.rs" "An object expires in the hands of a subscriber."
     HistoryNotCompared "R4" "mesh.rs" "A lane that comes back lower than it was known is not refused."
     GenerationsFallBack "R4" "core.rs" "The generation counter is not reserved durably."

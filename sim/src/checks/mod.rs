@@ -3,6 +3,7 @@
 //! books and their digests.
 
 mod model;
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,7 @@ use dpc_core::names::TypeName;
 use dpc_core::object::{Hash16, Push, Token};
 
 pub use model::{Model, Thing};
+pub(crate) use rules::Rules;
 
 use crate::coverage::Coverage;
 
