@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use dpc_core::Mono;
+use dpc_core::decision::Step;
 use dpc_core::effect::Delivery;
 use dpc_core::ids::{Incarnation, LaneId, Loc, ObjectId, RecordNumber, SessionId};
 use dpc_core::message::Message;
@@ -14,6 +15,9 @@ use dpc_core::object::{Generation, Token};
 use dpc_core::record::{End, Ending, Entry, How, Standing, TransferId, entries, hash_of};
 
 use super::Key;
+
+/// A decision is in the log at most so many records after what it explains.
+const EXPLAINED_WITHIN: u64 = 8;
 
 /// What is known from outside.
 #[derive(Debug, Default)]
@@ -43,6 +47,10 @@ struct Log {
     kept_out: BTreeSet<TransferId>,
     released: BTreeSet<TransferId>,
     aborted: BTreeSet<TransferId>,
+    /// Offers that a decision was recorded of: the object and its moves then.
+    offered: BTreeSet<(ObjectId, u32)>,
+    /// Objects that have moved on and whose offer is not recorded yet, with the record.
+    unexplained: Vec<(RecordNumber, ObjectId, u32)>,
     /// Objects that have ended here for good.
     ended: BTreeSet<Key>,
 }
@@ -93,6 +101,18 @@ impl Rules {
         for (at, entry) in entries {
             self.entry(lane, at, entry);
         }
+        self.explained(lane, number);
+    }
+
+    /// P17: what was handed over was offered, and the log says so soon.
+    fn explained(&mut self, lane: LaneId, number: RecordNumber) {
+        let log = self.lanes.get_mut(&lane).expect("its record is folded");
+        let Log { offered, unexplained, .. } = log;
+        unexplained.retain(|(_, id, moves)| !offered.contains(&(*id, *moves)));
+        let late = unexplained.iter().find(|(at, ..)| number.0 > at.0 + EXPLAINED_WITHIN);
+        if let Some((_, id, _)) = late.copied() {
+            self.fail("P17", format!("{id} was handed over, and no decision says why"));
+        }
     }
 
     fn entry(&mut self, lane: LaneId, at: Loc, entry: Entry) {
@@ -120,6 +140,9 @@ impl Rules {
             Entry::Duplicate { transfer, .. } => {
                 log.kept_out.insert(transfer);
             }
+            Entry::Decision { decision, objects } if decision.step == Step::Offer => {
+                log.offered.extend(objects);
+            }
             _ => {}
         }
     }
@@ -130,6 +153,7 @@ impl Rules {
         match end.ending {
             Ending::Moved(transfer) => {
                 self.left.insert((transfer, end.id), thing.failed);
+                log.unexplained.push((log.next, end.id, end.moves));
             }
             Ending::Final | Ending::Discarded(_) => {
                 log.ended.insert(thing.key);
