@@ -17,7 +17,7 @@ use dpc_core::record::{End, Ending, Entry, How, Standing, TransferId, entries, h
 use super::Key;
 
 /// A decision is in the log at most so many records after what it explains.
-const EXPLAINED_WITHIN: u64 = 8;
+const EXPLAINED_WITHIN: u64 = 100;
 
 /// What is known from outside.
 #[derive(Debug, Default)]
