@@ -204,7 +204,8 @@ impl Checker {
             }
         }
         let fence = (object.moves, delivery.epoch, delivery.lease);
-        if let Some(before) = self.fences.insert(key, fence)
+        if !object.possible_duplicate
+            && let Some(before) = self.fences.insert(key, fence)
             && before >= fence
         {
             self.fail("P5", format!("{} had {before:?}, then {fence:?}", object.id));

@@ -42,6 +42,8 @@ pub struct Lane {
     released: BTreeSet<TransferId>,
     pushed: BTreeMap<ObjectId, (Birth, Hash16)>,
     shadows: BTreeMap<Loc, Key>,
+    /// Copies that a person has brought back here.
+    reclaimed: BTreeSet<Key>,
     books: BTreeMap<TypeName, Books>,
 }
 
@@ -89,6 +91,16 @@ impl Lane {
         (thing.standing == Standing::Flowing).then_some(thing)
     }
 
+    /// What is alive here under an id, held or not.
+    pub fn alive(&self, id: ObjectId) -> Option<&Thing> {
+        self.things.get(self.at.get(&id)?)
+    }
+
+    /// The ends of an id here: one for each life of it.
+    pub fn ends(&self, id: ObjectId) -> impl Iterator<Item = &End> {
+        self.ends.iter().filter(move |((of, _), _)| *of == id).map(|(_, end)| end)
+    }
+
     /// The books of a type as the records say.
     pub fn books(&self, ty: &TypeName) -> Books {
         self.books.get(ty).copied().unwrap_or_default()
@@ -134,6 +146,11 @@ impl Model {
     /// All lanes.
     pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
         self.lanes.values()
+    }
+
+    /// Handoffs that were committed at their senders, counted by object.
+    pub fn handoffs(&self) -> usize {
+        self.moved.values().map(BTreeSet::len).sum()
     }
 
     /// Whether a settle of this lease and content was committed anywhere.
@@ -251,7 +268,7 @@ impl Model {
             if there.held.get(&transfer).is_some_and(|ids| ids.contains(&id)) {
                 return Ok(());
             }
-            if !there.released.contains(&transfer) {
+            if !there.released.contains(&transfer) && !there.reclaimed.contains(&(id, *birth)) {
                 return Err(format!(
                     "{} moved it to {}, which does not hold it",
                     here.short(),
@@ -376,7 +393,8 @@ impl Fold<'_> {
                 l.inherited.insert((transfer, object.id));
             }
         }
-        let flows = standing == Standing::Flowing;
+        // A copy that was brought back may have an owner besides, and says so.
+        let flows = standing == Standing::Flowing && !object.possible_duplicate;
         let id = object.id;
         let l = self.here();
         l.at.insert(id, at);
@@ -424,7 +442,15 @@ impl Fold<'_> {
             How::Redriven => self.seen.add("redriven"),
             How::Returned => self.seen.add("returned"),
             How::Received => {}
-            How::Reclaimed => self.here().book(&object.entity.ty).reclaimed += 1,
+            How::Reclaimed => {
+                let l = self.here();
+                l.book(&object.entity.ty).reclaimed += 1;
+                l.reclaimed.insert(key);
+                l.held.values_mut().for_each(|ids| {
+                    ids.remove(&object.id);
+                });
+                self.model.routes.remove(&key);
+            }
         }
         if let Some(before) = before
             && (before.object.id, before.object.birth) != key
@@ -439,7 +465,9 @@ impl Fold<'_> {
         };
         if object.version > before.object.version {
             self.seen.add("advanced");
-            self.settled(key, before.object.version, at);
+            if !object.possible_duplicate {
+                self.settled(key, before.object.version, at);
+            }
             if before.object.entity.ty != object.entity.ty {
                 self.here().book(&before.object.entity.ty).advanced_out += 1;
                 self.here().book(&object.entity.ty).advanced_in += 1;
@@ -451,7 +479,8 @@ impl Fold<'_> {
         let Some(name) = name else {
             return self.fail("P3", format!("{} handled twice by one processor", object.id));
         };
-        if !self.model.handled.insert((key, object.version, name.clone())) {
+        let first = self.model.handled.insert((key, object.version, name.clone()));
+        if !first && !object.possible_duplicate {
             self.fail("P3", format!("{} handled twice by {name}", object.id));
         }
     }
@@ -493,7 +522,9 @@ impl Fold<'_> {
             return;
         };
         let l = self.here();
-        if l.things.remove(&was).is_none() {
+        let ended = l.things.remove(&was);
+        let certain = ended.as_ref().is_some_and(|t| !t.object.possible_duplicate);
+        if ended.is_none() {
             self.fail("R8", format!("{} ends at {was}, where nothing is", end.id));
         }
         let l = self.here();
@@ -510,7 +541,8 @@ impl Fold<'_> {
             owners.remove(&self.lane);
         }
         match &end.ending {
-            Ending::Final => self.settled(key, end.version, was),
+            Ending::Final if certain => self.settled(key, end.version, was),
+            Ending::Final => self.seen.add("possible duplicate finalised"),
             Ending::Discarded(_) => self.seen.add("discarded"),
             Ending::Moved(transfer) => {
                 self.here().shadows.insert(was, key);
@@ -546,7 +578,7 @@ impl Fold<'_> {
             let inherited = l.inherited.remove(&(transfer, id));
             self.seen.add_if("inherited and parked", parked.is_some());
             self.seen.add_if("inherited before its time", inherited && parked.is_none());
-            if parked.is_none() {
+            if parked.is_none() && !object.possible_duplicate {
                 self.owned((id, object.birth));
             }
             if !inherited {

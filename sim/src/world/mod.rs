@@ -7,9 +7,11 @@ mod client;
 mod drive;
 mod faults;
 mod life;
+mod prefixes;
 mod rules;
 mod settle;
 mod shared;
+mod strange;
 mod wire;
 
 use std::cmp::Reverse;
