@@ -213,7 +213,7 @@ impl Keeper {
         match &answer {
             Appended::Committed => (lane.tip.last, lane.tip.last_hash) = (number, hash),
             Appended::DefinitelyNot(error) | Appended::Unknown(error) => {
-                lane.failed.get_or_insert(error.clone());
+                lane.failed.get_or_insert_with(|| error.clone());
             }
         }
         answer
