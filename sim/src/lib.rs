@@ -7,6 +7,7 @@ pub mod contract;
 pub mod contract_shared;
 pub mod coverage;
 pub mod dice;
+pub mod scale;
 pub mod script;
 pub mod shared;
 pub mod shrink;

@@ -278,5 +278,6 @@ impl World {
 
     pub(crate) fn count_message(&mut self, message: &Message) {
         self.coverage.message(message);
+        self.traffic.count(message);
     }
 }

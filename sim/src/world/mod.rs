@@ -8,6 +8,7 @@ mod drive;
 mod faults;
 mod life;
 mod settle;
+mod traffic;
 mod wire;
 
 use std::cmp::Reverse;
@@ -20,6 +21,7 @@ use dpc_core::{Limits, Wake};
 pub use client::{Client, Mode, Op, Pushing, Wish};
 pub use faults::CrashPoint;
 pub use life::{Node, Power};
+pub use traffic::Traffic;
 pub use wire::Wire;
 
 use crate::checks::Checker;
@@ -146,6 +148,8 @@ pub struct World {
     pub checks: Checker,
     /// Which situations have occurred.
     pub coverage: Coverage,
+    /// What nodes have said to each other.
+    pub traffic: Traffic,
     /// Events that have happened.
     pub steps: u64,
     /// Every so many steps each live core checks itself; zero for never.
@@ -171,6 +175,7 @@ impl World {
             trace: Trace::new(plan.trace),
             checks: Checker::new(plan.limits.max_hops),
             coverage: Coverage::default(),
+            traffic: Traffic::default(),
             steps: 0,
             check_every: 1,
             answers: Vec::new(),
