@@ -186,7 +186,7 @@ impl Core {
         releasing
             .flat_map(|i| &i.items)
             .filter(|held| self.catalogue.shelf_of(held.at) == Some(Shelf::Held))
-            .map(|held| (held.at, Shelf::Ready(held.queue), held.place))
+            .map(|held| (held.at, self.shelf_after(held), held.place))
             .collect()
     }
 
@@ -356,6 +356,40 @@ impl Core {
             w.int(peer.epoch.0);
             w.int(peer.number.0);
         }
+        self.encode_estates(w);
+    }
+
+    /// What is held of estates: delayed or parked. A checkpoint without any ends before.
+    fn encode_estates(&self, w: &mut Writer) {
+        let open = self.transfers.incoming.values();
+        let open = open.filter(|i| matches!(i.state, InState::Held | InState::Holding(_)));
+        let items = open.flat_map(|i| &i.items).filter(|h| h.parked || h.due.is_some());
+        let items: Vec<&Held> = items.collect();
+        if items.is_empty() {
+            return;
+        }
+        w.int(items.len() as u64);
+        for held in items {
+            w.loc(held.at);
+            w.byte(u8::from(held.parked));
+            w.int(held.due.map_or(0, |at| at.0 + 1));
+        }
+    }
+
+    fn decode_estates(&mut self, r: &mut Reader) -> Result<(), BadEntry> {
+        if r.is_done() {
+            return Ok(());
+        }
+        for _ in 0..r.count()? {
+            let (at, parked) = (r.loc()?, r.byte()? == 1);
+            let due = r.int()?.checked_sub(1).map(Wall);
+            let mut held = self.transfers.incoming.values_mut().flat_map(|i| &mut i.items);
+            let Some(held) = held.find(|h| h.at == at) else {
+                return Err(r.bad("the place of something held"));
+            };
+            (held.parked, held.due) = (parked, due);
+        }
+        Ok(())
     }
 
     fn decode_transfers(&mut self, r: &mut Reader) -> Result<(), BadEntry> {
@@ -380,7 +414,8 @@ impl Core {
                 let ty = self.queues.get(queue).ty;
                 self.queues.ty_mut(ty).held += 1;
                 let before = decode_locs(r)?.first().copied();
-                items.push(Held { id: object, at, place, queue, before });
+                // Whether it is delayed or parked stands at the end.
+                items.push(Held { id: object, at, place, queue, before, due: None, parked: false });
             }
             self.transfers.incoming.insert(id, Incoming { state, items, key: None });
         }
@@ -402,7 +437,7 @@ impl Core {
             };
             self.mesh.peers.insert(peer);
         }
-        Ok(())
+        self.decode_estates(r)
     }
 }
 

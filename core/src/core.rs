@@ -8,6 +8,7 @@ use rand_pcg::Pcg64Mcg;
 use crate::catalogue::{Catalogue, QueueId};
 use crate::decision::Decision;
 use crate::effect::{Answer, Effect, Effects, Note, Record};
+use crate::estate::Estates;
 use crate::fence::Fence;
 use crate::ids::{Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use crate::input::{Input, ReplyTo};
@@ -53,6 +54,9 @@ pub struct Settings {
     /// `self_fence_after`, where other nodes can claim the lane: without proof of ownership for so
     /// long nothing is delivered (R6). `None` for a lane on a disk of its own.
     pub fence: Option<Span>,
+    /// The lane was adopted: it is run until it is empty, and what is delayed or parked goes to
+    /// this lane of the adopting process (R8).
+    pub heir: Option<LaneId>,
 }
 
 /// When the driver has to call again, and why.
@@ -91,6 +95,8 @@ pub(crate) enum Timer {
     Show(GroupId),
     /// A drain has had its time.
     Drain,
+    /// An heir may be offered something again.
+    Estate,
     /// Ownership of the lane may have to be proved anew.
     Fence,
     /// Housekeeping on wall time: due, expired and forgotten things.
@@ -108,6 +114,7 @@ pub struct Core {
     pub(crate) fence: Option<Fence>,
     /// Another owner has it.
     pub(crate) fenced: bool,
+    pub(crate) estates: Estates,
     pub(crate) lane: Lane,
     pub(crate) catalogue: Catalogue,
     pub(crate) parts: Parts,
@@ -173,6 +180,7 @@ impl Core {
             started: false,
             fence: settings.fence.map(Fence::new),
             fenced: false,
+            estates: Estates::new(settings.heir),
             lane: Lane::new(settings.lane, claimed, settings.incarnation, target),
             catalogue: Catalogue::default(),
             parts: Parts::new(claimed.first),
@@ -224,6 +232,10 @@ impl Core {
         self.stirred = self.queues.waiting();
         self.look_at_wall(now.wall);
         self.prove(fx);
+        if self.is_adopted() {
+            // It takes nothing new, for as long as it runs.
+            self.draining = Some(now.mono);
+        }
         self.settle_down(fx);
     }
 
@@ -266,6 +278,8 @@ impl Core {
             Input::Disk { low } => self.disk_low = low,
             Input::Renewed => self.handle_renewed(),
             Input::Fenced(epoch) => self.fence_off(epoch, fx),
+            Input::Adopts { lane, runs } => self.handle_adopts(lane, runs),
+            Input::LaneRetired(lane) => self.handle_lane_retired(lane),
             Input::LinkUp { link, dialled } => self.handle_link_up(link, dialled, fx),
             Input::LinkDown(link) => self.handle_link_down(link, fx),
             Input::Peer(link, message) => self.handle_peer(link, message, fx),
@@ -288,6 +302,7 @@ impl Core {
             Timer::Pass(_) => "pass",
             Timer::Show(_) => "show",
             Timer::Drain => "drain",
+            Timer::Estate => "estate",
             Timer::Fence => "fence",
             Timer::Wall => "wall",
         };
@@ -339,6 +354,7 @@ impl Core {
         self.feed_peers(fx);
         self.catalogue.sweep();
         self.tend_log(fx);
+        self.tend_estate(fx);
         self.check_drained(fx);
         if self.lane.has_riders() || !self.decisions.is_empty() {
             self.arm_once(RIDE_ALONG, Timer::Riders);
@@ -372,6 +388,8 @@ impl Core {
                 Timer::Pass(ask) => self.on_pass_over(ask, fx),
                 Timer::Show(group) => self.on_show(group),
                 Timer::Drain => self.on_drain_over(fx),
+                // The step after each input looks at the time.
+                Timer::Estate => {}
                 Timer::Fence => self.on_fence_due(fx),
                 Timer::Wall => {
                     self.wall_at = None;
@@ -505,7 +523,7 @@ impl Core {
         }
     }
 
-    fn write_decisions(&mut self) {
+    pub(crate) fn write_decisions(&mut self) {
         for (decision, objects) in std::mem::take(&mut self.decisions) {
             for chunk in objects.chunks(1_024) {
                 self.lane.reserve(chunk.len() * 18);

@@ -83,6 +83,9 @@ pub enum Effect {
     /// [`crate::Input::Renewed`]. The next commit does as well: with a record to append there is
     /// nothing to renew.
     Renew,
+    /// The adopted lane is empty: end it in the store for good. Everything written is durable, and
+    /// nothing more is written.
+    Retire,
     /// Another owner has the lane, at this epoch as far as it is known (R1). The core answers
     /// nothing more; the driver drops what waits for commits, ends all streams and links, and
     /// comes back as a new incarnation with another lane.
@@ -337,6 +340,7 @@ impl fmt::Display for Effect {
             Self::Truncate { below, .. } => write!(f, "truncate below #{below}"),
             Self::Note(note) => write!(f, "note {note}"),
             Self::Renew => write!(f, "renew"),
+            Self::Retire => write!(f, "retire the lane"),
             Self::Fenced(epoch) => write!(f, "fenced: another owner has the lane, epoch {epoch}"),
             Self::Stop(why) => write!(f, "stop: {why}"),
         }

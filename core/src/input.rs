@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::ids::{Epoch, LinkId, ObjectId, RecordNumber, RequestId, SessionId, SubscriptionId};
+use crate::ids::{
+    Epoch, LaneId, LinkId, ObjectId, RecordNumber, RequestId, SessionId, SubscriptionId,
+};
 use crate::message::Message;
 use crate::names::{Name, Pattern, TypeName};
 use crate::object::{Entity, Hash16, Push, Token};
@@ -71,6 +73,15 @@ pub enum Input {
     /// The store says that the lane has another owner, or that this one was declared dead; the
     /// epoch as far as it is known.
     Fenced(Epoch),
+    /// This process runs the lane of a node that is gone, beside this core; or has done with it.
+    Adopts {
+        /// The lane.
+        lane: LaneId,
+        /// Whether it runs.
+        runs: bool,
+    },
+    /// The list of lanes says that a lane is retired: nothing of it is in doubt any more.
+    LaneRetired(LaneId),
     /// A link is up; nothing has been said yet.
     LinkUp {
         /// The link.

@@ -22,6 +22,8 @@ pub(crate) enum Purpose {
     Resolve(ObjectId, Loc),
     /// The next step of a scan.
     Scan(ScanId),
+    /// What an adopted lane gives to its heir next.
+    Estate,
 }
 
 /// Records under way.
@@ -79,6 +81,7 @@ impl Core {
                 }
                 Purpose::Resolve(id, at) => self.on_resolve_loaded(id, at, &entries, fx),
                 Purpose::Scan(scan) => self.on_scan_loaded(scan, record, &entries, fx),
+                Purpose::Estate => self.on_estate_loaded(&entries, fx),
             }
         }
         if pages {

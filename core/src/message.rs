@@ -1,6 +1,7 @@
 //! What nodes say to each other over a link. Plain values: the edges turn them into protobuf.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::ids::{Epoch, Incarnation, LaneId, ObjectId, RecordNumber};
@@ -29,6 +30,8 @@ pub enum Message {
     Refresh(Refresh),
     /// Objects are offered.
     Offer(Offer),
+    /// An adopted lane gives its heir what is delayed or parked.
+    Estate(Estate),
     /// The receiver holds what it did not refuse.
     Accept {
         /// The transfer.
@@ -169,14 +172,37 @@ pub struct Advert {
     pub demand: Option<Demand>,
 }
 
-/// Demand is told and kept per pattern and processor name.
+/// Demand is told and kept per pattern and processor name. Clones are one in memory: a node keeps
+/// the key of a demand in several places for each link.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DemandKey {
+pub struct DemandKey(Arc<Wanted>);
+
+/// What is wanted, and by whom.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wanted {
     /// A type or a prefix.
     pub pattern: Pattern,
     /// The processor that wants it.
     pub processor: Name,
 }
+
+impl DemandKey {
+    /// What is wanted, and by whom.
+    pub fn new(pattern: Pattern, processor: Name) -> Self {
+        Self(Arc::new(Wanted { pattern, processor }))
+    }
+}
+
+impl Deref for DemandKey {
+    type Target = Wanted;
+
+    fn deref(&self) -> &Wanted {
+        &self.0
+    }
+}
+
+/// Nodes with their lanes, one link from each to the next. Clones are one in memory.
+pub type Path = Arc<[(Name, LaneId)]>;
 
 /// Demand as one node tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,7 +210,7 @@ pub struct Demand {
     /// Links between the teller and the origin; 0 at the origin.
     pub distance: u32,
     /// The nodes on the way, the teller first, the origin last.
-    pub path: Vec<(Name, LaneId)>,
+    pub path: Path,
     /// Its generation.
     pub generation: Generation,
     /// How many objects may be handed over since the link came up: an absolute total.
@@ -220,6 +246,18 @@ pub struct Offer {
     pub key: DemandKey,
     /// The objects, with their moves, path and chase as they will be at the receiver.
     pub objects: Arc<[Object]>,
+}
+
+/// What the core of an adopted lane offers to the lane of the process that adopted it: objects that
+/// follow no demand, because they are delayed or parked (R8). Decided like every offer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Estate {
+    /// The transfer.
+    pub transfer: TransferId,
+    /// The objects, with their moves and path as they will be at the heir.
+    pub objects: Arc<[Object]>,
+    /// Which of them are parked, by position, with the reason. The others are delayed.
+    pub parked: Vec<(u32, Arc<str>)>,
 }
 
 /// Why an offered object is not taken.
@@ -277,6 +315,9 @@ impl fmt::Display for Message {
                 Self::ids(&offer.objects),
                 offer.key
             ),
+            Self::Estate(estate) => {
+                write!(f, "Estate {}: {}", estate.transfer, Self::ids(&estate.objects))
+            }
             Self::Accept { transfer, refused } if refused.is_empty() => {
                 write!(f, "Accept {transfer}")
             }

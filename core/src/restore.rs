@@ -176,11 +176,12 @@ impl Core {
                 self.catalogue.put(at, Shelf::Parked(ty), place);
                 self.queues.ty_mut(ty).parked += 1;
             }
-            Standing::Held(transfer) => {
+            Standing::Held(transfer) | Standing::HeldParked(transfer, _) => {
                 self.catalogue.put(at, Shelf::Held, place);
                 if how != How::Carried {
-                    let before = earlier_end;
-                    let held = Held { id: object.id, at, place, queue, before };
+                    let (before, due) = (earlier_end, object.not_before);
+                    let parked = matches!(standing, Standing::HeldParked(..));
+                    let held = Held { id: object.id, at, place, queue, before, due, parked };
                     let incoming = self.transfers.incoming.entry(*transfer);
                     let empty = || Incoming { state: InState::Held, items: Vec::new(), key: None };
                     incoming.or_insert_with(empty).items.push(held);
@@ -288,8 +289,7 @@ impl Core {
             }
             self.unshelve(held.at, Shelf::Held);
             self.queues.ty_mut(ty).held -= 1;
-            self.shelve_ready(held.queue, held.at, held.place);
-            self.watch_page(self.now.wall, held.at.record);
+            self.shelve_released(&held);
         }
         Ok(())
     }
@@ -374,7 +374,7 @@ impl Core {
         }
         let slot = self.write_reclaimed(None, object);
         match standing {
-            Standing::Parked(reason) => {
+            Standing::Parked(reason) | Standing::HeldParked(_, reason) => {
                 let at = self.memory.get(slot).at;
                 self.memory.cancel(at.record, slot);
                 self.park(slot, reason.clone(), fx);

@@ -146,7 +146,9 @@ impl Core {
         let mut work = std::mem::replace(&mut scan.work, Work::Due);
         for (at, entry) in entries {
             assert_eq!(at.record, record, "the edge answers what was asked");
-            if let Some(shelf) = self.catalogue.shelf_of(*at) {
+            if let Some(shelf) = self.catalogue.shelf_of(*at)
+                && !self.estates.is_locked(*at)
+            {
                 self.scan_entry(&mut work, *at, shelf, entry, fx);
             }
         }
@@ -280,9 +282,17 @@ impl Core {
                     },
                     // A released object is ready although its entry says held: the shelf is right.
                     (Shelf::Ready(_) | Shelf::Delayed(_), _) => Standing::Flowing,
+                    (Shelf::Parked(_), Standing::HeldParked(_, reason)) => {
+                        Standing::Parked(reason.clone())
+                    }
                     // The release stands before this entry in the log, though it is not durable.
                     (_, Standing::Held(transfer)) if self.transfers.is_releasing(*transfer) => {
                         Standing::Flowing
+                    }
+                    (_, Standing::HeldParked(transfer, reason))
+                        if self.transfers.is_releasing(*transfer) =>
+                    {
+                        Standing::Parked(reason.clone())
                     }
                     _ => standing.clone(),
                 };

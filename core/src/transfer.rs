@@ -18,6 +18,7 @@ use crate::catalogue::{QueueId, Shelf};
 use crate::core::{Core, Timer};
 use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::effect::{Effect, Effects};
+use crate::estate::Legacy;
 use crate::ids::{Epoch, Incarnation, LaneId, LinkId, Loc, ObjectId, RecordNumber};
 use crate::memory::{Phase, Slot};
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
@@ -35,9 +36,11 @@ pub(crate) struct Outgoing {
     pub(crate) id: TransferId,
     pub(crate) link: LinkId,
     pub(crate) peer: Name,
-    /// The demand it is for.
-    pub(crate) key: DemandKey,
+    /// The demand it is for; none for an estate.
+    pub(crate) key: Option<DemandKey>,
     pub(crate) slots: Vec<Slot>,
+    /// What an adopted lane gives to its heir, instead of slots.
+    pub(crate) estate: Vec<Legacy>,
     /// The record that holds MOVED, once ACCEPT has come.
     pub(crate) moving: Option<RecordNumber>,
     deadline: Mono,
@@ -82,6 +85,10 @@ pub(crate) struct Held {
     pub(crate) queue: QueueId,
     /// The end of an object of its id that had moved on from here.
     pub(crate) before: Option<Loc>,
+    /// It is not to be delivered before.
+    pub(crate) due: Option<Wall>,
+    /// It is parked, and stays so.
+    pub(crate) parked: bool,
 }
 
 /// All transfers of a lane.
@@ -183,6 +190,25 @@ impl Transfers {
         (out.count() + held.count()) as u64
     }
 
+    /// Lanes with which something is in doubt, both ways.
+    pub(crate) fn lanes_in_doubt(&self) -> BTreeSet<LaneId> {
+        let out = self.untaken.iter().map(|id| id.receiver);
+        let held = self.incoming.iter().filter(|(_, i)| i.state == InState::Held);
+        out.chain(held.map(|(id, _)| id.sender)).collect()
+    }
+
+    /// Transfers to a lane that were moved and are not known as taken.
+    pub(crate) fn untaken_of(&self, receiver: LaneId) -> Vec<TransferId> {
+        self.untaken.iter().filter(|id| id.receiver == receiver).copied().collect()
+    }
+
+    /// Whether nothing is offered, held, or moved and not known as taken.
+    pub(crate) fn are_all_decided(&self) -> bool {
+        self.outgoing.is_empty()
+            && self.untaken.is_empty()
+            && self.incoming.values().all(|i| i.state == InState::Taken)
+    }
+
     /// Objects in offers of a link that are not decided.
     pub(crate) fn outstanding(&self, link: LinkId) -> (usize, u64) {
         let of = self.outgoing.values().filter(|o| o.link == link);
@@ -201,21 +227,34 @@ impl Core {
         objects: Vec<Object>,
         fx: &mut Effects,
     ) {
+        let n = self.transfers.last + 1;
+        for slot in &slots {
+            self.set_phase(*slot, Phase::Offered(n));
+        }
+        let id = self.begin_offer(link, Some(key.clone()), slots, Vec::new());
+        let message = Message::Offer(Offer { transfer: id, key, objects: objects.into() });
+        fx.push(Effect::Send { link, message, after: None });
+    }
+
+    /// Gives an offer its id and its time.
+    pub(crate) fn begin_offer(
+        &mut self,
+        link: LinkId,
+        key: Option<DemandKey>,
+        slots: Vec<Slot>,
+        estate: Vec<Legacy>,
+    ) -> TransferId {
         self.transfers.last += 1;
         let n = self.transfers.last;
         let l = self.mesh.link(link).expect("offers go over links that are up");
         let (receiver, peer) = (l.lane, l.name.clone());
         let (sender, epoch, incarnation) = (self.lane.id, self.lane.epoch, self.lane.incarnation);
         let id = TransferId { sender, receiver, epoch, incarnation, n };
-        for slot in &slots {
-            self.set_phase(*slot, Phase::Offered(n));
-        }
         let deadline = self.now.mono + self.limits.offer_timeout;
         self.arm(deadline, Timer::Offer(n));
-        let out = Outgoing { id, link, peer, key: key.clone(), slots, moving: None, deadline };
+        let out = Outgoing { id, link, peer, key, slots, estate, moving: None, deadline };
         self.transfers.outgoing.insert(n, out);
-        let message = Message::Offer(Offer { transfer: id, key, objects: objects.into() });
-        fx.push(Effect::Send { link, message, after: None });
+        id
     }
 
     pub(crate) fn on_offer_timeout(&mut self, n: u64, fx: &mut Effects) {
@@ -236,6 +275,7 @@ impl Core {
         for slot in out.slots {
             self.give_back(slot, &out.peer, why);
         }
+        self.keep_legacies(&out.estate);
     }
 
     /// An object that was offered waits again.
@@ -267,6 +307,9 @@ impl Core {
             return;
         }
         self.timers_disarm_offer(n);
+        if !self.transfers.outgoing[&n].estate.is_empty() {
+            return self.on_estate_accepted(link, n, refused, fx);
+        }
         let out_slots =
             std::mem::take(&mut self.transfers.outgoing.get_mut(&n).expect("just found").slots);
         let peer = self.transfers.outgoing[&n].peer.clone();
@@ -284,7 +327,7 @@ impl Core {
         if moving.is_empty() {
             // What is paged out forgets that it was refused: the demand rests, too.
             let out = self.transfers.outgoing.remove(&n).expect("just found");
-            self.rest(link, &out.key);
+            self.rest(link, out.key.as_ref());
             return fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
         }
         self.write_moved(n, id, peer, moving);
@@ -332,8 +375,9 @@ impl Core {
 
     /// The peer has refused an offer, or not answered it: it would do the same with the next one,
     /// so it has a moment.
-    fn rest(&mut self, link: LinkId, key: &DemandKey) {
+    fn rest(&mut self, link: LinkId, key: Option<&DemandKey>) {
         let until = self.now.mono + REFUSED_PAUSE;
+        let Some(key) = key else { return self.rest_estate() };
         if let Some(remote) = self.mesh.link_mut(link).and_then(|l| l.demands.get_mut(key)) {
             remote.paused_until = until;
         }
@@ -341,10 +385,12 @@ impl Core {
 
     fn pause(&mut self, n: u64) {
         let open = &self.transfers.outgoing[&n];
-        let (link, key, slot) = (open.link, open.key.clone(), open.slots[0]);
-        self.rest(link, &key);
-        let queue = self.memory.get(slot).queue;
-        self.look_again(queue, REFUSED_PAUSE);
+        let (link, key, slot) = (open.link, open.key.clone(), open.slots.first().copied());
+        self.rest(link, key.as_ref());
+        if let Some(slot) = slot {
+            let queue = self.memory.get(slot).queue;
+            self.look_again(queue, REFUSED_PAUSE);
+        }
     }
 
     /// What this lane's owner says of one of its transfers (R1): released, wait, or aborted, after

@@ -144,6 +144,8 @@ pub enum Standing {
     Held(TransferId),
     /// The copy of an object that moved on with this transfer.
     Shadow(TransferId),
+    /// Held like that, and parked when the transfer is released: with the reason.
+    HeldParked(TransferId, Arc<str>),
 }
 
 /// An object's end in this lane.

@@ -52,6 +52,7 @@ pub(crate) fn to_wire(message: &Message) -> v1::LinkMessage {
             handled: refresh.handled.iter().map(|name| name.as_str().to_owned()).collect(),
         }),
         Message::Offer(offer) => Wire::Offer(offer::to_wire(offer)),
+        Message::Estate(estate) => Wire::Estate(offer::estate_to_wire(estate)),
         Message::Accept { transfer, refused } => Wire::Accept(v1::Accept {
             transfer: Some(transfer_to_wire(transfer)),
             refused: refused_to_wire(refused),
@@ -114,6 +115,7 @@ pub(crate) fn from_wire(message: Wire) -> Result<Message, BadMessage> {
             handled: names_from_wire(&refresh.handled)?,
         }),
         Wire::Offer(offer) => Message::Offer(offer::from_wire(offer)?),
+        Wire::Estate(estate) => Message::Estate(offer::estate_from_wire(estate)?),
         Wire::Accept(accept) => Message::Accept {
             transfer: transfer_from_wire(accept.transfer)?,
             refused: refused_from_wire(accept.refused)?,
@@ -307,7 +309,7 @@ fn advert_from_wire(advert: v1::Advert) -> Result<Advert, BadMessage> {
         .path
         .iter()
         .map(|hop| Ok((Name::new("node", &hop.node)?, lane_from_wire(&hop.lane)?)))
-        .collect::<Result<Vec<_>, BadMessage>>()?;
+        .collect::<Result<_, BadMessage>>()?;
     let demand = Demand {
         distance: demand.distance,
         path,
@@ -326,10 +328,7 @@ pub(super) fn key_to_wire(key: &DemandKey) -> v1::DemandKey {
 
 pub(super) fn key_from_wire(key: Option<v1::DemandKey>) -> Result<DemandKey, BadMessage> {
     let key = key.ok_or_else(|| BadMessage::new("a demand without its key"))?;
-    Ok(DemandKey {
-        pattern: Pattern::new(&key.pattern)?,
-        processor: Name::new("processor", &key.processor)?,
-    })
+    Ok(DemandKey::new(Pattern::new(&key.pattern)?, Name::new("processor", &key.processor)?))
 }
 
 fn generation_to_wire(generation: &Generation) -> v1::Generation {

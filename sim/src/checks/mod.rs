@@ -89,6 +89,19 @@ impl Checker {
         self.leased.insert(lane, BTreeMap::new());
     }
 
+    /// P6: claims of a lane grow.
+    pub(crate) fn on_claimed(&mut self, lane: LaneId, epoch: Epoch) {
+        self.model.claimed(lane, epoch, &mut self.broken);
+    }
+
+    /// R8: a lane is retired only when nothing is left in it.
+    pub(crate) fn on_retired(&mut self, lane: LaneId) {
+        let left = self.model.lane(lane).things().next().map(|thing| thing.object.id);
+        if let Some(id) = left {
+            self.fail("R8", format!("{} is retired and has {id}", lane.short()));
+        }
+    }
+
     /// A record is durable, or has been found durable.
     pub(crate) fn on_committed(
         &mut self,
@@ -281,7 +294,7 @@ impl Checker {
     }
 
     /// P1 after everything: each push that was answered OK has an end, is parked, or lives.
-    pub(crate) fn check_all_kept(&mut self) {
+    pub fn check_all_kept(&mut self) {
         let mut lost = Vec::new();
         for ((id, lane), pushed) in &self.pushes {
             let Some(_) = pushed.ok else { continue };

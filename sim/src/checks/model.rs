@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use dpc_core::Wall;
 use dpc_core::effect::Books;
-use dpc_core::ids::{Birth, LaneId, Loc, ObjectId, RecordNumber};
+use dpc_core::ids::{Birth, Epoch, LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::names::{Name, TypeName};
 use dpc_core::object::{Generation, Hash16, Object, Token};
 use dpc_core::record::{End, Ending, Entry, How, Standing, TransferId, entries, hash_of};
@@ -27,6 +27,10 @@ pub struct Thing {
 pub struct Lane {
     next: RecordNumber,
     hash: Hash16,
+    /// The highest epoch that has claimed the lane or committed to it.
+    epoch: Epoch,
+    /// What came with the estate of an adopted lane, parked or before its time.
+    inherited: BTreeSet<(TransferId, ObjectId)>,
     things: BTreeMap<Loc, Thing>,
     /// The place of what is alive under an id, held or not.
     at: BTreeMap<ObjectId, Loc>,
@@ -61,6 +65,8 @@ pub struct Model {
     marks: BTreeMap<Token, Hash16>,
     routes: BTreeMap<Key, Route>,
     moved: BTreeMap<TransferId, BTreeSet<ObjectId>>,
+    /// The wall time of the record that is folded.
+    wall: Wall,
     max_hops: u32,
     /// Pushed objects of the last record, to be compared with what clients said.
     pub(super) fresh: Vec<(ObjectId, Hash16)>,
@@ -109,6 +115,7 @@ impl Model {
             marks: BTreeMap::new(),
             routes: BTreeMap::new(),
             moved: BTreeMap::new(),
+            wall: Wall(0),
             max_hops,
             fresh: Vec::new(),
         }
@@ -161,6 +168,9 @@ impl Model {
         seen: &mut Coverage,
     ) {
         let l = self.lanes.get_mut(&lane).expect("every lane is known");
+        if number.next() == l.next && hash_of(bytes) != l.hash {
+            broken.push(format!("P6: record {number} of {} was committed twice", lane.short()));
+        }
         if number < l.next {
             return;
         }
@@ -178,13 +188,27 @@ impl Model {
         if header.previous != l.hash {
             broken.push(format!("P16: record {number} of {} is not linked", lane.short()));
         }
-        (l.next, l.hash) = (number.next(), hash_of(bytes));
+        if header.epoch < l.epoch {
+            let (name, epoch, higher) = (lane.short(), header.epoch, l.epoch);
+            broken.push(format!("P6: {number} of {name} at epoch {epoch} follows epoch {higher}"));
+        }
+        (l.next, l.hash, l.epoch) = (number.next(), hash_of(bytes), header.epoch);
+        self.wall = header.wall;
         let emits_with: BTreeSet<ObjectId> =
             entries.iter().filter_map(|(_, e)| settled_in(e)).collect();
         for (at, entry) in entries {
             let mut fold = Fold { model: self, lane, broken, seen };
             fold.entry(at, entry, !emits_with.is_empty());
         }
+    }
+
+    /// A lane has a new owner.
+    pub(super) fn claimed(&mut self, lane: LaneId, epoch: Epoch, broken: &mut Vec<String>) {
+        let l = self.lanes.get_mut(&lane).expect("every lane is known");
+        if epoch <= l.epoch {
+            broken.push(format!("P6: {} is claimed with epoch {epoch} again", lane.short()));
+        }
+        l.epoch = epoch;
     }
 
     /// Follows an object that was pushed in a lane to where it is now.
@@ -239,7 +263,7 @@ impl Model {
 }
 
 fn is_held(standing: &Standing) -> bool {
-    matches!(standing, Standing::Held(_) | Standing::Shadow(_))
+    matches!(standing, Standing::Held(_) | Standing::HeldParked(..) | Standing::Shadow(_))
 }
 
 /// The object that a settle in this entry was for.
@@ -325,10 +349,16 @@ impl Fold<'_> {
         };
         self.object_came(at, how, before.as_ref(), &object);
         self.note_marks(&object.marks, object.id);
-        if let Standing::Held(transfer) = standing
+        if let Standing::Held(transfer) | Standing::HeldParked(transfer, _) = standing
             && how == How::Received
         {
-            self.here().held.entry(transfer).or_default().insert(object.id);
+            let early = object.not_before.is_some_and(|at| at > self.model.wall);
+            let parked = matches!(standing, Standing::HeldParked(..));
+            let l = self.here();
+            l.held.entry(transfer).or_default().insert(object.id);
+            if parked || early {
+                l.inherited.insert((transfer, object.id));
+            }
         }
         let flows = standing == Standing::Flowing;
         let id = object.id;
@@ -490,11 +520,22 @@ impl Fold<'_> {
             let l = self.here();
             let at = l.at.get(&id).copied().expect("what is held is alive");
             let thing = l.things.get_mut(&at).expect("what is alive has a place");
-            thing.standing = Standing::Flowing;
+            let parked = match &thing.standing {
+                Standing::HeldParked(_, reason) => Some(reason.clone()),
+                _ => None,
+            };
             let object = thing.object.clone();
+            thing.standing = parked.clone().map_or(Standing::Flowing, Standing::Parked);
             l.book(&object.entity.ty).moved_in += 1;
-            self.owned((id, object.birth));
-            self.crossed(transfer, &object);
+            let inherited = l.inherited.remove(&(transfer, id));
+            self.seen.add_if("inherited and parked", parked.is_some());
+            self.seen.add_if("inherited before its time", inherited && parked.is_none());
+            if parked.is_none() {
+                self.owned((id, object.birth));
+            }
+            if !inherited {
+                self.crossed(transfer, &object);
+            }
         }
     }
 

@@ -12,7 +12,8 @@ use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, Store, StoreError};
 use dpc_core::{Core, Effect, Effects, Input, Mono, PartInfo, Settings};
 
 use super::faults::{Clock, Doom};
-use super::{CrashPoint, Event, World, lane_id};
+use super::shared::{AnyStore, SELF_FENCE_AFTER};
+use super::{CrashPoint, Event, World};
 use crate::dice::Dice;
 use crate::store::{SimDisk, SimStore};
 
@@ -27,6 +28,8 @@ pub struct Node {
     /// Its id index: parts of the log, never synced.
     pub(crate) index: BTreeMap<u64, PartIds>,
     pub(crate) life: Option<Life>,
+    /// The node whose process runs it, for the core of an adopted lane.
+    pub host: Option<usize>,
     /// Counts its starts; the incarnation.
     pub(crate) lives: u64,
     pub(crate) links: u64,
@@ -42,12 +45,17 @@ pub struct Node {
 /// A running process.
 pub(crate) struct Life {
     pub(crate) core: Core,
-    pub(crate) store: SimStore,
+    pub(crate) store: AnyStore,
     pub(crate) said: Said,
     pub(crate) epoch: Epoch,
     pub(crate) committed: RecordNumber,
     /// The record that is being appended.
     pub(crate) appending: Option<(RecordNumber, Bytes)>,
+    /// The head is to be renewed, or the lane retired, when nothing else is on its way.
+    pub(crate) renew: bool,
+    pub(crate) retire: bool,
+    /// One of these is on its way.
+    pub(crate) head_asked: bool,
     /// Effects that wait for a commit, in order.
     pub(crate) gate: VecDeque<(RecordNumber, Effect)>,
     /// Which end of which wire each link is.
@@ -65,6 +73,7 @@ pub(crate) enum Answered {
     Appended(RecordNumber, Appended),
     Read(Result<Vec<(RecordNumber, Bytes)>, StoreError>),
     Truncated(Result<(), StoreError>),
+    Head { retired: bool, answer: Appended },
 }
 
 /// How a process ends.
@@ -92,14 +101,23 @@ impl World {
     /// Adds a node and starts it.
     pub fn add_node(&mut self) -> usize {
         let n = self.nodes.len();
-        let lane = lane_id(n + 1);
+        let lane = self.fresh_lane(n);
         let name = Name::new("node", &format!("n{}", n + 1)).expect("a valid name");
+        self.push_node(name, lane);
+        self.checks.add_lane(lane);
+        self.boot(n);
+        n
+    }
+
+    pub(crate) fn push_node(&mut self, name: Name, lane: LaneId) -> usize {
+        let n = self.nodes.len();
         self.nodes.push(Node {
             name,
             lane,
             disk: SimDisk::new(self.plan.seed ^ (n as u64 + 1) << 32, lane),
             index: BTreeMap::new(),
             life: None,
+            host: None,
             lives: 0,
             links: 0,
             sessions: 0,
@@ -109,18 +127,21 @@ impl World {
             paused: None,
             deferred: Vec::new(),
         });
-        self.checks.add_lane(lane);
-        self.boot(n);
         n
     }
 
     /// Starts a dead node from its disk.
     pub fn restart(&mut self, node: usize) {
-        if self.nodes[node].life.is_some() {
+        if self.runs(node) || self.nodes[node].host.is_some() {
             return;
         }
         self.trace.headline(self.now, &format!("{} starts again", self.nodes[node].name));
         self.boot(node);
+        self.come_back(node);
+    }
+
+    /// Links and clients find a node again.
+    pub(crate) fn come_back(&mut self, node: usize) {
         let wires: Vec<usize> = self.wires_of(node).collect();
         for wire in wires {
             self.after(self.plan.latency, Event::Dial { wire });
@@ -133,6 +154,9 @@ impl World {
     }
 
     fn boot(&mut self, node: usize) {
+        if self.shared.is_some() {
+            return self.start_process(node);
+        }
         self.nodes[node].lives += 1;
         let said = Said::default();
         let mut store = self.nodes[node].disk.open(self.now);
@@ -144,25 +168,39 @@ impl World {
             Ok(records) => records,
             Err(error) => return self.does_not_start(node, &error),
         };
-        let (core, loaded) = self.recover(node, &records, claimed);
-        self.coverage.add_if("index part rebuilt", loaded);
-        let mut life = Life {
-            core,
-            store,
-            said,
-            epoch: claimed.epoch,
-            committed: claimed.last,
-            appending: None,
-            gate: VecDeque::new(),
-            links: BTreeMap::new(),
-            wake_at: None,
-            store_at: None,
-        };
+        let mut life = self.new_life(node, &records, AnyStore::Disk(store), claimed);
         let mut fx = Effects::new();
         life.core.start(self.now_of(node), &mut fx);
         self.nodes[node].life = Some(life);
         self.perform(node, fx);
         self.pump(node);
+    }
+
+    /// A process with a core recovered from these records.
+    pub(crate) fn new_life(
+        &mut self,
+        node: usize,
+        records: &[(RecordNumber, Bytes)],
+        store: AnyStore,
+        claimed: Claimed,
+    ) -> Life {
+        let (core, loaded) = self.recover(node, records, claimed);
+        self.coverage.add_if("index part rebuilt", loaded);
+        Life {
+            core,
+            store,
+            said: Said::default(),
+            epoch: claimed.epoch,
+            committed: claimed.last,
+            appending: None,
+            renew: false,
+            retire: false,
+            head_asked: false,
+            gate: VecDeque::new(),
+            links: BTreeMap::new(),
+            wake_at: None,
+            store_at: None,
+        }
     }
 
     /// What a process says when its store does not let it begin, and ends.
@@ -215,18 +253,26 @@ impl World {
 
     pub(crate) fn settings(&self, node: usize) -> Settings {
         let n = &self.nodes[node];
+        let process = n.host.unwrap_or(node);
+        let shared = self.shared.is_some();
+        let incarnation = if shared { (process as u64 + 1) << 32 | n.lives } else { n.lives };
         Settings {
             name: n.name.clone(),
             lane: n.lane,
-            incarnation: Incarnation(n.lives),
+            incarnation: Incarnation(incarnation),
             seed: self.plan.seed ^ (node as u64) << 8 ^ n.lives << 40,
             limits: self.plan.limits.clone(),
-            fence: None,
+            fence: shared.then_some(SELF_FENCE_AFTER),
+            heir: n.host.map(|host| self.nodes[host].lane),
         }
     }
 
     /// Ends a node's process.
     pub fn kill(&mut self, node: usize, power: Power) {
+        if let Some(host) = self.nodes[node].host {
+            return self.kill(host, power);
+        }
+        self.end_process(node);
         let Some(life) = self.nodes[node].life.take() else { return };
         let verb = if power == Power::Cut { "loses power" } else { "is killed" };
         self.trace.headline(self.now, &format!("{} {verb}", self.nodes[node].name));
@@ -250,7 +296,10 @@ impl World {
 
     /// A core recovered from a node's log as it is, beside the one that runs.
     pub fn recovered_twin(&mut self, node: usize) -> Core {
-        let (first, records) = self.nodes[node].disk.contents();
+        let (first, records) = match &self.shared {
+            Some(shared) => shared.db.contents(self.nodes[node].lane),
+            None => self.nodes[node].disk.contents(),
+        };
         let last = records.last();
         let claimed = Claimed {
             epoch: self.nodes[node].life.as_ref().map_or(Epoch(1), |l| l.epoch),

@@ -8,6 +8,7 @@ mod drive;
 mod faults;
 mod life;
 mod settle;
+mod shared;
 mod traffic;
 mod wire;
 
@@ -21,6 +22,7 @@ use dpc_core::{Limits, Wake};
 pub use client::{Client, Mode, Op, Pushing, Wish};
 pub use faults::CrashPoint;
 pub use life::{Node, Power};
+pub use shared::{DEAD_AFTER, SELF_FENCE_AFTER};
 pub use traffic::Traffic;
 pub use wire::Wire;
 
@@ -103,6 +105,12 @@ pub(crate) enum Event {
     Reconnect { client: usize },
     /// A push without an answer is said again.
     Retry { push: Box<Pushing> },
+    /// The store has something to say to a process, or its membership has something to do.
+    Process { node: usize, life: u64 },
+    /// A process that starts asks again for its lane.
+    AskForLane { node: usize, life: u64 },
+    /// A probe of another process has been answered, or not.
+    Probed { node: usize, life: u64, owner: Box<dpc_core::shared::Owner> },
 }
 
 struct Queued {
@@ -135,6 +143,8 @@ pub struct World {
     seq: u64,
     events: BinaryHeap<Reverse<Queued>>,
     pub(crate) nodes: Vec<Node>,
+    /// What the nodes share, if their lanes are in one store.
+    pub(crate) shared: Option<shared::Shared>,
     pub(crate) wires: Vec<Wire>,
     pub(crate) conns: u64,
     pub(crate) clients: Vec<Client>,
@@ -166,6 +176,7 @@ impl World {
             seq: 0,
             events: BinaryHeap::new(),
             nodes: Vec::new(),
+            shared: None,
             wires: Vec::new(),
             conns: 0,
             clients: Vec::new(),
@@ -280,6 +291,9 @@ impl World {
             Event::HungUp { node, life, session } => self.on_hung_up(node, life, session),
             Event::Reconnect { client } => self.on_reconnect(client),
             Event::Retry { push } => self.send_push(*push),
+            Event::Process { node, life } => self.on_process(node, life),
+            Event::AskForLane { node, life } => self.on_ask_for_lane(node, life),
+            Event::Probed { node, life, owner } => self.on_probed(node, life, &owner),
         }
     }
 
@@ -291,6 +305,9 @@ impl World {
             | Event::HungUp { node, .. }
             | Event::Read { node, .. }
             | Event::Think { node, .. }
+            | Event::Process { node, .. }
+            | Event::AskForLane { node, .. }
+            | Event::Probed { node, .. }
             | Event::Lost { node, .. } => Some(*node),
             Event::Arrive { .. }
             | Event::Keepalive { .. }
@@ -308,7 +325,9 @@ impl World {
 
     /// The node of a lane.
     pub fn node_of(&self, lane: LaneId) -> Option<usize> {
-        self.nodes.iter().position(|n| n.lane == lane)
+        let of = |n: &&Node| n.lane == lane;
+        let up = self.nodes.iter().position(|n| of(&n) && n.is_up());
+        up.or_else(|| self.nodes.iter().position(|n| of(&n)))
     }
 
     /// Stops at the first broken promise: what it was.
