@@ -117,7 +117,7 @@ impl Mesh {
     pub fn leave_and_return(&mut self, ty: usize) -> [Traffic; 2] {
         let client = self.subscribers[ty];
         let left = self.said_during(|world| world.leave(client));
-        [left, self.said_during(|world| world.come_back(client))]
+        [left, self.said_during(|world| world.rejoin(client))]
     }
 
     /// What is said when the link of the last node breaks and comes back.

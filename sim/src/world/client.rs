@@ -256,7 +256,7 @@ impl World {
     }
 
     /// A client that has left comes back.
-    pub fn come_back(&mut self, client: usize) {
+    pub fn rejoin(&mut self, client: usize) {
         self.clients[client].wants = true;
         self.on_reconnect(client);
     }
