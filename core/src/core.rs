@@ -20,6 +20,7 @@ use crate::memory::{Memory, Slot, Then};
 use crate::mesh::Mesh;
 use crate::names::Name;
 use crate::parts::Parts;
+use crate::planted::{Bug, planted};
 use crate::queues::Queues;
 use crate::record::{Entry, PeerSeen};
 use crate::refusal::Refusal;
@@ -172,10 +173,12 @@ impl Core {
     pub fn new(settings: Settings, claimed: Claimed) -> Self {
         assert!(settings.incarnation.0 != 0, "an incarnation is never zero");
         let target = settings.limits.record_target_bytes;
+        let mut limits = settings.limits;
+        limits.max_hops += u32::from(planted(Bug::OneHopTooMany));
         let stream = |salt: u64| Pcg64Mcg::new(u128::from(settings.seed ^ salt) << 1 | 1);
         Self {
             name: settings.name,
-            limits: settings.limits,
+            limits,
             now: Now::default(),
             started: false,
             fence: settings.fence.map(Fence::new),
@@ -349,6 +352,9 @@ impl Core {
     /// read, parts to give up.
     fn settle_down(&mut self, fx: &mut Effects) {
         fx.append(&mut self.later);
+        if planted(Bug::PeersBeforeSubscribers) {
+            self.feed_peers(fx);
+        }
         self.feed_groups(fx);
         self.feed_takes(fx);
         self.feed_peers(fx);
@@ -573,6 +579,9 @@ impl Core {
     fn reserve_generations(&mut self) {
         if self.generation + GENERATION_BLOCK > self.generation_reserved {
             self.generation_reserved = self.generation + 2 * GENERATION_BLOCK;
+            if planted(Bug::GenerationsFallBack) {
+                return;
+            }
             self.lane.write(&Entry::Generation(self.generation_reserved));
             self.lane.urge();
         }

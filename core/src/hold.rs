@@ -16,6 +16,7 @@ use crate::memory::{Phase, Then};
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
+use crate::planted::{Bug, planted};
 use crate::record::{End, Ending, Entry, How, Standing, TransferId};
 use crate::resolve::{Known, Stored};
 use crate::time::Span;
@@ -185,7 +186,8 @@ impl Core {
         let incoming = Incoming { state: InState::Holding(record), items, key };
         self.transfers.incoming.insert(id, incoming);
         let message = Message::Accept { transfer: id, refused };
-        fx.push(Effect::Send { link, message, after: Some(record) });
+        let after = Some(record).filter(|_| !planted(Bug::AcceptBeforeHeld));
+        fx.push(Effect::Send { link, message, after });
     }
 
     /// Nothing of an offer is held: there is nothing to wait for.
@@ -220,6 +222,9 @@ impl Core {
             Decision::new(self.now.wall, Step::Receive, Some(format!("node {peer}").into()));
         self.decide(decision, (object.id, object.moves));
         let (object_id, due) = (object.id, object.not_before);
+        if planted(Bug::BooksAtHeld) {
+            self.queues.ty_mut(ty).books.moved_in += 1;
+        }
         let slot = self.admit(object, at, at, queue);
         self.set_phase(slot, Phase::Held(id));
         self.memory.when_committed(at.record, slot, Then::Hold);
@@ -303,14 +308,17 @@ impl Core {
         let (items, key) = (incoming.items.clone(), incoming.key.clone());
         self.release_items(&items, at.record, key.as_ref());
         // TAKEN only after READY is durable (R2).
-        fx.push(Effect::Send { link, message: Message::Taken(id), after: Some(at.record) });
+        let after = Some(at.record).filter(|_| !planted(Bug::TakenBeforeReady));
+        fx.push(Effect::Send { link, message: Message::Taken(id), after });
     }
 
     /// Held objects flow once the record is committed: those in memory now, others from disk.
     fn release_items(&mut self, items: &[Held], record: RecordNumber, key: Option<&DemandKey>) {
         for held in items {
             let ty = self.queues.get(held.queue).ty;
-            self.queues.ty_mut(ty).books.moved_in += 1;
+            if !planted(Bug::BooksAtHeld) {
+                self.queues.ty_mut(ty).books.moved_in += 1;
+            }
             self.forget_end(held.before);
             match self.memory.by_id(held.id) {
                 Some(slot) if self.memory.get(slot).at == held.at => {
@@ -342,7 +350,8 @@ impl Core {
     /// The sender has ended the offer: what is held is gone.
     pub(crate) fn on_abort(&mut self, id: TransferId) {
         let Some(incoming) = self.transfers.incoming.get(&id) else { return };
-        if !matches!(incoming.state, InState::Held | InState::Holding(_)) {
+        let over = !matches!(incoming.state, InState::Held | InState::Holding(_));
+        if over || planted(Bug::AbortIgnored) {
             return;
         }
         self.lane.write(&Entry::Aborted { transfer: id });
@@ -427,6 +436,6 @@ fn meet_alive(object: &Object, here: &Object) -> Meeting {
 /// Whether an object may come although one of its id has ended here: if that one has moved on, and
 /// this one is another, or the same one on its way back.
 fn may_come(end: &End, object: &Object) -> bool {
-    let moved_on = matches!(end.ending, Ending::Moved(_));
+    let moved_on = matches!(end.ending, Ending::Moved(_)) || planted(Bug::SecondBirthAccepted);
     moved_on && (end.birth != object.birth || object.moves > end.moves)
 }

@@ -9,6 +9,7 @@ use crate::input::{LeaseRef, Lessee, ReplyTo};
 use crate::memory::{Phase, Slot};
 use crate::names::Name;
 use crate::object::{Hash16, Token};
+use crate::planted::{Bug, planted};
 use crate::record::Entry;
 use crate::refusal::{Code, Refusal};
 use crate::subscriptions::SubKey;
@@ -71,7 +72,9 @@ impl Leases {
         if self.settled.len() == SETTLED_MAX {
             self.settled.pop_first();
         }
-        self.settled.insert(n, (object, content, session));
+        if !planted(Bug::SettleForgotten) {
+            self.settled.insert(n, (object, content, session));
+        }
     }
 
     /// The settle that ended a lease, if it is remembered by number.
@@ -108,7 +111,9 @@ impl Core {
             Holder::Taker => crate::ids::SubscriptionId(0),
         };
         let until_wall = self.now.wall + span;
-        Delivery { subscription, lease: n, until, until_wall, epoch: self.lane.epoch, object }
+        let first = planted(Bug::FirstEpochForEver);
+        let epoch = if first { crate::ids::Epoch(1) } else { self.lane.epoch };
+        Delivery { subscription, lease: n, until, until_wall, epoch, object }
     }
 
     /// The full token of a lease of this incarnation.
@@ -217,6 +222,9 @@ impl Core {
             let span = core.leases.live[&n].span;
             shortest = Some(shortest.map_or(span, |s| s.min(span)));
             let until = core.now.mono + span;
+            if planted(Bug::LeasesOverlap) {
+                return;
+            }
             let lease = core.leases.live.get_mut(&n).expect("found above");
             let before = std::mem::replace(&mut lease.until, until);
             core.disarm(before, Timer::Lease(n));

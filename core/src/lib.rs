@@ -30,6 +30,11 @@ mod operator;
 mod parts;
 mod paths;
 mod peers;
+#[cfg(feature = "planted")]
+pub mod planted;
+#[cfg(not(feature = "planted"))]
+#[expect(unreachable_pub, reason = "public where there is something planted")]
+mod planted;
 mod push;
 mod queues;
 pub mod record;

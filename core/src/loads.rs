@@ -10,6 +10,7 @@ use crate::effect::{Effect, Effects};
 use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::limits::LOADS_MAX;
 use crate::object::Object;
+use crate::planted::{Bug, planted};
 use crate::record::{Entry, How};
 use crate::scan::ScanId;
 
@@ -214,7 +215,9 @@ impl Core {
 /// Copies a payload that would keep a whole record in memory for its own few bytes.
 fn unpin(object: &mut Object, record_bytes: usize) {
     if object.entity.payload.len() * 4 < record_bytes {
-        object.entity.payload = Bytes::copy_from_slice(&object.entity.payload);
+        let cut = usize::from(planted(Bug::PayloadCut)).min(object.entity.payload.len());
+        let whole = object.entity.payload.len() - cut;
+        object.entity.payload = Bytes::copy_from_slice(&object.entity.payload[..whole]);
         let headers = Bytes::copy_from_slice(object.entity.headers.as_packed());
         object.entity.headers =
             crate::object::Headers::from_packed(headers).expect("they were well formed");

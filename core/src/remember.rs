@@ -9,6 +9,7 @@ use fastbloom::BloomFilter;
 
 use crate::effect::PartIds;
 use crate::ids::{Loc, ObjectId, RecordNumber};
+use crate::planted::{Bug, planted};
 use crate::time::Wall;
 
 /// False positives of a part's filter: one in ten thousand unknown ids asks the index for nothing.
@@ -79,6 +80,7 @@ impl Remembered {
             .iter()
             .rev()
             .filter(|p| id >= p.min && id <= p.max && p.filter.contains(&id.0))
+            .filter(|_| !planted(Bug::IdsForgottenWithTheirPart))
             .map(|p| p.number)
             .collect();
         if parts.is_empty() { Found::Absent } else { Found::Perhaps(parts) }

@@ -14,6 +14,7 @@ use crate::loads::Purpose;
 use crate::memory::{Slot, Then};
 use crate::names::Pattern;
 use crate::object::Object;
+use crate::planted::{Bug, planted};
 use crate::record::{Ending, Entry, How, Standing};
 use crate::remember::Found;
 use crate::time::{Span, Wall};
@@ -434,6 +435,10 @@ impl Core {
                     self.park(slot, "expired".into(), fx);
                 }
                 Phase::Delayed(_) => self.park(slot, "expired".into(), fx),
+                Phase::Leased(n) if planted(Bug::LeasedExpires) => {
+                    self.end_lease(n, false);
+                    self.park(slot, "expired".into(), fx);
+                }
                 // In somebody's hands: it is looked at when it comes back.
                 _ => {}
             }

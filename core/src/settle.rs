@@ -14,6 +14,7 @@ use crate::memory::{Phase, Slot, Then};
 use crate::message::PassedAnswer;
 use crate::names::Name;
 use crate::object::{Entity, Hash16, Push, SettleMark, Token};
+use crate::planted::{Bug, planted};
 use crate::push::PushedBefore;
 use crate::record::{End, Ending, Entry, How};
 use crate::refusal::{Code, Refusal};
@@ -71,6 +72,10 @@ impl Core {
                 let emits = self.check_emits(&settle.emits)?;
                 self.lane.begin_group(self.settle_bytes(n, settle));
                 self.apply_settle(n, &settle.verb, content, fx);
+                if planted(Bug::EmitsInARecordOfTheirOwn) {
+                    self.lane.end_group();
+                    self.lane.begin_group(usize::MAX / 2);
+                }
                 self.apply_emits(&settle.emits, &emits);
                 self.lane.end_group();
                 Ok(true)
@@ -104,6 +109,7 @@ impl Core {
             Some(true) => Ok(true),
             Some(false) => Err(lease_lost()),
             None if token.lane == self.lane.id => Err(lease_lost()),
+            None if planted(Bug::LostSaidByAnyone) => Err(lease_lost()),
             None if of == 1 && self.pass_settle(to, token, content, fx) => Ok(false),
             None => Err(Refusal::new(
                 Code::Unavailable,
@@ -124,9 +130,13 @@ impl Core {
         marks.iter().find(|m| m.token == token).map(|m| m.content == content)
     }
 
-    /// The answer of this lane's owner to a settle that came over a link.
+    /// The answer of this lane's owner to a settle that came over a link. It is only asked about:
+    /// a lease that has not ended may still be settled by who holds it, and is not lost (R5).
     pub(crate) fn owner_answer(&self, token: Token, content: Hash16) -> PassedAnswer {
         match self.answer_from_marks(token, content) {
+            None if self.find_lease(Lessee::Bearer, LeaseRef::Token(token)).is_ok() => {
+                PassedAnswer::Unknown
+            }
             Some(true) => PassedAnswer::Done,
             Some(false) => PassedAnswer::LeaseLost,
             None if token.lane == self.lane.id && self.owns_surely() => PassedAnswer::LeaseLost,
@@ -322,7 +332,9 @@ impl Core {
 
     fn set_handled(&mut self, slot: Slot, name: Name) {
         let object = &mut self.memory.get_mut(slot).object;
-        if let Err(i) = object.handled.binary_search(&name) {
+        if let Err(i) = object.handled.binary_search(&name)
+            && !planted(Bug::HandlingForgotten)
+        {
             object.handled.insert(i, name);
         }
         object.not_before = None;
@@ -342,7 +354,8 @@ impl Core {
         (object.failed, object.not_before, object.chase) = (0, None, None);
         object.handled.clear();
         if changed {
-            self.queues.ty_mut(old).books.advanced_out += 1;
+            let left = u64::from(!planted(Bug::AdvancedOutNotCounted));
+            self.queues.ty_mut(old).books.advanced_out += left;
             self.queues.ty_mut(ty).books.advanced_in += 1;
         }
         self.requeue(slot, self.queues.find(ty, &[]), ty, &[]);
@@ -421,6 +434,10 @@ impl Core {
                     for lease in &settle.leases {
                         let n = self.find_lease(lessee, *lease).expect("checked");
                         self.apply_settle(n, &settle.verb, content, fx);
+                        if planted(Bug::TransactionInPieces) {
+                            self.lane.end_group();
+                            self.lane.begin_group(usize::MAX / 2);
+                        }
                     }
                     let fresh = self.fresh_emits(&settle.emits).expect("checked");
                     self.apply_emits(&settle.emits, &fresh);

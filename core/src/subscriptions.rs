@@ -11,6 +11,7 @@ use crate::ids::{SessionId, SubscriptionId};
 use crate::message::DemandKey;
 use crate::names::{Name, Pattern, TypeName};
 use crate::object::Generation;
+use crate::planted::{Bug, planted};
 use crate::time::{Mono, Span, Wall};
 
 /// A group's number.
@@ -200,8 +201,12 @@ impl Subscriptions {
             if sub.in_flight >= sub.credit {
                 continue;
             }
-            sub.in_flight += 1;
             sub.delivered += 1;
+            if planted(Bug::CreditNotUsedUp) {
+                self.ring(key);
+                return Some(key);
+            }
+            sub.in_flight += 1;
             self.group_mut(group).free -= 1;
             self.ring(key);
             return Some(key);

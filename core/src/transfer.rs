@@ -24,6 +24,7 @@ use crate::memory::{Phase, Slot};
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
+use crate::planted::{Bug, planted};
 use crate::record::{Ending, Entry, TransferId};
 use crate::time::{Mono, Span, Wall};
 
@@ -262,7 +263,9 @@ impl Core {
         if out.moving.is_none() && out.deadline <= self.now.mono {
             let (link, id) = (out.link, out.id);
             self.pause(n);
-            self.withdraw(n, Refused::Timeout);
+            if !planted(Bug::AbortOfOpenOffer) {
+                self.withdraw(n, Refused::Timeout);
+            }
             fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
         }
     }
@@ -331,7 +334,7 @@ impl Core {
             return fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
         }
         self.write_moved(n, id, peer, moving);
-        let after = Some(self.lane.urge());
+        let after = Some(self.lane.urge()).filter(|_| !planted(Bug::ReleaseBeforeMoved));
         fx.push(Effect::Send { link, message: Message::Release(id), after });
     }
 
@@ -407,6 +410,7 @@ impl Core {
         }
         let open = self.transfers.outgoing.get(&id.n).filter(|o| o.id == id);
         let message = match open.map(|o| o.moving) {
+            Some(Some(_)) if planted(Bug::AbortWhileMoving) => Message::Abort(id),
             Some(Some(_)) => Message::Wait(id),
             Some(None) => {
                 self.withdraw(id.n, Refused::Timeout);
@@ -439,7 +443,8 @@ impl Core {
         let first = TransferId { sender: self.lane.id, receiver, epoch, incarnation, n: 0 };
         let untaken = self.transfers.untaken.range(first..).take(1).filter(mine);
         let lowest = open.chain(untaken).map(|id| id.n).min();
-        let through = lowest.map_or(self.transfers.last, |n| n - 1);
+        let below = u64::from(!planted(Bug::ForgottenOneTooFar));
+        let through = lowest.map_or(self.transfers.last, |n| n - below);
         let said = self.transfers.forget_said.entry(receiver).or_default();
         if through > *said {
             *said = through;
@@ -463,7 +468,11 @@ impl Core {
             .transfers
             .moved
             .iter()
-            .filter_map(|(id, m)| Some((m.taken?, *id, bytes(self, m))))
+            .filter_map(|(id, m)| {
+                let taken =
+                    m.taken.or_else(|| planted(Bug::ShadowForgottenUntaken).then_some(Wall(0)))?;
+                Some((taken, *id, bytes(self, m)))
+            })
             .collect();
         taken.sort_unstable();
         let mut kept: u64 = taken.iter().map(|(_, _, b)| b).sum();
