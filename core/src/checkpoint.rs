@@ -313,7 +313,8 @@ impl Core {
             let (record, at, count) = (RecordNumber(r.int()?), Wall(r.int()?), r.int()?);
             self.remembered.restore_ends(at, record, count);
         }
-        self.blamed = decode_locs(r)?.into_iter().collect();
+        self.blamed = crate::recording::SlicedSet::default();
+        self.blamed.extend(decode_locs(r)?);
         Ok(())
     }
 

@@ -1,9 +1,10 @@
 //! The node's state machine: dispatch of inputs, and what all its parts share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use rand_core::Rng;
 use rand_pcg::Pcg64Mcg;
+use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Catalogue, QueueId};
 use crate::decision::Decision;
@@ -23,6 +24,7 @@ use crate::parts::Parts;
 use crate::planted::{Bug, planted};
 use crate::queues::Queues;
 use crate::record::{Entry, PeerSeen};
+use crate::recording::{Hashes, SlicedMap, SlicedSet};
 use crate::refusal::Refusal;
 use crate::remember::Remembered;
 use crate::resolve::Resolving;
@@ -40,7 +42,7 @@ const RIDE_ALONG: Span = Span::secs(1);
 const GENERATION_BLOCK: u64 = 1_024;
 
 /// Who a core is. Fixed for its life.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
     /// The node's name.
     pub name: Name,
@@ -70,7 +72,7 @@ pub struct Wake {
 }
 
 /// A deadline on the monotonic clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Timer {
     /// Entries that nobody waits for become a record.
     Riders,
@@ -105,7 +107,7 @@ pub(crate) enum Timer {
 }
 
 /// One node's state: one lane and everything known about its objects, subscribers and peers.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Core {
     pub(crate) name: Name,
     pub(crate) limits: Limits,
@@ -130,17 +132,23 @@ pub struct Core {
     pub(crate) loads: Loads,
     pub(crate) resolving: Resolving,
     pub(crate) scans: Scans,
-    timers: BTreeSet<(Mono, Timer)>,
+    #[serde(skip)]
+    pub(crate) timers: SlicedSet<(Mono, Timer)>,
     /// Deadlines that many events ask for: the earliest counts.
-    once: BTreeMap<Timer, Mono>,
+    #[serde(skip)]
+    pub(crate) once: SlicedMap<Timer, Mono>,
     /// Effects of [`Core::take_record`], which go out with the next call.
+    #[serde(skip)]
     pub(crate) later: Effects,
     /// Records to look into when their time comes: delayed or expiring objects on disk.
-    pub(crate) due_pages: BTreeSet<(Wall, RecordNumber)>,
+    #[serde(skip)]
+    pub(crate) due_pages: SlicedSet<(Wall, RecordNumber)>,
     /// Objects in memory that expire.
-    pub(crate) expiring: BTreeSet<(Wall, ObjectId)>,
+    #[serde(skip)]
+    pub(crate) expiring: SlicedSet<(Wall, ObjectId)>,
     /// Begun leases of the process before: their objects count one failure when they are read.
-    pub(crate) blamed: BTreeSet<Loc>,
+    #[serde(skip)]
+    pub(crate) blamed: SlicedSet<Loc>,
     /// Groups that may have something to take.
     pub(crate) hungry: BTreeSet<GroupId>,
     /// The group that was given something last.
@@ -151,6 +159,7 @@ pub struct Core {
     pub(crate) stirred: BTreeSet<QueueId>,
     /// Decisions of the open record, with the objects they were taken for.
     pub(crate) decisions: Vec<(Decision, Vec<(ObjectId, u32)>)>,
+    #[serde(skip)]
     pub(crate) pieces: crate::restore::Pieces,
     pub(crate) disk_low: bool,
     /// When housekeeping on wall time is due.
@@ -164,6 +173,9 @@ pub struct Core {
     pub(crate) pick: Pcg64Mcg,
     pub(crate) jitter: Pcg64Mcg,
     ids: Pcg64Mcg,
+    /// The hashes of contents, which a recording keeps.
+    #[serde(skip)]
+    pub(crate) hashes: Hashes,
 }
 
 impl Core {
@@ -198,12 +210,12 @@ impl Core {
             loads: Loads::default(),
             resolving: Resolving::default(),
             scans: Scans::default(),
-            timers: BTreeSet::new(),
-            once: BTreeMap::new(),
+            timers: SlicedSet::default(),
+            once: SlicedMap::default(),
             later: Effects::new(),
-            due_pages: BTreeSet::new(),
-            expiring: BTreeSet::new(),
-            blamed: BTreeSet::new(),
+            due_pages: SlicedSet::default(),
+            expiring: SlicedSet::default(),
+            blamed: SlicedSet::default(),
             hungry: BTreeSet::new(),
             last_fed: None,
             starved: BTreeSet::new(),
@@ -220,6 +232,7 @@ impl Core {
             pick: stream(0x7069_636b),
             jitter: stream(0x6a69_7474),
             ids: stream(0x6964_7300),
+            hashes: Hashes::default(),
         }
     }
 

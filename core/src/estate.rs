@@ -10,6 +10,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::Shelf;
 use crate::core::{Core, Timer};
 use crate::decision::{Decision, Step};
@@ -30,7 +32,7 @@ use crate::time::{Mono, Wall};
 use crate::transfer::{Held, InState, Incoming, Moved, REFUSED_PAUSE};
 
 /// What a core knows of adoptions.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Estates {
     /// This core's lane was adopted, for this lane of the adopting process.
     heir: Option<LaneId>,
@@ -46,7 +48,7 @@ pub(crate) struct Estates {
 }
 
 /// One object of an estate at its sender.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Legacy {
     at: Loc,
     shelf: Shelf,
@@ -185,7 +187,8 @@ impl Core {
         let reasons = (0u32..).zip(&legacies).filter_map(|(i, l)| Some((i, l.reason.clone()?)));
         let parked: Vec<(u32, Arc<str>)> = reasons.collect();
         self.estates.locked.extend(legacies.iter().map(|l| l.at));
-        let id = self.begin_offer(link, None, Vec::new(), legacies);
+        let bytes = objects.iter().map(Object::weight).sum();
+        let id = self.begin_offer(link, None, Vec::new(), legacies, bytes);
         let estate = Estate { transfer: id, objects: objects.into(), parked };
         fx.push(Effect::Send { link, message: Message::Estate(estate), after: None });
     }

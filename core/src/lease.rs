@@ -1,6 +1,6 @@
 //! Leases: the right of one session to settle one object for a while.
 
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
 
 use crate::core::{Core, Timer};
 use crate::effect::{Answer, Delivery, Effect, Effects, LeaseEnd, Note};
@@ -11,6 +11,7 @@ use crate::names::Name;
 use crate::object::{Hash16, Token};
 use crate::planted::{Bug, planted};
 use crate::record::Entry;
+use crate::recording::{SlicedMap, Slices};
 use crate::refusal::{Code, Refusal};
 use crate::subscriptions::SubKey;
 use crate::time::{Mono, Span};
@@ -19,7 +20,7 @@ use crate::time::{Mono, Span};
 const SETTLED_MAX: usize = 65_536;
 
 /// One lease.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Lease {
     pub(crate) slot: Slot,
     pub(crate) holder: Holder,
@@ -31,7 +32,7 @@ pub(crate) struct Lease {
 }
 
 /// Who holds a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Holder {
     /// A subscription of a stream. It may end before its leases do; the next one of its number
     /// on the stream takes them over.
@@ -41,14 +42,21 @@ pub(crate) enum Holder {
 }
 
 /// All leases of this incarnation.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Leases {
-    live: BTreeMap<u64, Lease>,
+    #[serde(skip)]
+    live: SlicedMap<u64, Lease>,
     last: u64,
-    settled: BTreeMap<u64, (ObjectId, Hash16, Option<SessionId>)>,
+    #[serde(skip)]
+    settled: SlicedMap<u64, (ObjectId, Hash16, Option<SessionId>)>,
 }
 
 impl Leases {
+    /// What goes into a snapshot in slices.
+    pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 2] {
+        [&mut self.live, &mut self.settled]
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.live.len()
     }

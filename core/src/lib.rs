@@ -38,6 +38,7 @@ mod planted;
 mod push;
 mod queues;
 pub mod record;
+pub mod recording;
 pub mod refusal;
 mod remember;
 mod resolve;

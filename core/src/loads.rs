@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{QueueId, Shelf};
 use crate::core::Core;
@@ -15,7 +16,7 @@ use crate::record::{Entry, How};
 use crate::scan::ScanId;
 
 /// Why a record is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Purpose {
     /// The next page of a queue.
     Queue(QueueId),
@@ -28,7 +29,7 @@ pub(crate) enum Purpose {
 }
 
 /// Records under way.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Loads {
     waiting: BTreeMap<RecordNumber, Vec<Purpose>>,
     /// Pages being read for queues.

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::core::{Core, Timer};
 use crate::effect::{Answer, Effect, Effects, Note};
 use crate::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
@@ -17,6 +19,7 @@ use crate::paths::Paths;
 use crate::peers::Peers;
 use crate::planted::{Bug, planted};
 use crate::record::PeerSeen;
+use crate::recording::{SlicedMap, Slices};
 use crate::time::{Mono, Span};
 
 /// How long a passed settle waits for its answer.
@@ -26,7 +29,7 @@ const PASS_TIMEOUT: Span = Span::secs(2);
 const PASSES_MAX: usize = 4_096;
 
 /// One link.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Link {
     pub(crate) dialled: bool,
     /// Whether the handshake is done.
@@ -48,7 +51,7 @@ pub(crate) struct Link {
 }
 
 /// A peer's demand as it was told, and what of its window has been used.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Remote {
     pub(crate) demand: Demand,
     pub(crate) offered: u64,
@@ -57,21 +60,24 @@ pub(crate) struct Remote {
 }
 
 /// Who waits for a passed settle.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Asker {
     Client(ReplyTo),
     Link(LinkId, u64),
 }
 
 /// Everything about peers.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Mesh {
-    links: BTreeMap<LinkId, Link>,
+    #[serde(skip)]
+    links: SlicedMap<LinkId, Link>,
     /// What peers' lanes were known to be.
     pub(crate) peers: Peers,
     /// Which links want what.
+    #[serde(skip)]
     wanted: BTreeSet<(DemandKey, LinkId)>,
     /// The ways that demand comes and goes.
+    #[serde(skip)]
     pub(crate) paths: Paths,
     /// Demands whose adverts may have changed.
     pub(crate) dirty: BTreeSet<DemandKey>,
@@ -89,6 +95,18 @@ pub(crate) struct Mesh {
 }
 
 impl Mesh {
+    /// What goes into a snapshot in slices: a link with its adverts is one entry.
+    pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 1] {
+        [&mut self.links]
+    }
+
+    /// What follows from the slices.
+    pub(crate) fn derive(&mut self) {
+        for (link, l) in &self.links {
+            self.wanted.extend(l.demands.keys().map(|key| (key.clone(), *link)));
+        }
+    }
+
     pub(crate) fn link(&self, link: LinkId) -> Option<&Link> {
         self.links.get(&link).filter(|l| l.ready)
     }
@@ -172,6 +190,11 @@ impl Mesh {
 }
 
 impl Core {
+    /// The name of the node at the other end of a link, once it has said it.
+    pub fn peer_of(&self, link: LinkId) -> Option<&Name> {
+        self.mesh.link(link).map(|l| &l.name)
+    }
+
     pub(crate) fn handle_link_up(&mut self, link: LinkId, dialled: bool, fx: &mut Effects) {
         let l = Link {
             dialled,
@@ -544,7 +567,8 @@ impl Core {
             && self.pass_on(asker, hops_left, token, content, Some(link), fx);
         if !passed {
             let message = Message::PassedSettle { ask, answer };
-            let after = self.lane.barrier().filter(|_| answer == PassedAnswer::Done);
+            // Both answers that say what was done tell of what is written, which may be open still.
+            let after = self.lane.barrier().filter(|_| answer != PassedAnswer::Unknown);
             fx.push(Effect::Send { link, message, after });
         }
     }

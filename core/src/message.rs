@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{Epoch, Incarnation, LaneId, ObjectId, RecordNumber};
 use crate::names::{Name, Pattern};
 use crate::object::{Generation, Hash16, Object, Token};
@@ -16,7 +18,7 @@ pub const PROTOCOL: u32 = 1;
 pub const PROTOCOL_MIN: u32 = 1;
 
 /// One message of a link. Links deliver in order or break.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
     /// The first message of each side (R4).
     Hello(Hello),
@@ -90,7 +92,7 @@ pub enum Message {
 }
 
 /// The answer of a lane's owner to a settle that came from elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PassedAnswer {
     /// It had been done before: the same answer again.
     Done,
@@ -101,7 +103,7 @@ pub enum PassedAnswer {
 }
 
 /// The first message of a link.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The newest protocol version spoken.
     pub protocol: u32,
@@ -118,7 +120,7 @@ pub struct Hello {
 }
 
 /// One lane in a handshake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneHello {
     /// The lane.
     pub lane: LaneId,
@@ -133,7 +135,7 @@ pub struct LaneHello {
 }
 
 /// Why a link is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LinkRefusal {
     /// The node has dialled itself.
     Itself,
@@ -164,7 +166,7 @@ pub enum LinkRefusal {
 }
 
 /// The best demand a node can reach without the link it is told over (R7).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Advert {
     /// What is wanted.
     pub key: DemandKey,
@@ -174,11 +176,11 @@ pub struct Advert {
 
 /// Demand is told and kept per pattern and processor name. Clones are one in memory: a node keeps
 /// the key of a demand in several places for each link.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DemandKey(Arc<Wanted>);
 
 /// What is wanted, and by whom.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Wanted {
     /// A type or a prefix.
     pub pattern: Pattern,
@@ -205,7 +207,7 @@ impl Deref for DemandKey {
 pub type Path = Arc<[(Name, LaneId)]>;
 
 /// Demand as one node tells it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Demand {
     /// Links between the teller and the origin; 0 at the origin.
     pub distance: u32,
@@ -218,7 +220,7 @@ pub struct Demand {
 }
 
 /// A window's new total.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     /// Whose.
     pub key: DemandKey,
@@ -227,7 +229,7 @@ pub struct Window {
 }
 
 /// Asks the origin of a demand for a newer generation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refresh {
     /// The demand.
     pub key: DemandKey,
@@ -238,7 +240,7 @@ pub struct Refresh {
 }
 
 /// Objects offered to a peer for one demand.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Offer {
     /// The transfer.
     pub transfer: TransferId,
@@ -250,7 +252,7 @@ pub struct Offer {
 
 /// What the core of an adopted lane offers to the lane of the process that adopted it: objects that
 /// follow no demand, because they are delayed or parked (R8). Decided like every offer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estate {
     /// The transfer.
     pub transfer: TransferId,
@@ -261,7 +263,7 @@ pub struct Estate {
 }
 
 /// Why an offered object is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OfferRefused {
     /// The demand is gone.
     NoDemand,

@@ -37,7 +37,7 @@ impl Core {
         if !missing.is_empty() {
             return self.stall(to, missing, Input::Push(to, push), fx);
         }
-        let hash = push.entity.hash();
+        let hash = self.hashes.entity(&push.entity);
         if let Some(id) = push.id {
             match self.pushed_before(id, &hash) {
                 Err(refusal) => return self.refuse(to, refusal, fx),

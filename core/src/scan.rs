@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::{Shelf, TypeId};
 use crate::core::Core;
 use crate::decision::{Decision, Step};
@@ -24,7 +26,7 @@ use crate::view::View;
 pub(crate) type ScanId = u64;
 
 /// What a scan does in each record.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Work {
     /// Writes what is alive again, so that the part can go.
     Carry,
@@ -45,7 +47,7 @@ pub(crate) enum Work {
 }
 
 /// Parked objects that an order is for.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Chosen {
     pub(crate) to: ReplyTo,
     pub(crate) ty: Option<TypeId>,
@@ -54,7 +56,7 @@ pub(crate) struct Chosen {
 }
 
 /// A listing under way.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Listing {
     pub(crate) to: ReplyTo,
     pub(crate) pattern: Option<Pattern>,
@@ -64,14 +66,14 @@ pub(crate) struct Listing {
     pub(crate) found: Vec<View>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Scan {
     work: Work,
     records: VecDeque<RecordNumber>,
 }
 
 /// All scans under way.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Scans {
     scans: BTreeMap<ScanId, Scan>,
     last: ScanId,

@@ -14,25 +14,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::{QueueId, Shelf};
 use crate::core::{Core, Timer};
 use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::effect::{Effect, Effects};
 use crate::estate::Legacy;
 use crate::ids::{Epoch, Incarnation, LaneId, LinkId, Loc, ObjectId, RecordNumber};
+use crate::limits::LINK_BYTES_PER_MS_MIN;
 use crate::memory::{Phase, Slot};
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
 use crate::planted::{Bug, planted};
 use crate::record::{Ending, Entry, TransferId};
+use crate::recording::{SlicedMap, Slices};
 use crate::time::{Mono, Span, Wall};
 
 /// How long what a peer has refused is not offered to it again.
 pub(crate) const REFUSED_PAUSE: Span = Span::secs(1);
 
 /// An offer of this incarnation that is not decided.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Outgoing {
     pub(crate) id: TransferId,
     pub(crate) link: LinkId,
@@ -44,11 +48,13 @@ pub(crate) struct Outgoing {
     pub(crate) estate: Vec<Legacy>,
     /// The record that holds MOVED, once ACCEPT has come.
     pub(crate) moving: Option<RecordNumber>,
+    /// Bytes of its payloads.
+    bytes: u64,
     deadline: Mono,
 }
 
 /// A committed transfer whose receiver may still need its answer, or whose shadow is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Moved {
     pub(crate) receiver: Name,
     pub(crate) shadows: BTreeSet<Loc>,
@@ -56,7 +62,7 @@ pub(crate) struct Moved {
 }
 
 /// A transfer at the receiver.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Incoming {
     pub(crate) state: InState,
     pub(crate) items: Vec<Held>,
@@ -65,7 +71,7 @@ pub(crate) struct Incoming {
 }
 
 /// How far a transfer has come at the receiver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum InState {
     /// HELD is being committed.
     Holding(RecordNumber),
@@ -78,7 +84,7 @@ pub(crate) enum InState {
 }
 
 /// One held object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Held {
     pub(crate) id: ObjectId,
     pub(crate) at: Loc,
@@ -93,18 +99,21 @@ pub(crate) struct Held {
 }
 
 /// All transfers of a lane.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Transfers {
     pub(crate) outgoing: BTreeMap<u64, Outgoing>,
-    pub(crate) moved: BTreeMap<TransferId, Moved>,
+    #[serde(skip)]
+    pub(crate) moved: SlicedMap<TransferId, Moved>,
     pub(crate) incoming: BTreeMap<TransferId, Incoming>,
     /// Up to which number transfers of a sender's incarnation are decided and forgotten.
     pub(crate) forgotten: BTreeMap<(LaneId, Epoch, Incarnation), u64>,
     /// Lanes that were forgotten for ever.
     pub(crate) verdicts: BTreeSet<LaneId>,
     /// Those of `moved` that are not taken: TAKEN costs nothing for all that is kept.
+    #[serde(skip)]
     untaken: BTreeSet<TransferId>,
     /// Shadows by place, for carrying.
+    #[serde(skip)]
     shadows: BTreeMap<Loc, TransferId>,
     /// Transfers whose FORGET has been said, by receiver's lane.
     forget_said: BTreeMap<LaneId, u64>,
@@ -112,6 +121,21 @@ pub(crate) struct Transfers {
 }
 
 impl Transfers {
+    /// What goes into a snapshot in slices.
+    pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 1] {
+        [&mut self.moved]
+    }
+
+    /// What follows from the slices.
+    pub(crate) fn derive(&mut self) {
+        for (id, moved) in &self.moved {
+            self.shadows.extend(moved.shadows.iter().map(|at| (*at, *id)));
+            if moved.taken.is_none() {
+                self.untaken.insert(*id);
+            }
+        }
+    }
+
     pub(crate) fn shadow_of(&self, at: Loc) -> Option<TransferId> {
         self.shadows.get(&at).copied()
     }
@@ -232,18 +256,20 @@ impl Core {
         for slot in &slots {
             self.set_phase(*slot, Phase::Offered(n));
         }
-        let id = self.begin_offer(link, Some(key.clone()), slots, Vec::new());
+        let bytes = objects.iter().map(Object::weight).sum();
+        let id = self.begin_offer(link, Some(key.clone()), slots, Vec::new(), bytes);
         let message = Message::Offer(Offer { transfer: id, key, objects: objects.into() });
         fx.push(Effect::Send { link, message, after: None });
     }
 
-    /// Gives an offer its id and its time.
+    /// Gives an offer its id and its time, by the bytes of its payloads.
     pub(crate) fn begin_offer(
         &mut self,
         link: LinkId,
         key: Option<DemandKey>,
         slots: Vec<Slot>,
         estate: Vec<Legacy>,
+        bytes: u64,
     ) -> TransferId {
         self.transfers.last += 1;
         let n = self.transfers.last;
@@ -251,9 +277,14 @@ impl Core {
         let (receiver, peer) = (l.lane, l.name.clone());
         let (sender, epoch, incarnation) = (self.lane.id, self.lane.epoch, self.lane.incarnation);
         let id = TransferId { sender, receiver, epoch, incarnation, n };
-        let deadline = self.now.mono + self.limits.offer_timeout;
+        // It goes out behind the others of its link. Without that time a slow link would be offered
+        // the same large objects again and again, and never move one.
+        let before = self.transfers.outgoing.values().filter(|o| o.link == link);
+        let ahead: u64 = before.map(|o| o.bytes).sum();
+        let transport = Span::millis((ahead + bytes) / LINK_BYTES_PER_MS_MIN);
+        let deadline = self.now.mono + self.limits.offer_timeout + transport;
         self.arm(deadline, Timer::Offer(n));
-        let out = Outgoing { id, link, peer, key, slots, estate, moving: None, deadline };
+        let out = Outgoing { id, link, peer, key, slots, estate, moving: None, bytes, deadline };
         self.transfers.outgoing.insert(n, out);
         id
     }

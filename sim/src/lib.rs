@@ -7,6 +7,8 @@ pub mod contract;
 pub mod contract_shared;
 pub mod coverage;
 pub mod dice;
+pub mod recorder;
+pub mod replay;
 pub mod scale;
 pub mod script;
 pub mod shared;

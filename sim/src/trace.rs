@@ -319,7 +319,7 @@ fn is_chatter(message: &Message) -> bool {
     matches!(message, Message::Hello(_) | Message::Windows(_) | Message::Forget { .. })
 }
 
-fn delivery_text(d: &Delivery) -> String {
+pub(crate) fn delivery_text(d: &Delivery) -> String {
     let o = &d.object;
     let mut text = format!("{} type {} v{}", short_id(&o.id), o.entity.ty, o.version);
     if o.deliveries > 1 {
@@ -332,7 +332,7 @@ fn delivery_text(d: &Delivery) -> String {
     format!("{text} (lease {})", d.lease)
 }
 
-fn answer_text(answer: &Answer) -> Option<String> {
+pub(crate) fn answer_text(answer: &Answer) -> Option<String> {
     Some(match answer {
         Answer::View(view) => view.text.clone(),
         Answer::Taken(taken) if taken.is_empty() => "nothing to take".into(),
@@ -356,7 +356,7 @@ fn is_telling(decision: &Decision) -> bool {
     !decision.candidates.is_empty() || telling.contains(&decision.step)
 }
 
-fn entry_text(entry: &Entry) -> Option<String> {
+pub(crate) fn entry_text(entry: &Entry) -> Option<String> {
     match entry {
         Entry::Object { how, standing, object, .. } => {
             let verb = match how {

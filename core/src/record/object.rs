@@ -76,12 +76,12 @@ pub(crate) fn write_object(
     }
     w.fixed(&object.id.0);
     w.string(object.entity.ty.as_str());
-    w.bytes(&object.entity.payload);
+    w.carried(&object.entity.payload);
     w.int(object.pushed_at.0);
     w.string(object.origin.as_str());
     w.fixed(&object.hash);
     if flags & HAS_HEADERS != 0 {
-        w.bytes(object.entity.headers.as_packed());
+        w.carried(object.entity.headers.as_packed());
     }
     if times {
         w.int(object.not_before.map_or(0, |t| t.0 + 1));

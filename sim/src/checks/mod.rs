@@ -80,11 +80,13 @@ impl Checker {
         self.pushes.values().filter(|p| p.ok.is_some()).count()
     }
 
-    pub(crate) fn fail(&mut self, promise: &str, what: String) {
+    /// Notes a broken promise that the caller has found by other means.
+    pub fn fail(&mut self, promise: &str, what: String) {
         self.broken.push(format!("{promise}: {what}"));
     }
 
-    pub(crate) fn add_lane(&mut self, lane: LaneId) {
+    /// A lane comes into the world, with an empty log.
+    pub fn add_lane(&mut self, lane: LaneId) {
         self.model.add_lane(lane);
         self.leased.insert(lane, BTreeMap::new());
     }
@@ -103,7 +105,7 @@ impl Checker {
     }
 
     /// A record is durable, or has been found durable.
-    pub(crate) fn on_committed(
+    pub fn on_committed(
         &mut self,
         lane: LaneId,
         number: RecordNumber,
@@ -127,7 +129,8 @@ impl Checker {
         }
     }
 
-    pub(crate) fn on_push(&mut self, lane: LaneId, push: &Push) {
+    /// A client is about to push an object, whose id it has chosen, at a lane.
+    pub fn on_push(&mut self, lane: LaneId, push: &Push) {
         let id = push.id.expect("the world chooses ids");
         let p = self.pushes.entry((id, lane)).or_default();
         p.contents.insert(push.entity.hash());
@@ -135,7 +138,9 @@ impl Checker {
         p.open += 1;
     }
 
-    pub(crate) fn on_pushed(&mut self, lane: LaneId, push: &Push, answer: &Answer) {
+    /// P1, P8 and P9 of the answer to a push that was noted with [`Checker::on_push`]. An answer that
+    /// leaves the outcome open is not told.
+    pub fn on_pushed(&mut self, lane: LaneId, push: &Push, answer: &Answer) {
         let id = push.id.expect("the world chooses ids");
         let hash = push.entity.hash();
         let p = self.pushes.get_mut(&(id, lane)).expect("it was noted");
@@ -211,7 +216,8 @@ impl Checker {
         }
     }
 
-    pub(crate) fn on_settle(&mut self, token: &Token, _version: u32, settle: &Settle) {
+    /// A client is about to settle a lease; the ids of its emits are chosen.
+    pub fn on_settle(&mut self, token: &Token, _version: u32, settle: &Settle) {
         for emit in &settle.emits {
             let id = emit.id.expect("the world chooses ids");
             let p = self.pushes.entry((id, token.lane)).or_default();
@@ -222,7 +228,7 @@ impl Checker {
     }
 
     /// P1 for settles, P3 for repeats, P4 for emits.
-    pub(crate) fn on_settled(
+    pub fn on_settled(
         &mut self,
         token: &Token,
         version: u32,
@@ -254,9 +260,12 @@ impl Checker {
             }
             Answer::RefusedAt(..) | Answer::Refused(_) => {
                 seen.add("settle refused");
-                let repeated = self.done.get(token) == Some(&content);
+                let repeated =
+                    self.done.get(token) == Some(&content) && self.model.keeps_mark(token, content);
                 if repeated {
-                    self.fail("P3", format!("a repeated settle of {} was refused", token.object));
+                    let what =
+                        format!("a repeated settle of {} was refused: {answer:?}", token.object);
+                    self.fail("P3", what);
                 }
                 let once = self.asked.get(token).is_none_or(|all| all.len() == 1);
                 if once && self.model.has_mark(token, content) {
@@ -267,7 +276,8 @@ impl Checker {
         }
     }
 
-    pub(crate) fn on_transacted(
+    /// P4 and P8 of the answer to a transaction of these settles and pushes at a lane.
+    pub fn on_transacted(
         &mut self,
         lane: LaneId,
         tokens: &[(Token, u32)],
@@ -306,7 +316,7 @@ impl Checker {
     }
 
     /// P13: the books of a quiet lane balance and are the model's own.
-    pub(crate) fn check_books(&mut self, lane: LaneId, types: &[TypeView]) {
+    pub fn check_books(&mut self, lane: LaneId, types: &[TypeView]) {
         for t in types {
             let b = &t.books;
             let came = b.pushed + b.emitted + b.moved_in + b.advanced_in + b.reclaimed;

@@ -7,7 +7,7 @@ use dpc_core::Wall;
 use dpc_core::effect::Books;
 use dpc_core::ids::{Birth, Epoch, LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::names::{Name, TypeName};
-use dpc_core::object::{Generation, Hash16, Object, Token};
+use dpc_core::object::{Generation, Hash16, Object, SettleMark, Token};
 use dpc_core::record::{End, Ending, Entry, How, Standing, TransferId, entries, hash_of};
 
 use super::Key;
@@ -139,6 +139,22 @@ impl Model {
     /// Whether a settle of this lease and content was committed anywhere.
     pub fn has_mark(&self, token: &Token, content: Hash16) -> bool {
         self.marks.get(token) == Some(&content)
+    }
+
+    /// Whether the object of a lease still carries the mark of that settle: it is the last one of
+    /// its version, and no other answer to its repetition can be right.
+    pub fn keeps_mark(&self, token: &Token, content: Hash16) -> bool {
+        let id = token.object;
+        let is = |mark: &SettleMark| mark.token == *token && mark.content == content;
+        self.lanes.values().any(|lane| {
+            let alive = lane.at.get(&id).and_then(|at| lane.things.get(at));
+            let ends =
+                lane.ends.range((id, Birth::default())..).take_while(|((of, _), _)| *of == id);
+            // What has moved on is marked where it is.
+            let mut ended = ends.filter(|(_, end)| !matches!(end.ending, Ending::Moved(_)));
+            alive.is_some_and(|thing| thing.object.marks.iter().any(is))
+                || ended.any(|(_, end)| end.marks.iter().any(is))
+        })
     }
 
     /// Objects that are neither ended nor parked, with their lane.
@@ -449,7 +465,7 @@ impl Fold<'_> {
         }
     }
 
-    fn note_marks(&mut self, marks: &[dpc_core::object::SettleMark], id: ObjectId) {
+    fn note_marks(&mut self, marks: &[SettleMark], id: ObjectId) {
         for mark in marks {
             let before = self.model.marks.insert(mark.token, mark.content);
             if before.is_some_and(|b| b != mark.content) {

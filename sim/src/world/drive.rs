@@ -104,10 +104,7 @@ impl World {
         let now = self.now_of(node);
         let Some(life) = self.nodes[node].life.as_mut() else { return };
         life.store.complete_until(now.mono);
-        if life.appending.is_none()
-            && !life.head_asked
-            && let Some(record) = life.core.take_record(now)
-        {
+        if let Some(record) = life.take_record(now) {
             if self.dies_at(node, CrashPoint::BeforeAppend) {
                 return;
             }
@@ -278,7 +275,7 @@ impl World {
         let now = self.now_of(node);
         let life = self.nodes[node].life.as_mut().expect("nothing has ended it");
         let mut fx = Effects::new();
-        life.core.handle(now, Input::Committed(number), &mut fx);
+        life.handle(now, Input::Committed(number), &mut fx);
         if self.dies_at(node, CrashPoint::AfterCommit) {
             return;
         }

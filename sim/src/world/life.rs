@@ -9,12 +9,13 @@ use dpc_core::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
 use dpc_core::names::Name;
 use dpc_core::record;
 use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, Store, StoreError};
-use dpc_core::{Core, Effect, Effects, Input, Mono, PartInfo, Settings};
+use dpc_core::{Core, Effect, Effects, Input, Mono, Now, PartInfo, Record, Settings};
 
 use super::faults::{Clock, Doom};
 use super::shared::{AnyStore, SELF_FENCE_AFTER};
 use super::{CrashPoint, Event, World};
 use crate::dice::Dice;
+use crate::recorder::Recorder;
 use crate::store::{SimDisk, SimStore};
 
 /// One node: what outlives its process, and the process if it runs.
@@ -45,6 +46,7 @@ pub struct Node {
 /// A running process.
 pub(crate) struct Life {
     pub(crate) core: Core,
+    pub(crate) recorder: Option<Recorder>,
     pub(crate) store: AnyStore,
     pub(crate) said: Said,
     pub(crate) epoch: Epoch,
@@ -83,6 +85,31 @@ pub enum Power {
     Stays,
     /// The machine loses power: what was not synced may be lost or torn.
     Cut,
+}
+
+impl Life {
+    /// Tells core something. With a recorder its effects are new ones.
+    pub(crate) fn handle(&mut self, now: Now, input: Input, fx: &mut Effects) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.call(now, &input);
+        }
+        self.core.handle(now, input, fx);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.outcome(&mut self.core, fx);
+        }
+    }
+
+    /// The next record, if none is on its way.
+    pub(crate) fn take_record(&mut self, now: Now) -> Option<Record> {
+        if self.appending.is_some() || self.head_asked {
+            return None;
+        }
+        let record = self.core.take_record(now);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.take(now, record.as_ref());
+        }
+        record
+    }
 }
 
 impl Node {
@@ -171,6 +198,7 @@ impl World {
         let mut life = self.new_life(node, &records, AnyStore::Disk(store), claimed);
         let mut fx = Effects::new();
         life.core.start(self.now_of(node), &mut fx);
+        life.recorder = self.recording.map(|bounds| Recorder::new(&mut life.core, bounds));
         self.nodes[node].life = Some(life);
         self.perform(node, fx);
         self.pump(node);
@@ -188,6 +216,7 @@ impl World {
         self.coverage.add_if("index part rebuilt", loaded);
         Life {
             core,
+            recorder: None,
             store,
             said: Said::default(),
             epoch: claimed.epoch,
@@ -267,6 +296,11 @@ impl World {
         }
     }
 
+    /// What is left of a life is its recording.
+    pub(crate) fn bury(&mut self, mut life: Life) {
+        self.recordings.extend(life.recorder.take().map(Recorder::end));
+    }
+
     /// Ends a node's process.
     pub fn kill(&mut self, node: usize, power: Power) {
         if let Some(host) = self.nodes[node].host {
@@ -278,7 +312,7 @@ impl World {
         self.trace.headline(self.now, &format!("{} {verb}", self.nodes[node].name));
         self.coverage.add_if("killed while a record was on its way", life.appending.is_some());
         self.coverage.add_if("killed with effects in the gate", !life.gate.is_empty());
-        drop(life);
+        self.bury(life);
         if power == Power::Cut {
             self.nodes[node].disk.power_cut();
         }
@@ -322,7 +356,7 @@ impl World {
         let now = self.now_of(node);
         let Some(life) = self.nodes[node].life.as_mut() else { return };
         let mut fx = Effects::new();
-        life.core.handle(now, input, &mut fx);
+        life.handle(now, input, &mut fx);
         self.perform(node, fx);
         self.pump(node);
     }

@@ -16,6 +16,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use dpc_core::ids::{LaneId, ObjectId};
+use dpc_core::recording::TapeBounds;
 use dpc_core::time::{Mono, Now, Span, Wall};
 use dpc_core::{Limits, Wake};
 
@@ -28,6 +29,7 @@ pub use wire::Wire;
 
 use crate::checks::Checker;
 use crate::coverage::Coverage;
+use crate::recorder::{Recorder, Recording};
 use crate::trace::Trace;
 
 /// Wall time at the start of every world.
@@ -166,6 +168,10 @@ pub struct World {
     pub check_every: u64,
     /// What operators were answered, newest last.
     pub answers: Vec<dpc_core::Answer>,
+    /// How cores are recorded, if they are.
+    pub(crate) recording: Option<TapeBounds>,
+    /// Recordings of the lives that have ended.
+    pub(crate) recordings: Vec<Recording>,
 }
 
 impl World {
@@ -190,8 +196,25 @@ impl World {
             steps: 0,
             check_every: 1,
             answers: Vec::new(),
+            recording: None,
+            recordings: Vec::new(),
             plan,
         }
+    }
+
+    /// Records every core from here on.
+    pub fn record(&mut self, bounds: TapeBounds) {
+        self.recording = Some(bounds);
+        for life in self.nodes.iter_mut().filter_map(|n| n.life.as_mut()) {
+            life.recorder = Some(Recorder::new(&mut life.core, bounds));
+        }
+    }
+
+    /// The recordings of all lives so far.
+    pub fn take_recordings(&mut self) -> Vec<Recording> {
+        let living = self.nodes.iter_mut().filter_map(|n| n.life.as_mut()?.recorder.take());
+        self.recordings.extend(living.map(Recorder::end));
+        std::mem::take(&mut self.recordings)
     }
 
     /// The time since the world began.

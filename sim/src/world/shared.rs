@@ -16,6 +16,7 @@ use dpc_core::{Effects, Input};
 
 use super::life::Power;
 use super::{Event, World, lane_id};
+use crate::recorder::Recorder;
 use crate::shared::{SharedDb, SimLane, SimShared};
 use crate::store::SimStore;
 
@@ -200,7 +201,7 @@ impl World {
     pub(crate) fn end_core(&mut self, node: usize, why: &str) {
         let Some(life) = self.nodes[node].life.take() else { return };
         self.trace.headline(self.now, &format!("{} {why}", self.nodes[node].name));
-        drop(life);
+        self.bury(life);
         self.nodes[node].deferred.clear();
         self.nodes[node].paused = None;
         self.drop_links(node, Power::Stays);
@@ -542,6 +543,7 @@ impl World {
         self.checks.on_claimed(lane, claimed.epoch);
         let mut fx = Effects::new();
         life.core.start(self.now_of(node), &mut fx);
+        life.recorder = self.recording.map(|bounds| Recorder::new(&mut life.core, bounds));
         self.nodes[node].life = Some(life);
         self.perform(node, fx);
         self.pump(node);
