@@ -7,8 +7,10 @@ mod client;
 mod drive;
 mod faults;
 mod life;
+mod prefixes;
 mod settle;
 mod shared;
+mod strange;
 mod traffic;
 mod wire;
 
