@@ -503,7 +503,8 @@ impl Core {
 
     /// Refusals that every request for more work meets.
     pub(crate) fn check_open_for_work(&self) -> Result<(), Refusal> {
-        if self.draining.is_some() {
+        let held_up = planted(Bug::PeersHoldUpPushes) && !self.transfers.outgoing.is_empty();
+        if self.draining.is_some() || held_up {
             return Err(Refusal::new(
                 crate::refusal::Code::Unavailable,
                 "DRAINING",
@@ -542,6 +543,9 @@ impl Core {
 
     /// Adds objects to a decision of the open record; equal decisions are stored once.
     pub(crate) fn decide(&mut self, decision: Decision, object: (ObjectId, u32)) {
+        if planted(Bug::OfferNotRecorded) && decision.step == crate::decision::Step::Offer {
+            return;
+        }
         let same = self.decisions.iter_mut().rev().take(8).find(|(d, _)| *d == decision);
         match same {
             Some((_, objects)) => objects.push(object),

@@ -10,7 +10,6 @@ use crate::core::Core;
 use crate::effect::Effects;
 use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::object::Object;
-use crate::planted::{Bug, planted};
 use crate::record::{BadRecord, End, Ending, Entry, Header, How, Standing, TransferId};
 use crate::remember::PartInfo;
 use crate::store::StoreError;
@@ -106,7 +105,6 @@ impl Core {
             Entry::Forgotten { sender, epoch, incarnation, through } => {
                 self.transfers.forget_through(sender, epoch, incarnation, through);
             }
-            Entry::Begun(_) if planted(Bug::BlameForgotten) => {}
             Entry::Begun(locs) => {
                 self.blamed
                     .extend(locs.into_iter().filter(|at| self.catalogue.shelf_of(*at).is_some()));

@@ -3,6 +3,7 @@
 //! books and their digests.
 
 mod model;
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,7 @@ use dpc_core::object::{Hash16, Push, Token};
 use dpc_core::record::TransferId;
 
 pub use model::{Model, Thing};
+pub(crate) use rules::Rules;
 
 use crate::coverage::Coverage;
 

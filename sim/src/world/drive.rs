@@ -289,6 +289,8 @@ impl World {
         assert_eq!(appended, number, "the store answers in order");
         life.committed = number;
         self.checks.on_committed(lane, number, &bytes, &mut self.coverage);
+        self.rules.committed(lane, number, &bytes);
+        self.judge();
         if self.trace.is_on() {
             let line = format!("{} < #{number} is durable", self.nodes[node].name);
             self.trace.input(self.now, line);

@@ -272,6 +272,7 @@ impl World {
         let lane = self.nodes[node].lane;
         for (number, bytes) in records {
             self.checks.on_committed(lane, *number, bytes, &mut self.coverage);
+            self.rules.committed(lane, *number, bytes);
         }
         let checkpoint = records
             .last()
@@ -348,6 +349,8 @@ impl World {
         self.nodes[node].paused = None;
         self.drop_links(node, power);
         self.checks.on_death(self.nodes[node].lane);
+        self.rules.died(self.nodes[node].lane);
+        self.drained.remove(&node);
         self.forget_sessions(node);
         self.forget_ops(node);
     }

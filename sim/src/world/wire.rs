@@ -131,6 +131,7 @@ impl World {
     /// A node says something over a link.
     pub(crate) fn send(&mut self, node: usize, link: LinkId, message: Message) {
         self.count_message(&message);
+        self.note_said(node, link, &message);
         self.trace.saw(self.now, &self.nodes[node].name, "sends", &|| message.to_string());
         let life = self.nodes[node].life.as_ref().expect("it has just spoken");
         let Some((wire, side)) = life.links.get(&link).copied() else { return };
