@@ -112,7 +112,7 @@ impl Core {
         adverts: &mut Vec<Advert>,
         windows: &mut Vec<Window>,
     ) {
-        let l = self.mesh.link_mut(link).expect("just listed");
+        let (l, paths) = self.mesh.link_and_paths(link).expect("just listed");
         let received = l.received.get(key).copied().unwrap_or(0);
         let Some((mut demand, free)) = best else {
             if l.told.remove(key).is_some() {
@@ -130,6 +130,7 @@ impl Core {
                 && t.path == demand.path
         });
         if !same {
+            demand.path = paths.share(demand.path);
             l.told.insert(key.clone(), demand.clone());
             adverts.push(Advert { key: key.clone(), demand: Some(demand) });
             if appears {
@@ -155,9 +156,9 @@ impl Core {
         let own = self.own_demand(key);
         let beyond = self
             .mesh
-            .wanted(key.pattern.as_str())
-            .filter(|(k, via)| k == key && *via != link)
-            .filter_map(|(_, via)| self.demand_via(*via, key, towards));
+            .who_wants(key)
+            .filter(|via| *via != link)
+            .filter_map(|via| self.demand_via(via, key, towards));
         own.into_iter().chain(beyond).max_by(|(a, a_free), (b, b_free)| {
             let rank =
                 |d: &Demand, free: u64| (free > 0, std::cmp::Reverse(d.distance), d.generation);
@@ -179,7 +180,7 @@ impl Core {
         let free = wanted.saturating_sub(waiting);
         let demand = Demand {
             distance: 0,
-            path: vec![(self.name.clone(), self.lane.id)],
+            path: [(self.name.clone(), self.lane.id)].into(),
             generation: group.generation,
             window: 0,
         };
@@ -194,8 +195,8 @@ impl Core {
         {
             return None;
         }
-        let mut path = vec![(self.name.clone(), self.lane.id)];
-        path.extend(known.path.iter().cloned());
+        let here = (self.name.clone(), self.lane.id);
+        let path = std::iter::once(here).chain(known.path.iter().cloned()).collect();
         let open = known.window.saturating_sub(remote.offered).min(u64::from(self.limits.transit));
         let in_transit = self.mesh.transit.get(key).map_or(0, |(_, count)| *count);
         let demand =
@@ -261,9 +262,9 @@ impl Core {
     fn pass_refresh(&mut self, from: LinkId, refresh: Refresh, fx: &mut Effects) {
         let way = self
             .mesh
-            .wanted(refresh.key.pattern.as_str())
-            .filter(|(k, via)| *k == refresh.key && *via != from)
-            .filter_map(|(_, via)| Some((*via, self.mesh.link(*via)?.demands.get(&refresh.key)?)))
+            .who_wants(&refresh.key)
+            .filter(|via| *via != from)
+            .filter_map(|via| Some((via, self.mesh.link(via)?.demands.get(&refresh.key)?)))
             .filter(|(_, remote)| remote.demand.generation.lane == refresh.generation.lane)
             .min_by_key(|(via, remote)| (remote.demand.distance, *via))
             .map(|(via, _)| via);

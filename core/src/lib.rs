@@ -30,6 +30,7 @@ pub mod object;
 mod operator;
 mod parts;
 mod pass;
+mod paths;
 mod peers;
 #[cfg(feature = "planted")]
 pub mod planted;

@@ -13,6 +13,7 @@ use crate::message::{
     Advert, Demand, DemandKey, Hello, LaneHello, LinkRefusal, Message, Protocols, Window,
 };
 use crate::names::{Name, Pattern};
+use crate::paths::Paths;
 use crate::peers::Peers;
 use crate::planted::{Bug, planted};
 use crate::record::{Entry, PeerSeen};
@@ -75,9 +76,12 @@ pub(crate) struct Mesh {
     links: SlicedMap<LinkId, Link>,
     /// What peers' lanes were known to be.
     pub(crate) peers: Peers,
-    /// Which links want what, by pattern.
+    /// Which links want what.
     #[serde(skip)]
-    wanted: BTreeMap<Pattern, BTreeSet<(DemandKey, LinkId)>>,
+    wanted: BTreeSet<(DemandKey, LinkId)>,
+    /// The ways that demand comes and goes.
+    #[serde(skip)]
+    pub(crate) paths: Paths,
     /// Demands whose adverts may have changed.
     pub(crate) dirty: BTreeSet<DemandKey>,
     /// Own demands that were told as new a moment ago, with when: those that flap wait.
@@ -113,10 +117,7 @@ impl Mesh {
     /// What follows from the slices.
     pub(crate) fn derive(&mut self) {
         for (link, l) in &self.links {
-            for key in l.demands.keys() {
-                let wanted = self.wanted.entry(key.pattern.clone()).or_default();
-                wanted.insert((key.clone(), *link));
-            }
+            self.wanted.extend(l.demands.keys().map(|key| (key.clone(), *link)));
         }
     }
 
@@ -140,14 +141,34 @@ impl Mesh {
         self.links().next().is_some()
     }
 
-    /// Demands of peers for a pattern.
+    /// A link, and the paths that what is told over it shares with others.
+    pub(crate) fn link_and_paths(&mut self, link: LinkId) -> Option<(&mut Link, &mut Paths)> {
+        let l = self.links.get_mut(&link).filter(|l| l.ready)?;
+        Some((l, &mut self.paths))
+    }
+
+    /// Demands of peers for a pattern, by whatever processor.
     pub(crate) fn wanted(&self, pattern: &str) -> impl Iterator<Item = &(DemandKey, LinkId)> {
-        self.wanted.get(pattern).into_iter().flatten()
+        let least = DemandKey::new(Pattern::unchecked(pattern), Name::least());
+        let known = self.wanted.range((least, LinkId(0))..);
+        known.take_while(move |(key, _)| key.pattern.as_str() == pattern)
+    }
+
+    /// The links over which a demand is told.
+    pub(crate) fn who_wants(&self, key: &DemandKey) -> impl Iterator<Item = LinkId> {
+        let all = (key.clone(), LinkId(0))..=(key.clone(), LinkId(u64::MAX));
+        self.wanted.range(all).map(|(_, link)| *link)
     }
 
     /// Whether a demand can be reached over another link than this one.
     pub(crate) fn has_demand_beyond(&self, link: LinkId, key: &DemandKey) -> bool {
-        self.wanted(key.pattern.as_str()).any(|(k, l)| k == key && *l != link)
+        self.who_wants(key).any(|l| l != link)
+    }
+
+    /// The key as another link has told it, so that it is in memory once.
+    fn shared(&self, key: DemandKey) -> DemandKey {
+        let known = self.wanted.range((key.clone(), LinkId(0))..).next();
+        known.filter(|(k, _)| *k == key).map_or(key, |(k, _)| k.clone())
     }
 
     pub(crate) fn count_received(&mut self, link: LinkId, key: &DemandKey, count: u64) {
@@ -169,20 +190,16 @@ impl Mesh {
     }
 
     fn index(&mut self, key: &DemandKey, link: LinkId, there: bool) {
-        let set = self.wanted.entry(key.pattern.clone()).or_default();
         if there {
-            set.insert((key.clone(), link));
-            return;
-        }
-        set.remove(&(key.clone(), link));
-        if set.is_empty() {
-            self.wanted.remove(&key.pattern);
+            self.wanted.insert((key.clone(), link));
+        } else {
+            self.wanted.remove(&(key.clone(), link));
         }
     }
 
     /// All keys of demand that peers have told.
     pub(crate) fn remote_keys(&self) -> BTreeSet<DemandKey> {
-        self.wanted.values().flatten().map(|(key, _)| key.clone()).collect()
+        self.wanted.iter().map(|(key, _)| key.clone()).collect()
     }
 }
 
@@ -438,7 +455,8 @@ impl Core {
     }
 
     fn on_adverts(&mut self, link: LinkId, adverts: Vec<Advert>, fx: &mut Effects) {
-        for advert in adverts {
+        for mut advert in adverts {
+            advert.key = self.mesh.shared(advert.key);
             let Some(l) = self.mesh.links.get_mut(&link) else { return };
             if l.demands.len() >= crate::limits::ADVERTS_MAX && !l.demands.contains_key(&advert.key)
             {
@@ -465,8 +483,8 @@ impl Core {
                 }
             }
             let there = useful.is_some();
-            let l = self.mesh.links.get_mut(&link).expect("just found");
-            match useful {
+            let (l, paths) = self.mesh.link_and_paths(link).expect("just found");
+            match useful.map(|d| Demand { path: paths.share(d.path), ..d }) {
                 Some(demand) => match l.demands.get_mut(&advert.key) {
                     Some(remote) => remote.demand = demand,
                     None => {
@@ -499,7 +517,7 @@ impl Core {
     /// Something about a peer's demand has changed: objects may move, adverts may change.
     pub(crate) fn on_demand_changed(&mut self, key: &DemandKey) {
         self.stir_matching(key);
-        if self.mesh.wanted(key.pattern.as_str()).all(|(k, _)| k != key) {
+        if self.mesh.who_wants(key).next().is_none() {
             // What was in transit for it is stranded: it is backlog from now on.
             self.mesh.transit.remove(key);
         }

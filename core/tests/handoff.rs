@@ -86,7 +86,7 @@ impl Bench {
 
     fn subscribe(&mut self) {
         self.tell(Input::OpenSession(SessionId(1)));
-        let DemandKey { pattern, processor } = key();
+        let (pattern, processor) = (key().pattern.clone(), key().processor.clone());
         let (session, subscription) = (SessionId(1), SubscriptionId(1));
         let s = Subscribe { session, subscription, pattern, processor, credit: 8, lease: None };
         self.tell(Input::Subscribe(ReplyTo { request: RequestId(1), seq: 0 }, s));
@@ -98,7 +98,7 @@ fn name(text: &str) -> Name {
 }
 
 fn key() -> DemandKey {
-    DemandKey { pattern: Pattern::new("img").expect("valid"), processor: name("default") }
+    DemandKey::new(Pattern::new("img").expect("valid"), name("default"))
 }
 
 fn transfer(n: u64) -> TransferId {

@@ -10,6 +10,7 @@ pub mod dice;
 mod ledger;
 pub mod recorder;
 pub mod replay;
+pub mod scale;
 pub mod script;
 pub mod shared;
 pub mod shrink;

@@ -39,7 +39,7 @@ pub(super) fn network(world: &mut World, verb: &str, words: &mut Words) -> Resul
             let processor = words.next("a processor")?;
             let processor = Name::new("processor", &processor).map_err(|r| r.to_string())?;
             let handled = vec![processor.clone()];
-            let key = DemandKey { pattern, processor };
+            let key = DemandKey::new(pattern, processor);
             let lane = world.nodes()[to].lane;
             let generation = world.told_generation(to).ok_or("it has told no demand")?;
             assert_eq!(generation.lane, lane, "a node tells its own demand");

@@ -256,6 +256,12 @@ impl World {
         self.hang_up(client);
     }
 
+    /// A client that has left comes back.
+    pub fn rejoin(&mut self, client: usize) {
+        self.clients[client].wants = true;
+        self.on_reconnect(client);
+    }
+
     fn hang_up(&mut self, client: usize) {
         let node = self.clients[client].node;
         self.clients[client].hand.clear();

@@ -323,6 +323,7 @@ impl World {
 
     pub(crate) fn count_message(&mut self, message: &Message) {
         self.coverage.message(message);
+        self.traffic.count(message);
         if let Message::Estate(estate) = message {
             self.checks.on_estate(estate.transfer);
         }

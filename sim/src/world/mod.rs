@@ -12,6 +12,7 @@ mod rules;
 mod settle;
 mod shared;
 mod strange;
+mod traffic;
 mod wire;
 
 use std::cmp::Reverse;
@@ -26,6 +27,7 @@ pub use client::{Client, Mode, Op, Pushing, Wish};
 pub use faults::CrashPoint;
 pub use life::{Node, Power};
 pub use shared::{DEAD_AFTER, SELF_FENCE_AFTER};
+pub use traffic::Traffic;
 pub use wire::Wire;
 
 use crate::checks::{Checker, Rules};
@@ -165,6 +167,8 @@ pub struct World {
     pub checks: Checker,
     /// Which situations have occurred.
     pub coverage: Coverage,
+    /// What nodes have said to each other.
+    pub traffic: Traffic,
     /// Events that have happened.
     pub steps: u64,
     /// Every so many steps each live core checks itself; zero for never.
@@ -197,6 +201,7 @@ impl World {
             trace: Trace::new(plan.trace),
             checks: Checker::new(plan.limits.max_hops),
             coverage: Coverage::default(),
+            traffic: Traffic::default(),
             steps: 0,
             check_every: 1,
             answers: Vec::new(),
