@@ -278,7 +278,8 @@ impl Core {
     }
 
     fn encode_times(&self, w: &mut Writer) {
-        let pages: Vec<_> = self.due_pages.iter().collect();
+        let doubted: Vec<_> = self.doubted.iter().map(|record| (self.now.wall, *record)).collect();
+        let pages: Vec<_> = self.due_pages.iter().chain(&doubted).collect();
         let in_memory: Vec<(Wall, RecordNumber)> = self
             .memory
             .iter()

@@ -14,13 +14,14 @@ use crate::subscriptions::{GroupId, may_take};
 
 impl Core {
     /// Somebody here wants something that nobody here wanted before: new demand, with a generation
-    /// of its own. Demand that comes back a moment after it vanished is told later.
+    /// of its own. Demand that comes and goes is told at most once in each `redistribution_delay`:
+    /// what it moves is bounded, and it is served all the same.
     pub(crate) fn demand_appears(&mut self, group: GroupId) {
         let generation = self.own_generation();
         let key = self.subs.group(group).key.clone();
         let damped = self.limits.redistribution_delay;
-        let until =
-            self.mesh.vanished.remove(&key).map(|at| at + damped).filter(|at| *at > self.now.mono);
+        let told = self.mesh.appeared.get(&key).map(|at| *at + damped);
+        let until = told.filter(|at| *at > self.now.mono);
         let g = self.subs.group_mut(group);
         (g.generation, g.hidden_until) = (generation, until);
         if let Some(until) = until {
@@ -40,12 +41,11 @@ impl Core {
         Generation { counter, lane: self.lane.id, incarnation: self.lane.incarnation }
     }
 
-    pub(crate) fn demand_vanishes(&mut self, key: DemandKey) {
-        let now = self.now.mono;
-        let damped = self.limits.redistribution_delay;
-        self.mesh.vanished.retain(|_, at| *at + damped > now);
-        self.mesh.vanished.insert(key.clone(), now);
-        self.mark_demand(key);
+    /// Own demand is told to a peer that did not know of it.
+    fn note_appearance(&mut self, key: &DemandKey) {
+        let (now, damped) = (self.now.mono, self.limits.redistribution_delay);
+        self.mesh.appeared.retain(|_, at| *at + damped > now);
+        self.mesh.appeared.insert(key.clone(), now);
     }
 
     /// The adverts of a demand are looked at in a moment.
@@ -121,6 +121,7 @@ impl Core {
             return;
         };
         let told = l.told.get(key);
+        let appears = told.is_none() && demand.distance == 0;
         let before = told.map_or(0, |t| t.window);
         let used = if planted(Bug::WindowNotReturned) { 0 } else { received };
         demand.window = before.max(used + free);
@@ -130,7 +131,11 @@ impl Core {
         });
         if !same {
             l.told.insert(key.clone(), demand.clone());
-            return adverts.push(Advert { key: key.clone(), demand: Some(demand) });
+            adverts.push(Advert { key: key.clone(), demand: Some(demand) });
+            if appears {
+                self.note_appearance(key);
+            }
+            return;
         }
         let grown = demand.window - before;
         if grown > 0 && (grown * 2 >= free || before <= received) {

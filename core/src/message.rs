@@ -16,6 +16,30 @@ pub const PROTOCOL: u32 = 1;
 /// The oldest version of the link protocol that this program understands.
 pub const PROTOCOL_MIN: u32 = 1;
 
+/// The versions of the link protocol that a node speaks: this program's, unless a test plays an
+/// older or a newer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protocols {
+    /// The oldest.
+    pub oldest: u32,
+    /// The newest.
+    pub newest: u32,
+}
+
+impl Default for Protocols {
+    fn default() -> Self {
+        Self { oldest: PROTOCOL_MIN, newest: PROTOCOL }
+    }
+}
+
+impl Protocols {
+    /// The newest version that both speak, if there is one: what a link between them uses.
+    pub fn common(self, other: Self) -> Option<u32> {
+        let newest = self.newest.min(other.newest);
+        (newest >= self.oldest.max(other.oldest)).then_some(newest)
+    }
+}
+
 /// One message of a link. Links deliver in order or break.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {

@@ -168,7 +168,7 @@ impl Core {
         self.hungry.remove(&group);
         self.starved.remove(&group);
         self.subs.remove_group(group);
-        self.demand_vanishes(key);
+        self.mark_demand(key);
     }
 
     /// Gives ready objects to groups with free credit, a turn each until nothing more can move.

@@ -6,7 +6,9 @@ use dpc_core::ids::{
     SubscriptionId,
 };
 use dpc_core::input::{ReplyTo, Subscribe};
-use dpc_core::message::{DemandKey, Hello, LaneHello, Message, Offer, OfferRefused, PROTOCOL};
+use dpc_core::message::{
+    DemandKey, Hello, LaneHello, Message, Offer, OfferRefused, PROTOCOL, Protocols,
+};
 use dpc_core::names::{Name, Pattern, TypeName};
 use dpc_core::object::{Entity, Headers, Object};
 use dpc_core::record::TransferId;
@@ -31,6 +33,7 @@ impl Bench {
             incarnation: Incarnation(1),
             seed: 7,
             limits: Limits::default(),
+            protocols: Protocols::default(),
             fence: None,
             heir: None,
         };

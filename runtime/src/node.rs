@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dpc_core::ids::{Incarnation, LaneId, RecordNumber};
+use dpc_core::message::Protocols;
 use dpc_core::names::Name;
 use dpc_core::record::{entries, mentions, open_header};
 use dpc_core::store::{Claimed, READ_BYTES_MAX, Store, StoreError};
@@ -166,6 +167,7 @@ where
         incarnation,
         seed: random.next_u64(),
         limits: setup.limits.clone(),
+        protocols: Protocols::default(),
         fence: None,
         heir: None,
     };

@@ -7,6 +7,7 @@ pub mod contract;
 pub mod contract_shared;
 pub mod coverage;
 pub mod dice;
+mod ledger;
 pub mod recorder;
 pub mod replay;
 pub mod script;

@@ -34,6 +34,7 @@ pub const DELAY_SPREAD: Span = Span(1_500);
 #[derive(Clone)]
 pub struct SimDisk(Arc<Mutex<Disk>>);
 
+#[derive(Clone)]
 struct Disk {
     lane: LaneId,
     rng: Pcg64Mcg,
@@ -50,14 +51,29 @@ struct Disk {
     read_fails: bool,
     bytes_max: u64,
     stalled_until: Mono,
+    /// What becomes of the record that is on its way at the next crash; by seed, if none is said.
+    fate: Option<Fate>,
 }
 
+/// What a crash leaves of a record that was on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing.
+    Lost,
+    /// Written, and lost with the power if nobody syncs it.
+    Unsynced,
+    /// Durable without anyone knowing.
+    Synced,
+}
+
+#[derive(Clone)]
 struct Row {
     bytes: Bytes,
     synced: bool,
 }
 
 /// A write whose answer was lost and that arrives by itself, unless a claim comes first.
+#[derive(Clone)]
 struct Late {
     due: Mono,
     epoch: Epoch,
@@ -97,7 +113,19 @@ impl SimDisk {
             read_fails: false,
             bytes_max: u64::MAX,
             stalled_until: Mono(0),
+            fate: None,
         })))
+    }
+
+    /// Another disk with the same content.
+    pub fn copied(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.lock().clone())))
+    }
+
+    /// Decides what the next crash leaves of the record that is on its way, and what the next loss
+    /// of power leaves of a record that was not synced: nothing.
+    pub fn decide(&self, fate: Fate) {
+        self.lock().fate = Some(fate);
     }
 
     /// Opens a store on the disk. More than one may be open: an owner that was declared dead and
@@ -122,6 +150,9 @@ impl SimDisk {
     pub fn power_cut(&self) {
         let disk = &mut *self.lock();
         disk.late.clear();
+        if disk.fate == Some(Fate::Unsynced) {
+            return disk.rows.retain(|_, row| row.synced);
+        }
         let rng = &mut disk.rng;
         disk.rows.retain(|_, row| row.synced || !rng.next_u64().is_multiple_of(3));
         for row in disk.rows.values_mut().filter(|row| !row.synced) {
@@ -474,11 +505,13 @@ impl Drop for SimStore {
         let disk = &mut *self.disk.lock();
         for (_, op) in self.queue.drain(..) {
             let Op::Append(epoch, number, record, _) = op else { continue };
-            let fate = disk.rng.next_u64() % 3;
-            if fate == 0 || disk.refusal(epoch, number, &record).is_some() {
+            let fates = [Fate::Lost, Fate::Unsynced, Fate::Synced];
+            let drawn = fates[usize::try_from(disk.rng.next_u64() % 3).expect("below three")];
+            let fate = disk.fate.unwrap_or(drawn);
+            if fate == Fate::Lost || disk.refusal(epoch, number, &record).is_some() {
                 return;
             }
-            disk.write(number, record, fate == 2);
+            disk.write(number, record, fate == Fate::Synced);
             return;
         }
     }

@@ -55,6 +55,14 @@ section! {
         /// Which store.
         "store.kind" kind: StoreKind = StoreKind::Embedded,
             Kind::Choice(&["embedded", "cassandra", "postgres"]);
+        /// The address of the database; its password comes from PGPASSWORD.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "store.url" url: Option<String> = None, Kind::Url;
+        /// Make dpc's tables in the database if they are not there.
+        "store.create_tables" create_tables: bool = true, Kind::Flag;
+        /// How long an outage of the database may last before the node gives up.
+        "store.patience" patience: Period = Period::secs(60),
+            Kind::Period(Period::secs(1), Period::hours(24));
     }
 }
 

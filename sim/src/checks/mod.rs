@@ -3,6 +3,7 @@
 //! books and their digests.
 
 mod model;
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +14,10 @@ use dpc_core::ids::{Birth, Epoch, LaneId, ObjectId, RecordNumber};
 use dpc_core::input::{Settle, Transaction};
 use dpc_core::names::TypeName;
 use dpc_core::object::{Hash16, Push, Token};
+use dpc_core::record::TransferId;
 
 pub use model::{Model, Thing};
+pub(crate) use rules::Rules;
 
 use crate::coverage::Coverage;
 
@@ -89,6 +92,11 @@ impl Checker {
     pub fn add_lane(&mut self, lane: LaneId) {
         self.model.add_lane(lane);
         self.leased.insert(lane, BTreeMap::new());
+    }
+
+    /// An adopted lane gives what follows no demand to its heir.
+    pub(crate) fn on_estate(&mut self, transfer: TransferId) {
+        self.model.estates.insert(transfer);
     }
 
     /// P6: claims of a lane grow.
@@ -202,7 +210,8 @@ impl Checker {
             }
         }
         let fence = (object.moves, delivery.epoch, delivery.lease);
-        if let Some(before) = self.fences.insert(key, fence)
+        if !object.possible_duplicate
+            && let Some(before) = self.fences.insert(key, fence)
             && before >= fence
         {
             self.fail("P5", format!("{} had {before:?}, then {fence:?}", object.id));

@@ -29,8 +29,6 @@ pub struct Lane {
     hash: Hash16,
     /// The highest epoch that has claimed the lane or committed to it.
     epoch: Epoch,
-    /// What came with the estate of an adopted lane, parked or before its time.
-    inherited: BTreeSet<(TransferId, ObjectId)>,
     things: BTreeMap<Loc, Thing>,
     /// The place of what is alive under an id, held or not.
     at: BTreeMap<ObjectId, Loc>,
@@ -42,6 +40,8 @@ pub struct Lane {
     released: BTreeSet<TransferId>,
     pushed: BTreeMap<ObjectId, (Birth, Hash16)>,
     shadows: BTreeMap<Loc, Key>,
+    /// Copies that a person has brought back here.
+    reclaimed: BTreeSet<Key>,
     books: BTreeMap<TypeName, Books>,
 }
 
@@ -65,8 +65,8 @@ pub struct Model {
     marks: BTreeMap<Token, Hash16>,
     routes: BTreeMap<Key, Route>,
     moved: BTreeMap<TransferId, BTreeSet<ObjectId>>,
-    /// The wall time of the record that is folded.
-    wall: Wall,
+    /// Transfers that an adopted lane gave to its heir: they follow no demand.
+    pub(super) estates: BTreeSet<TransferId>,
     max_hops: u32,
     /// Pushed objects of the last record, to be compared with what clients said.
     pub(super) fresh: Vec<(ObjectId, Hash16)>,
@@ -87,6 +87,16 @@ impl Lane {
     pub fn flowing(&self, id: ObjectId) -> Option<&Thing> {
         let thing = self.things.get(self.at.get(&id)?)?;
         (thing.standing == Standing::Flowing).then_some(thing)
+    }
+
+    /// What is alive here under an id, held or not.
+    pub fn alive(&self, id: ObjectId) -> Option<&Thing> {
+        self.things.get(self.at.get(&id)?)
+    }
+
+    /// The ends of an id here: one for each life of it.
+    pub fn ends(&self, id: ObjectId) -> impl Iterator<Item = &End> {
+        self.ends.iter().filter(move |((of, _), _)| *of == id).map(|(_, end)| end)
     }
 
     /// The books of a type as the records say.
@@ -115,7 +125,7 @@ impl Model {
             marks: BTreeMap::new(),
             routes: BTreeMap::new(),
             moved: BTreeMap::new(),
-            wall: Wall(0),
+            estates: BTreeSet::new(),
             max_hops,
             fresh: Vec::new(),
         }
@@ -134,6 +144,11 @@ impl Model {
     /// All lanes.
     pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
         self.lanes.values()
+    }
+
+    /// Handoffs that were committed at their senders, counted by object.
+    pub fn handoffs(&self) -> usize {
+        self.moved.values().map(BTreeSet::len).sum()
     }
 
     /// Whether a settle of this lease and content was committed anywhere.
@@ -209,7 +224,6 @@ impl Model {
             broken.push(format!("P6: {number} of {name} at epoch {epoch} follows epoch {higher}"));
         }
         (l.next, l.hash, l.epoch) = (number.next(), hash_of(bytes), header.epoch);
-        self.wall = header.wall;
         let emits_with: BTreeSet<ObjectId> =
             entries.iter().filter_map(|(_, e)| settled_in(e)).collect();
         for (at, entry) in entries {
@@ -251,7 +265,7 @@ impl Model {
             if there.held.get(&transfer).is_some_and(|ids| ids.contains(&id)) {
                 return Ok(());
             }
-            if !there.released.contains(&transfer) {
+            if !there.released.contains(&transfer) && !there.reclaimed.contains(&(id, *birth)) {
                 return Err(format!(
                     "{} moved it to {}, which does not hold it",
                     here.short(),
@@ -368,15 +382,10 @@ impl Fold<'_> {
         if let Standing::Held(transfer) | Standing::HeldParked(transfer, _) = standing
             && how == How::Received
         {
-            let early = object.not_before.is_some_and(|at| at > self.model.wall);
-            let parked = matches!(standing, Standing::HeldParked(..));
-            let l = self.here();
-            l.held.entry(transfer).or_default().insert(object.id);
-            if parked || early {
-                l.inherited.insert((transfer, object.id));
-            }
+            self.here().held.entry(transfer).or_default().insert(object.id);
         }
-        let flows = standing == Standing::Flowing;
+        // A copy that was brought back may have an owner besides, and says so.
+        let flows = standing == Standing::Flowing && !object.possible_duplicate;
         let id = object.id;
         let l = self.here();
         l.at.insert(id, at);
@@ -424,7 +433,15 @@ impl Fold<'_> {
             How::Redriven => self.seen.add("redriven"),
             How::Returned => self.seen.add("returned"),
             How::Received => {}
-            How::Reclaimed => self.here().book(&object.entity.ty).reclaimed += 1,
+            How::Reclaimed => {
+                let l = self.here();
+                l.book(&object.entity.ty).reclaimed += 1;
+                l.reclaimed.insert(key);
+                l.held.values_mut().for_each(|ids| {
+                    ids.remove(&object.id);
+                });
+                self.model.routes.remove(&key);
+            }
         }
         if let Some(before) = before
             && (before.object.id, before.object.birth) != key
@@ -439,7 +456,9 @@ impl Fold<'_> {
         };
         if object.version > before.object.version {
             self.seen.add("advanced");
-            self.settled(key, before.object.version, at);
+            if !object.possible_duplicate {
+                self.settled(key, before.object.version, at);
+            }
             if before.object.entity.ty != object.entity.ty {
                 self.here().book(&before.object.entity.ty).advanced_out += 1;
                 self.here().book(&object.entity.ty).advanced_in += 1;
@@ -451,7 +470,8 @@ impl Fold<'_> {
         let Some(name) = name else {
             return self.fail("P3", format!("{} handled twice by one processor", object.id));
         };
-        if !self.model.handled.insert((key, object.version, name.clone())) {
+        let first = self.model.handled.insert((key, object.version, name.clone()));
+        if !first && !object.possible_duplicate {
             self.fail("P3", format!("{} handled twice by {name}", object.id));
         }
     }
@@ -493,7 +513,9 @@ impl Fold<'_> {
             return;
         };
         let l = self.here();
-        if l.things.remove(&was).is_none() {
+        let ended = l.things.remove(&was);
+        let certain = ended.as_ref().is_some_and(|t| !t.object.possible_duplicate);
+        if ended.is_none() {
             self.fail("R8", format!("{} ends at {was}, where nothing is", end.id));
         }
         let l = self.here();
@@ -510,7 +532,8 @@ impl Fold<'_> {
             owners.remove(&self.lane);
         }
         match &end.ending {
-            Ending::Final => self.settled(key, end.version, was),
+            Ending::Final if certain => self.settled(key, end.version, was),
+            Ending::Final => self.seen.add("possible duplicate finalised"),
             Ending::Discarded(_) => self.seen.add("discarded"),
             Ending::Moved(transfer) => {
                 self.here().shadows.insert(was, key);
@@ -543,10 +566,10 @@ impl Fold<'_> {
             let object = thing.object.clone();
             thing.standing = parked.clone().map_or(Standing::Flowing, Standing::Parked);
             l.book(&object.entity.ty).moved_in += 1;
-            let inherited = l.inherited.remove(&(transfer, id));
+            let inherited = self.model.estates.contains(&transfer);
             self.seen.add_if("inherited and parked", parked.is_some());
             self.seen.add_if("inherited before its time", inherited && parked.is_none());
-            if parked.is_none() {
+            if parked.is_none() && !object.possible_duplicate {
                 self.owned((id, object.birth));
             }
             if !inherited {

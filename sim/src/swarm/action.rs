@@ -9,6 +9,7 @@ use dpc_core::time::{Mono, Span};
 
 use super::profile::Family;
 use crate::contract::Fault;
+use crate::shared::Rates;
 use crate::trace::{as_processor, order_line};
 use crate::world::{CrashPoint, Mode, Power, Wish};
 
@@ -157,6 +158,12 @@ pub enum Action {
     ClockJump(usize, i64),
     /// A wall clock runs too fast by so many millionths.
     ClockDrift(usize, i64),
+    /// The shared store meets each request with faults at these rates.
+    Store(Rates),
+    /// A process is cut off from the shared store for so long.
+    StoreCut(usize, Span),
+    /// A process dies and never comes back.
+    Gone(usize),
 }
 
 impl fmt::Display for Step {
@@ -242,6 +249,11 @@ impl Action {
             Self::DiskLow(node, false) => write!(f, "disk of {} is above its reserve", n(*node)),
             Self::ClockJump(node, ms) => write!(f, "clock of {} jumps by {ms} ms", n(*node)),
             Self::ClockDrift(node, ppm) => write!(f, "clock of {} drifts by {ppm} ppm", n(*node)),
+            Self::Store(rates) => write!(f, "the store: {rates}"),
+            Self::StoreCut(node, span) => {
+                write!(f, "{} is cut off from the store for {span}", n(*node))
+            }
+            Self::Gone(node) => write!(f, "{} is gone for ever", n(*node)),
             other => unreachable!("{other:?} is written by its own line"),
         }
     }

@@ -46,6 +46,7 @@ impl Draw<'_> {
             Family::Clocks => self.clocks(),
             Family::Disk => self.disks(),
             Family::Damage => {}
+            Family::Store => self.shared_store(),
         }
     }
 

@@ -107,6 +107,9 @@ impl Stage {
             Action::DiskLow(node, low) => world.tell_disk(*node, *low),
             Action::ClockJump(node, ms) => world.jump_clock(*node, *ms),
             Action::ClockDrift(node, ppm) => world.drift_clock(*node, *ppm),
+            Action::Store(rates) => world.set_store_rates(*rates),
+            Action::StoreCut(node, span) => world.cut_from_store(*node, *span),
+            Action::Gone(node) => world.lose_for_ever(*node),
             other => unreachable!("{other:?} is not a fault"),
         }
     }

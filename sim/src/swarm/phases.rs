@@ -38,6 +38,9 @@ impl<'a> Run<'a> {
 
     /// Both phases, and the checks at the end.
     pub(super) fn live(&mut self, schedule: &[Step]) -> Result<(), String> {
+        if let Some(adopted_max) = self.setup.adopted_max {
+            self.world().share_store(adopted_max);
+        }
         for _ in 0..self.setup.nodes {
             self.world().add_node();
         }
@@ -155,6 +158,9 @@ impl<'a> Run<'a> {
         self.checked()?;
         for node in 0..self.world().nodes().len() {
             let world = self.world();
+            if world.is_over(node) {
+                continue;
+            }
             world.answers.clear();
             world.operate(node, Operator::Types);
             let lane = world.nodes()[node].lane;

@@ -158,6 +158,7 @@ pub(crate) fn entity(ty: &str, text: &str) -> Entity {
 
 impl World {
     pub(crate) fn ask(&mut self, op: Op) -> ReplyTo {
+        self.note_asked(&op);
         self.requests += 1;
         self.ops.insert(self.requests, op);
         ReplyTo { request: RequestId(self.requests), seq: 0 }
@@ -272,6 +273,7 @@ impl World {
             let line = format!("{} < session {session} ends", self.nodes[node].name);
             self.trace.input(self.now, line);
         }
+        self.rules.stream_ended(self.nodes[node].lane, session);
         self.feed(node, Input::CloseSession(session));
     }
 
@@ -362,11 +364,14 @@ impl World {
             let line = crate::trace::order_line(self.nodes[node].name.as_str(), &order);
             self.trace.input(self.now, line);
         }
+        self.note_order(node, &order);
         let to = self.ask(Op::Other { node });
         self.feed(node, Input::Operator(to, order));
     }
 
     pub(crate) fn on_delivery(&mut self, node: usize, session: SessionId, delivery: Delivery) {
+        self.rules.delivered(self.nodes[node].lane, Some(session), &delivery);
+        self.judge();
         let client = self.clients.iter().position(|c| c.node == node && c.session == Some(session));
         let Some(client) = client else { return };
         let lease = delivery.lease;
@@ -382,6 +387,7 @@ impl World {
     }
 
     pub(crate) fn on_lease_ended(&mut self, node: usize, session: SessionId, lease: u64) {
+        self.rules.lease_ended(self.nodes[node].lane, lease);
         let holder = self.clients.iter_mut().find(|c| c.node == node && c.session == Some(session));
         if let Some(client) = holder {
             client.hand.remove(&lease);
@@ -400,6 +406,7 @@ impl World {
     }
 
     pub(crate) fn on_answer(&mut self, node: usize, to: ReplyTo, answer: Answer) {
+        self.note_answered(node, to, &answer);
         let Some(op) = self.ops.get(&to.request.0).cloned() else {
             return self.checks.fail("P8", format!("answered twice or unasked: {answer}"));
         };
@@ -429,6 +436,7 @@ impl World {
     fn on_taken(&mut self, node: usize, taken: &[Delivery], mode: Mode) {
         let lane = self.nodes[node].lane;
         for delivery in taken {
+            self.rules.delivered(self.nodes[node].lane, None, delivery);
             self.coverage.add("taken without a stream");
             self.checks.on_delivery(lane, delivery, &mut self.coverage);
             if matches!(mode, Mode::Hold | Mode::Begin) {

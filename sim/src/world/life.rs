@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use dpc_core::effect::PartIds;
 use dpc_core::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
+use dpc_core::message::Protocols;
 use dpc_core::names::Name;
 use dpc_core::record;
 use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, Store, StoreError};
@@ -20,8 +21,16 @@ use crate::store::{SimDisk, SimStore};
 
 /// One node: what outlives its process, and the process if it runs.
 pub struct Node {
-    /// Its name, `n1` for the first.
+    /// Its name in stories, `n1` for the first.
     pub name: Name,
+    /// The name that it says it has.
+    pub(crate) says: Name,
+    /// The versions of the link protocol that its program speaks.
+    pub(crate) speaks: Protocols,
+    /// A copy of its disk that a person has made.
+    pub(crate) backup: Option<SimDisk>,
+    /// How often its objects got a new lane.
+    pub(crate) renewals: usize,
     /// Its lane.
     pub lane: LaneId,
     /// Its disk.
@@ -31,6 +40,8 @@ pub struct Node {
     pub(crate) life: Option<Life>,
     /// The node whose process runs it, for the core of an adopted lane.
     pub host: Option<usize>,
+    /// It never comes back.
+    pub(crate) gone: bool,
     /// Counts its starts; the incarnation.
     pub(crate) lives: u64,
     pub(crate) links: u64,
@@ -138,13 +149,26 @@ impl World {
 
     pub(crate) fn push_node(&mut self, name: Name, lane: LaneId) -> usize {
         let n = self.nodes.len();
+        let disk = SimDisk::new(self.plan.seed ^ (n as u64 + 1) << 32, lane);
+        self.put_node(name.clone(), name, disk);
+        n
+    }
+
+    /// A node that has never run, with its disk.
+    pub(crate) fn put_node(&mut self, name: Name, says: Name, disk: SimDisk) {
+        let n = self.nodes.len();
         self.nodes.push(Node {
             name,
-            lane,
-            disk: SimDisk::new(self.plan.seed ^ (n as u64 + 1) << 32, lane),
+            says,
+            speaks: Protocols::default(),
+            backup: None,
+            renewals: 0,
+            lane: disk.lane(),
+            disk,
             index: BTreeMap::new(),
             life: None,
             host: None,
+            gone: false,
             lives: 0,
             links: 0,
             sessions: 0,
@@ -154,12 +178,11 @@ impl World {
             paused: None,
             deferred: Vec::new(),
         });
-        n
     }
 
     /// Starts a dead node from its disk.
     pub fn restart(&mut self, node: usize) {
-        if self.runs(node) || self.nodes[node].host.is_some() {
+        if self.runs(node) || self.nodes[node].host.is_some() || self.nodes[node].gone {
             return;
         }
         self.trace.headline(self.now, &format!("{} starts again", self.nodes[node].name));
@@ -180,7 +203,7 @@ impl World {
         }
     }
 
-    fn boot(&mut self, node: usize) {
+    pub(crate) fn boot(&mut self, node: usize) {
         if self.shared.is_some() {
             return self.start_process(node);
         }
@@ -249,6 +272,7 @@ impl World {
         let lane = self.nodes[node].lane;
         for (number, bytes) in records {
             self.checks.on_committed(lane, *number, bytes, &mut self.coverage);
+            self.rules.committed(lane, *number, bytes);
         }
         let checkpoint = records
             .last()
@@ -286,8 +310,9 @@ impl World {
         let shared = self.shared.is_some();
         let incarnation = if shared { (process as u64 + 1) << 32 | n.lives } else { n.lives };
         Settings {
-            name: n.name.clone(),
+            name: n.says.clone(),
             lane: n.lane,
+            protocols: n.speaks,
             incarnation: Incarnation(incarnation),
             seed: self.plan.seed ^ (node as u64) << 8 ^ n.lives << 40,
             limits: self.plan.limits.clone(),
@@ -324,16 +349,25 @@ impl World {
         self.nodes[node].paused = None;
         self.drop_links(node, power);
         self.checks.on_death(self.nodes[node].lane);
+        self.rules.died(self.nodes[node].lane);
+        self.drained.remove(&node);
         self.forget_sessions(node);
         self.forget_ops(node);
     }
 
     /// A core recovered from a node's log as it is, beside the one that runs.
     pub fn recovered_twin(&mut self, node: usize) -> Core {
-        let (first, records) = match &self.shared {
+        self.recovered_at(node, RecordNumber(u64::MAX), false)
+    }
+
+    /// A core recovered from a node's log as if it ended with the record `end`: from the last
+    /// checkpoint before it, or from the first record that is kept.
+    pub(super) fn recovered_at(&self, node: usize, end: RecordNumber, whole: bool) -> Core {
+        let (first, mut records) = match &self.shared {
             Some(shared) => shared.db.contents(self.nodes[node].lane),
             None => self.nodes[node].disk.contents(),
         };
+        records.retain(|(number, _)| *number <= end);
         let last = records.last();
         let claimed = Claimed {
             epoch: self.nodes[node].life.as_ref().map_or(Epoch(1), |l| l.epoch),
@@ -343,7 +377,7 @@ impl World {
         };
         let checkpoint =
             last.map(|(_, bytes)| record::open_header(bytes).expect("it was committed").checkpoint);
-        let from = checkpoint.filter(|c| c.0 > 0).unwrap_or(first).max(first);
+        let from = checkpoint.filter(|c| c.0 > 0 && !whole).unwrap_or(first).max(first);
         let mut core = Core::new(self.settings(node), claimed);
         for (number, bytes) in records.iter().filter(|(n, _)| *n >= from) {
             core.restore(*number, bytes).expect("the log fits together");
@@ -373,7 +407,7 @@ pub(crate) fn info(part: &PartIds) -> PartInfo {
     }
 }
 
-fn claim(store: &mut SimStore, said: &Said) -> Result<Claimed, StoreError> {
+pub(super) fn claim(store: &mut SimStore, said: &Said) -> Result<Claimed, StoreError> {
     let to = said.clone();
     store.claim(Box::new(move |answer| {
         to.lock().expect("one thread").push_back(Answered::Claimed(answer));
@@ -387,7 +421,11 @@ fn claim(store: &mut SimStore, said: &Said) -> Result<Claimed, StoreError> {
 /// Records with their numbers.
 type Records = Vec<(RecordNumber, Bytes)>;
 
-fn read_all(store: &mut SimStore, said: &Said, first: RecordNumber) -> Result<Records, StoreError> {
+pub(super) fn read_all(
+    store: &mut SimStore,
+    said: &Said,
+    first: RecordNumber,
+) -> Result<Records, StoreError> {
     let (mut records, mut from) = (Vec::new(), first);
     loop {
         let to = said.clone();
@@ -405,7 +443,7 @@ fn read_all(store: &mut SimStore, said: &Said, first: RecordNumber) -> Result<Re
     }
 }
 
-fn wait(store: &mut SimStore, said: &Said) -> Answered {
+pub(super) fn wait(store: &mut SimStore, said: &Said) -> Answered {
     loop {
         if let Some(answer) = said.lock().expect("one thread").pop_front() {
             return answer;

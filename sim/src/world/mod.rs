@@ -7,12 +7,15 @@ mod client;
 mod drive;
 mod faults;
 mod life;
+mod prefixes;
+mod rules;
 mod settle;
 mod shared;
+mod strange;
 mod wire;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use dpc_core::ids::{LaneId, ObjectId};
 use dpc_core::recording::TapeBounds;
@@ -25,7 +28,7 @@ pub use life::{Node, Power};
 pub use shared::{DEAD_AFTER, SELF_FENCE_AFTER};
 pub use wire::Wire;
 
-use crate::checks::Checker;
+use crate::checks::{Checker, Rules};
 use crate::coverage::Coverage;
 use crate::recorder::{Recorder, Recording};
 use crate::trace::Trace;
@@ -152,6 +155,10 @@ pub struct World {
     pub(crate) requests: u64,
     /// The last object id given out.
     pub(crate) last_id: u64,
+    /// The rules, checked at every message and answer.
+    pub(crate) rules: Rules,
+    /// Nodes that were told to drain and not to resume.
+    pub(crate) drained: BTreeSet<usize>,
     /// The story so far.
     pub trace: Trace,
     /// The promises, checked at every step.
@@ -185,6 +192,8 @@ impl World {
             ops: BTreeMap::new(),
             requests: 0,
             last_id: 0,
+            rules: Rules::default(),
+            drained: BTreeSet::new(),
             trace: Trace::new(plan.trace),
             checks: Checker::new(plan.limits.max_hops),
             coverage: Coverage::default(),

@@ -17,7 +17,7 @@ use dpc_core::{Effects, Input};
 use super::life::Power;
 use super::{Event, World, lane_id};
 use crate::recorder::Recorder;
-use crate::shared::{SharedDb, SimLane, SimShared};
+use crate::shared::{Rates, SharedDb, SimLane, SimShared};
 use crate::store::SimStore;
 
 /// Silence on the shared store after which a process is taken for dead.
@@ -131,6 +131,37 @@ impl World {
         let processes = BTreeMap::new();
         self.shared = Some(Shared { db: db.clone(), processes, lanes: 0, adopted_max });
         db
+    }
+
+    /// The shared store meets each request with faults at these rates.
+    pub fn set_store_rates(&mut self, rates: Rates) {
+        if let Some(shared) = &self.shared {
+            shared.db.set_rates(rates);
+        }
+        self.trace.headline(self.now, &format!("the store: {rates}"));
+    }
+
+    /// A process is cut off from the shared store for so long.
+    pub fn cut_from_store(&mut self, node: usize, span: Span) {
+        let until = self.now + span;
+        if let Some(shared) = &self.shared {
+            shared.db.cut(node, until);
+        }
+        let line = format!("{} is cut off from the store for {span}", self.nodes[node].name);
+        self.trace.headline(self.now, &line);
+    }
+
+    /// A process dies and never comes back.
+    pub fn lose_for_ever(&mut self, node: usize) {
+        self.kill(node, Power::Stays);
+        self.nodes[node].gone = true;
+        self.coverage.add("a node was gone for ever");
+    }
+
+    /// Whether a node is gone for ever, or was the core of an adopted lane that has ended.
+    pub fn is_over(&self, node: usize) -> bool {
+        let n = &self.nodes[node];
+        n.gone || (n.host.is_some() && !n.is_up())
     }
 
     /// A lane id that was never used.
