@@ -71,6 +71,8 @@ pub(crate) struct Listing {
 pub(crate) struct Scan {
     pub(crate) work: Work,
     records: VecDeque<RecordNumber>,
+    /// The record that is being read.
+    reading: Option<RecordNumber>,
 }
 
 /// All scans under way.
@@ -81,6 +83,13 @@ pub(crate) struct Scans {
 }
 
 impl Scans {
+    /// Records in which something is due and that are not looked at yet. A checkpoint has to name
+    /// them: nobody would look into them after a restart from it.
+    pub(crate) fn due(&self) -> impl Iterator<Item = RecordNumber> {
+        let scans = self.scans.values().filter(|s| matches!(s.work, Work::Due));
+        scans.flat_map(|s| s.reading.into_iter().chain(s.records.iter().copied()))
+    }
+
     pub(crate) fn is_carrying(&self) -> bool {
         self.scans.values().any(|s| matches!(s.work, Work::Carry))
     }
@@ -104,7 +113,8 @@ impl Core {
     ) {
         self.scans.last += 1;
         let id = self.scans.last;
-        self.scans.scans.insert(id, Scan { work, records: records.into_iter().collect() });
+        let scan = Scan { work, records: records.into_iter().collect(), reading: None };
+        self.scans.scans.insert(id, scan);
         self.step_scan(id, fx);
     }
 
@@ -115,7 +125,8 @@ impl Core {
         while scan.records.front().is_some_and(|record| self.catalogue.page(*record).is_none()) {
             scan.records.pop_front();
         }
-        match scan.records.pop_front() {
+        scan.reading = scan.records.pop_front();
+        match scan.reading {
             Some(record) if !enough => self.load(record, Purpose::Scan(id), fx),
             _ => {
                 let scan = self.scans.scans.remove(&id).expect("just found");
