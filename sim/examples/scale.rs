@@ -3,6 +3,8 @@
 //! `cargo run --release -p sim --example scale -- mesh NODES TYPES tree:10|ring|web:2 [OBJECTS]`
 //! `cargo run --release -p sim --example scale -- pace SECONDS`
 
+#![allow(clippy::disallowed_methods, reason = "it measures what a simulation costs")]
+
 use std::io::Write;
 use std::time::Instant;
 
@@ -57,7 +59,7 @@ fn mesh(nodes: usize, types: usize, how: &str, objects: usize) {
         println!("{} objects wait, {}", mesh.waiting(), mib(resident()));
     }
     println!("idle for 10 minutes: {:?}", mesh.idle(Span::secs(600)));
-    for ty in [1, types / 2 | 1] {
+    for ty in [1, (types / 2) | 1] {
         let [left, back] = mesh.leave_and_return(ty);
         println!("a subscriber leaves: {}; comes back: {}", said(left), said(back));
     }
