@@ -293,7 +293,8 @@ fn every_limit_reaches_exactly_one_bound_of_the_node() {
     let built = |config: &Config| {
         let lane = dpc_core::ids::LaneId([1; 16]);
         let setup = crate::embedded::setup(config, lane).expect("a valid configuration");
-        let all = format!("{:#?}\n{:#?}\n{}", setup.limits, setup.bounds, setup.disk_reserve);
+        let (reserve, recorder) = (setup.disk_reserve, setup.recorder);
+        let all = format!("{:#?}\n{:#?}\n{reserve}\n{recorder:?}", setup.limits, setup.bounds);
         all.lines().map(str::to_owned).collect::<Vec<_>>()
     };
     let node_name = Some("a".parse().expect("a name"));

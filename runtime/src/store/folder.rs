@@ -10,6 +10,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use dpc_core::ids::{Epoch, LaneId};
 use dpc_core::store::StoreError;
@@ -105,6 +106,9 @@ fn unusable(path: &Path, error: &std::io::Error) -> StoreError {
     }
 }
 
+/// How long the lock is waited for while this process itself seems to hold it.
+const OWN_LOCK_MAX: Duration = Duration::from_secs(2);
+
 fn lock(path: &Path) -> Result<File, StoreError> {
     let mut file = OpenOptions::new()
         .create(true)
@@ -113,19 +117,25 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         .truncate(false)
         .open(path.join("LOCK"))
         .map_err(|error| unusable(path, &error))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            // The holder is named as a help only; the refusal stands without it.
-            let known = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
-            let who = if known { format!(" (pid {})", pid.trim()) } else { String::new() };
-            return Err(StoreError::Refused(format!(
-                "data directory {} is locked by another process{who}",
-                path.display()
-            )));
+    let began = Instant::now();
+    loop {
+        let holder = match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => holder(&mut file),
+            Err(TryLockError::Error(error)) => return Err(unusable(path, &error)),
+        };
+        // A child that is just being started holds what its parent had open until it becomes another
+        // program: a lock that was given back a moment ago may still be held by such a child.
+        if holder == Some(std::process::id()) && began.elapsed() < OWN_LOCK_MAX {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
         }
-        Err(TryLockError::Error(error)) => return Err(unusable(path, &error)),
+        // The holder is named as a help only; the refusal stands without it.
+        let who = holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        return Err(StoreError::Refused(format!(
+            "data directory {} is locked by another process{who}",
+            path.display()
+        )));
     }
     let write_pid = |file: &mut File| {
         file.set_len(0)?;
@@ -134,6 +144,13 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     };
     write_pid(&mut file).map_err(|error| unusable(path, &error))?;
     Ok(file)
+}
+
+/// The process that the lock names.
+fn holder(file: &mut File) -> Option<u32> {
+    let mut pid = String::new();
+    file.rewind().and_then(|()| file.read_to_string(&mut pid)).ok()?;
+    pid.trim().parse().ok()
 }
 
 fn make(path: &Path, store: &str) -> Result<LaneId, StoreError> {

@@ -20,7 +20,7 @@ pub(crate) enum RecordCommand {
     ///
     /// It holds the node's last inputs, without payloads and headers, and what the node knew before
     /// them, so that `dpc sim replay FILE` shows every decision again. The node goes on meanwhile.
-    #[command(after_help = "Example:\n  dpc record dump a.dpcrec && dpc sim replay a.dpcrec")]
+    #[command(after_help = "Example:\n  dpc record dump a.dpcrec\n  dpc sim replay a.dpcrec")]
     Dump(DumpArgs),
 }
 
