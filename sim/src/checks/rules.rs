@@ -140,7 +140,10 @@ impl Rules {
             Entry::Duplicate { transfer, .. } => {
                 log.kept_out.insert(transfer);
             }
-            Entry::Decision { decision, objects } if decision.step == Step::Offer => {
+            // What an adopted lane gives to its heir is moved without demand: the decision says so.
+            Entry::Decision { decision, objects }
+                if matches!(decision.step, Step::Offer | Step::Move) =>
+            {
                 log.offered.extend(objects);
             }
             _ => {}
