@@ -147,7 +147,7 @@ async fn a_recording_stays_within_its_bytes_and_can_be_replayed_from_its_oldest_
     assert_eq!(dump.len() as u64, stored);
     assert!(!dump.windows(6).any(|w| w == b"secret"), "what clients carry stays out");
     let (calls, same) = replayed(&mut Replay::new(dump.into(), VERSION));
-    assert!(same && calls > 1_000 && calls < 36_000, "{calls}");
+    assert!(same && calls > 100 && calls < 36_000, "{calls}");
 }
 
 #[tokio::test]
