@@ -130,7 +130,13 @@ pub(super) fn check_untouched(story: &Story<'_>, verdict: &mut Verdict) {
         // Refusals that the client has asked for.
         let own_fault = ["ID_REUSED", "LEASE_LOST"].contains(&unit.reason());
         let good = unit.outcome() == Outcome::Done || (unit.outcome() == Outcome::Not && own_fault);
-        if !good {
+        // A settle at another node than the lease's: where the two have no link, R5 has it say
+        // "unknown", fault or none.
+        let elsewhere = !unit.call.settles.is_empty()
+            && uses.first().is_some_and(|node| !unit.call.at_nodes.contains(node));
+        if unit.outcome() == Outcome::Unknown && elsewhere {
+            verdict.saw("settles at a node without a way to the lease's");
+        } else if !good {
             let (call, client) = (unit.call.call, &unit.call.client);
             let message = unit.answer.and_then(|a| a.message.as_deref()).unwrap_or_default();
             let what = format!("{client} uses {uses:?}, call {call}: {} {message}", unit.reason());
