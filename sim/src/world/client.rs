@@ -442,6 +442,10 @@ impl World {
     fn on_taken(&mut self, node: usize, taken: &[Delivery], mode: Mode) {
         let lane = self.nodes[node].lane;
         for delivery in taken {
+            // The settle of the one before may have met the end of the process.
+            if !self.nodes[node].is_up() {
+                return;
+            }
             self.rules.delivered(self.nodes[node].lane, None, delivery);
             self.coverage.add("taken without a stream");
             self.checks.on_delivery(lane, delivery, &mut self.coverage);
