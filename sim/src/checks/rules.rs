@@ -28,6 +28,8 @@ pub(crate) struct Rules {
     left: BTreeMap<(TransferId, ObjectId), u32>,
     /// Leases that were given and have not ended, by lane and number.
     leased: BTreeMap<(LaneId, u64), Lease>,
+    /// Transfers that an adopted lane gave to its heir.
+    estates: BTreeSet<TransferId>,
     /// How often each lease was asked to be settled.
     asked: BTreeMap<Token, u32>,
     /// What is broken, with the rule's name.
@@ -115,6 +117,20 @@ impl Rules {
         }
     }
 
+    /// P17 at the end, when everything is quiet: nothing that was handed over is without its decision.
+    pub(crate) fn all_explained(&mut self) {
+        let left = |log: &Log| {
+            log.unexplained
+                .iter()
+                .find(|(_, id, m)| !log.offered.contains(&(*id, *m)))
+                .map(|(_, id, _)| *id)
+        };
+        let first = self.lanes.values().filter(|log| !log.lost).find_map(left);
+        if let Some(id) = first {
+            self.fail("P17", format!("{id} was handed over, and no decision says why"));
+        }
+    }
+
     fn entry(&mut self, lane: LaneId, at: Loc, entry: Entry) {
         let log = self.lanes.get_mut(&lane).expect("its record is folded");
         match entry {
@@ -140,10 +156,7 @@ impl Rules {
             Entry::Duplicate { transfer, .. } => {
                 log.kept_out.insert(transfer);
             }
-            // What an adopted lane gives to its heir is moved without demand: the decision says so.
-            Entry::Decision { decision, objects }
-                if matches!(decision.step, Step::Offer | Step::Move) =>
-            {
+            Entry::Decision { decision, objects } if decision.step == Step::Offer => {
                 log.offered.extend(objects);
             }
             _ => {}
@@ -156,7 +169,10 @@ impl Rules {
         match end.ending {
             Ending::Moved(transfer) => {
                 self.left.insert((transfer, end.id), thing.failed);
-                log.unexplained.push((log.next, end.id, end.moves));
+                // What an adopted lane gives to its heir follows no demand, so nobody chose it.
+                if !self.estates.contains(&transfer) {
+                    log.unexplained.push((log.next, end.id, end.moves));
+                }
             }
             Ending::Final | Ending::Discarded(_) => {
                 log.ended.insert(thing.key);
@@ -188,6 +204,9 @@ impl Rules {
 
     /// A lane says something to another one.
     pub(crate) fn said(&mut self, from: LaneId, to: LaneId, message: &Message) {
+        if let Message::Estate(estate) = message {
+            self.estates.insert(estate.transfer);
+        }
         let none = Log::default();
         let log = self.lanes.get(&from).unwrap_or(&none);
         match message {
@@ -243,6 +262,10 @@ impl Rules {
 
     /// A process has died, and all its leases with it.
     pub(crate) fn died(&mut self, lane: LaneId) {
+        // Decisions ride along with later records: those that were not written yet died with it.
+        if let Some(log) = self.lanes.get_mut(&lane) {
+            log.unexplained.clear();
+        }
         self.leased.retain(|(of, _), _| *of != lane);
     }
 

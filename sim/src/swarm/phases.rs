@@ -155,6 +155,7 @@ impl<'a> Run<'a> {
     fn check_end(&mut self) -> Result<(), String> {
         self.run_for(Span::secs(3))?;
         self.world().checks.check_all_kept();
+        self.world().judge_end();
         self.checked()?;
         for node in 0..self.world().nodes().len() {
             let world = self.world();

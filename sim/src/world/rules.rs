@@ -17,6 +17,12 @@ impl World {
         }
     }
 
+    /// The run is over and quiet.
+    pub(crate) fn judge_end(&mut self) {
+        self.rules.all_explained();
+        self.judge();
+    }
+
     /// A node says something over a link.
     pub(super) fn note_said(&mut self, node: usize, link: LinkId, message: &Message) {
         let life = self.nodes[node].life.as_ref().expect("it has just spoken");
