@@ -431,15 +431,27 @@ impl Core {
             let who = Some(format!("node {receiver}").into());
             self.decide(Decision::new(self.now.wall, Step::Move, who), (object_id, moves));
         }
+        self.write_moved_mark(n, id, receiver, shadows).slots = slots;
+    }
+
+    /// MOVED itself, behind the ends that it is of. The transfer waits for its commit.
+    pub(crate) fn write_moved_mark(
+        &mut self,
+        n: u64,
+        id: TransferId,
+        receiver: Name,
+        shadows: BTreeSet<Loc>,
+    ) -> &mut Outgoing {
         let entry = Entry::Moved {
             transfer: id,
             receiver: receiver.clone(),
             shadows: shadows.iter().copied().collect(),
         };
         let at = self.lane.write(&entry);
-        let out = self.transfers.outgoing.get_mut(&n).expect("the caller found it");
-        (out.moving, out.slots) = (Some(at.record), slots);
         self.transfers.insert_moved(id, Moved { receiver, shadows, taken: None });
+        let out = self.transfers.outgoing.get_mut(&n).expect("the caller found it");
+        out.moving = Some(at.record);
+        out
     }
 
     fn timers_disarm_offer(&mut self, n: u64) {

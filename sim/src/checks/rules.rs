@@ -113,22 +113,21 @@ impl Rules {
         unexplained.retain(|(_, id, moves)| !offered.contains(&(*id, *moves)));
         let late = unexplained.iter().find(|(at, ..)| number.0 > at.0 + EXPLAINED_WITHIN);
         if let Some((_, id, _)) = late.copied() {
-            self.fail("P17", format!("{id} was handed over, and no decision says why"));
+            self.unexplained(id);
         }
     }
 
     /// P17 at the end, when everything is quiet: nothing that was handed over is without its decision.
     pub(crate) fn all_explained(&mut self) {
-        let left = |log: &Log| {
-            log.unexplained
-                .iter()
-                .find(|(_, id, m)| !log.offered.contains(&(*id, *m)))
-                .map(|(_, id, _)| *id)
-        };
-        let first = self.lanes.values().filter(|log| !log.lost).find_map(left);
-        if let Some(id) = first {
-            self.fail("P17", format!("{id} was handed over, and no decision says why"));
+        let mut whole = self.lanes.values().filter(|log| !log.lost);
+        // What a record explained was taken from the list with that record.
+        if let Some((_, id, _)) = whole.find_map(|log| log.unexplained.first().copied()) {
+            self.unexplained(id);
         }
+    }
+
+    fn unexplained(&mut self, id: ObjectId) {
+        self.fail("P17", format!("{id} was handed over, and no decision says why"));
     }
 
     fn entry(&mut self, lane: LaneId, at: Loc, entry: Entry) {
