@@ -1,7 +1,5 @@
 //! The contract's suite against a real server, and what only a server that fails can show.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -11,61 +9,26 @@ use sim::contract::{self, Harness};
 use tempfile::TempDir;
 
 use super::*;
+use server::Postgres as Server;
+
+#[path = "../../../../tests/support/postgres.rs"]
+#[allow(unreachable_pub, reason = "whole-system tests use it, too")]
+mod server;
 
 /// Longer than anything takes on a busy machine.
 const WAIT: Duration = Duration::from_secs(90);
 
-/// A private server: it ends with the test.
-struct Server {
-    folder: TempDir,
-    url: String,
+fn start() -> Option<Arc<Server>> {
+    Server::start().map(Arc::new)
 }
 
-impl Server {
-    /// Starts one, if PostgreSQL is installed. `tests/run` says so if it is not.
-    fn start() -> Option<Arc<Self>> {
-        if !script().arg("bin").output().expect("the script is there").status.success() {
-            println!("PostgreSQL is not installed: nothing was tested");
-            return None;
-        }
-        let folder = tempfile::Builder::new().prefix("dpc-pg-").tempdir().expect("a folder");
-        let server = Self { url: order(folder.path(), "start"), folder };
-        Some(Arc::new(server))
+fn options(server: &Server) -> PostgresOptions {
+    PostgresOptions {
+        url: server.url.clone(),
+        create_tables: true,
+        patience: Duration::from_secs(60),
+        node: "test".into(),
     }
-
-    fn order(&self, what: &str) {
-        order(self.folder.path(), what);
-    }
-
-    fn options(&self) -> PostgresOptions {
-        PostgresOptions {
-            url: self.url.clone(),
-            create_tables: true,
-            patience: Duration::from_secs(60),
-            node: "test".into(),
-        }
-    }
-
-    fn open(&self, seat: Seat) -> Postgres {
-        Postgres::open(seat, self.options()).expect("the address is good")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.order("kill");
-    }
-}
-
-fn script() -> Command {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    Command::new(root.join("tests/servers/postgres") as PathBuf)
-}
-
-fn order(folder: &Path, what: &str) -> String {
-    let done = script().arg(what).arg(folder).output().expect("the script runs");
-    assert!(done.status.success(), "{what}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).expect("text").trim().to_owned()
 }
 
 /// A node's folder, which goes with the test.
@@ -102,7 +65,7 @@ impl Harness for Lanes {
     }
 
     fn open(&mut self) -> Result<Postgres, StoreError> {
-        Postgres::open(Seat::open(self.node.0.path())?, self.server.options())
+        Postgres::open(Seat::open(self.node.0.path())?, options(&self.server))
     }
 
     fn wait<T>(&mut self, _store: &mut Postgres, answer: &Receiver<T>) -> T {
@@ -145,7 +108,7 @@ struct Owner {
 
 impl Owner {
     fn new(server: &Server, node: &Node) -> Self {
-        Self::with(node, server.options())
+        Self::with(node, options(server))
     }
 
     fn with(node: &Node, options: PostgresOptions) -> Self {
@@ -179,7 +142,7 @@ impl Owner {
 
 #[test]
 fn the_postgres_store_keeps_the_contract() {
-    let Some(server) = Server::start() else { return };
+    let Some(server) = start() else { return };
     contract::check(1, |_| {
         let node = Node::new();
         drop(node.seat());
@@ -189,7 +152,7 @@ fn the_postgres_store_keeps_the_contract() {
 
 #[test]
 fn an_owner_whose_lane_was_claimed_by_another_is_fenced_and_says_so() {
-    let Some(server) = Server::start() else { return };
+    let Some(server) = start() else { return };
     let node = Node::new();
     let mut old = Owner::new(&server, &node);
     assert_eq!(old.append(1), Appended::Committed);
@@ -206,7 +169,7 @@ fn an_owner_whose_lane_was_claimed_by_another_is_fenced_and_says_so() {
 
 #[test]
 fn appends_go_on_when_the_server_dies_and_comes_back() {
-    let Some(server) = Server::start() else { return };
+    let Some(server) = start() else { return };
     let node = Node::new();
     let mut owner = Owner::new(&server, &node);
     for round in 0..3 {
@@ -222,7 +185,7 @@ fn appends_go_on_when_the_server_dies_and_comes_back() {
 
 #[test]
 fn an_append_outlasts_a_server_that_is_stopped_for_longer_than_an_answer_may_take() {
-    let Some(server) = Server::start() else { return };
+    let Some(server) = start() else { return };
     let node = Node::new();
     let mut owner = Owner::new(&server, &node);
     assert_eq!(owner.append(1), Appended::Committed);
@@ -237,9 +200,9 @@ fn an_append_outlasts_a_server_that_is_stopped_for_longer_than_an_answer_may_tak
 
 #[test]
 fn an_outage_longer_than_the_patience_is_told_as_it_is() {
-    let Some(server) = Server::start() else { return };
+    let Some(server) = start() else { return };
     let patience = Duration::from_millis(300);
-    let options = PostgresOptions { patience, ..server.options() };
+    let options = PostgresOptions { patience, ..options(&server) };
     let node = Node::new();
     let mut owner = Owner::with(&node, options);
     server.order("kill");
@@ -259,7 +222,7 @@ fn an_outage_longer_than_the_patience_is_told_as_it_is() {
 
 #[test]
 fn damage_is_named_and_never_served() {
-    let Some(server) = Server::start() else { return };
+    let Some(server) = start() else { return };
     let node = Node::new();
     let mut owner = Owner::new(&server, &node);
     for n in 1..=5 {
@@ -281,7 +244,7 @@ fn damage_is_named_and_never_served() {
     drop(owner);
     for sql in ["UPDATE dpc.lane_head SET epoch = 0", "DELETE FROM dpc.lane_head"] {
         run_sql(&server, sql);
-        let mut store = server.open(node.seat());
+        let mut store = Postgres::open(node.seat(), options(&server)).expect("the address is good");
         let claimed = ask(&mut store, |store, done| store.claim(done));
         assert!(matches!(claimed, Err(StoreError::Damaged { .. })), "{sql}: {claimed:?}");
     }
