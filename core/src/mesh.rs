@@ -21,7 +21,7 @@ use crate::time::{Mono, Span};
 const PASS_TIMEOUT: Span = Span::secs(2);
 
 /// Most passed settles that wait.
-const PASSES_MAX: usize = 4_096;
+pub(crate) const PASSES_MAX: usize = 4_096;
 
 /// One link.
 #[derive(Debug)]
@@ -131,6 +131,11 @@ impl Mesh {
             *received -= count.min(*received);
             l.received_objects -= count.min(l.received_objects);
         }
+    }
+
+    /// Settles that were passed on and wait for their answers.
+    pub(crate) fn passes(&self) -> usize {
+        self.asks.len()
     }
 
     fn index(&mut self, key: &DemandKey, link: LinkId, there: bool) {

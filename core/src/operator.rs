@@ -20,7 +20,7 @@ use crate::scan::{Chosen, Listing, Work};
 use crate::transfer::InState;
 
 /// Most scans that people have ordered at once.
-const SCANS_MAX: usize = 32;
+pub(crate) const SCANS_MAX: usize = 32;
 
 impl Core {
     pub(crate) fn handle_operator(&mut self, to: ReplyTo, order: Operator, fx: &mut Effects) {

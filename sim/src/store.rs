@@ -167,6 +167,11 @@ impl SimDisk {
         self.lock().stalled_until = until;
     }
 
+    /// Whether it answers nothing for now.
+    pub fn is_stalled(&self, now: Mono) -> bool {
+        self.lock().stalled_until > now
+    }
+
     /// Flips one bit of a stored record, drawn from the seed. False if the record is not there.
     pub fn flip(&self, number: RecordNumber) -> bool {
         let disk = &mut *self.lock();

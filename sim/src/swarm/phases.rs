@@ -16,6 +16,9 @@ const STEPS_PER_ACTION_MAX: u64 = 4_000;
 /// How many seconds after the last fault everything has come to its end.
 const PATIENCE_S: u64 = 300;
 
+/// About so many objects `why` is asked at the end.
+const ASKED_ABOUT: usize = 40;
+
 /// A run under way.
 pub(super) struct Run<'a> {
     setup: &'a Setup,
@@ -129,7 +132,7 @@ impl<'a> Run<'a> {
     /// before a time is waited for.
     fn wait_for_the_end(&mut self) -> Result<(), String> {
         let mut left = PATIENCE_S;
-        while left > 0 && !self.world().checks.unfinished().is_empty() {
+        while left > 0 && !self.world().checks.is_finished() {
             let due = self.world().checks.model.latest_due();
             left =
                 if due.is_some_and(|at| at > self.world().wall()) { PATIENCE_S } else { left - 1 };
@@ -151,7 +154,7 @@ impl<'a> Run<'a> {
 
     fn check_end(&mut self) -> Result<(), String> {
         self.run_for(Span::secs(3))?;
-        self.world().checks.check_all_kept();
+        self.world().checks.p01_all_kept();
         self.checked()?;
         for node in 0..self.world().nodes().len() {
             let world = self.world();
@@ -161,10 +164,43 @@ impl<'a> Run<'a> {
             let Some(Answer::Types(types)) = world.answers.pop() else {
                 return Err(format!("P8: {} did not answer for its types", lane.short()));
             };
-            world.checks.check_books(lane, &types);
+            world.checks.p13_books_balance(lane, &types);
             self.checked()?;
             self.world().compare_with_recovered(node)?;
         }
+        self.world().checks.p13_moves_balance();
+        self.ask_why()?;
+        self.stay_silent()
+    }
+
+    /// Nodes are asked about objects whose push they had answered OK.
+    fn ask_why(&mut self) -> Result<(), String> {
+        let all = self.world().checks.p17_answered_ok();
+        let some = all.iter().step_by((all.len() / ASKED_ABOUT).max(1));
+        for (lane, id) in some {
+            let world = self.world();
+            let node = world.node_of(*lane).expect("every lane has its node");
+            world.answers.clear();
+            world.operate(node, Operator::Inspect(*id));
+            self.run_for(Span::millis(100))?;
+            let world = self.world();
+            match world.answers.pop() {
+                Some(Answer::View(view)) => world.checks.p17_state_is_true(*lane, &view),
+                other => return Err(format!("P17: asked why, {} said {other:?}", lane.short())),
+            }
+            self.checked()?;
+        }
         Ok(())
+    }
+
+    /// Nothing is said where nothing happens.
+    fn stay_silent(&mut self) -> Result<(), String> {
+        self.run_for(Span::secs(20))?;
+        let before = self.world().messages;
+        self.run_for(Span::secs(60))?;
+        let world = self.world();
+        let said = world.messages - before;
+        world.checks.p10_silent(said);
+        self.checked()
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use dpc_core::effect::Delivery;
+use dpc_core::effect::{Delivery, LeaseEnd};
 use dpc_core::ids::{ObjectId, RequestId, SessionId, SubscriptionId};
 use dpc_core::input::{LeaseRef, Lessee, Operator, ReplyTo, Settle, Subscribe, Take, Transaction};
 use dpc_core::names::{Name, Pattern, TypeName};
@@ -272,6 +272,7 @@ impl World {
             let line = format!("{} < session {session} ends", self.nodes[node].name);
             self.trace.input(self.now, line);
         }
+        self.checks.p05_stream_ended(self.nodes[node].lane, session);
         self.feed(node, Input::CloseSession(session));
     }
 
@@ -328,6 +329,7 @@ impl World {
             );
             self.trace.input(self.now, line);
         }
+        self.checks.p10_wanted(&subscribe.pattern);
         let to = self.ask(Op::Other { node });
         self.feed(node, Input::Subscribe(to, subscribe));
     }
@@ -349,6 +351,7 @@ impl World {
             let line = format!("{} < take {count} of {pattern}{who}", self.nodes[node].name);
             self.trace.input(self.now, line);
         }
+        self.checks.p10_wanted(&take.pattern);
         let to = self.ask(Op::Take { node, mode });
         self.feed(node, Input::Take(to, take));
     }
@@ -361,6 +364,11 @@ impl World {
         if self.trace.is_on() {
             let line = crate::trace::order_line(self.nodes[node].name.as_str(), &order);
             self.trace.input(self.now, line);
+        }
+        match order {
+            Operator::Drain => self.nodes[node].draining = true,
+            Operator::Resume => self.nodes[node].draining = false,
+            _ => {}
         }
         let to = self.ask(Op::Other { node });
         self.feed(node, Input::Operator(to, order));
@@ -381,12 +389,21 @@ impl World {
         self.after(Span(think), Event::Think { node, life, lease });
     }
 
-    pub(crate) fn on_lease_ended(&mut self, node: usize, session: SessionId, lease: u64) {
+    pub(crate) fn on_lease_ended(
+        &mut self,
+        node: usize,
+        session: SessionId,
+        lease: u64,
+        reason: LeaseEnd,
+    ) {
         let holder = self.clients.iter_mut().find(|c| c.node == node && c.session == Some(session));
         if let Some(client) = holder {
             client.hand.remove(&lease);
         }
-        self.coverage.add("lease ran out");
+        self.coverage.add(match reason {
+            LeaseEnd::Expired => "lease ran out",
+            LeaseEnd::Discarded => "discarded out of a lease",
+        });
     }
 
     pub(crate) fn on_think(&mut self, node: usize, life: u64, lease: u64) {
@@ -422,15 +439,19 @@ impl World {
                     self.on_taken(node, taken, mode.clone());
                 }
             }
-            Op::Other { .. } => self.answers.push(answer),
+            Op::Other { .. } => {
+                if let Answer::View(view) = &answer {
+                    self.checks.p17_view(lane, view, &mut self.coverage);
+                }
+                self.answers.push(answer);
+            }
         }
     }
 
     fn on_taken(&mut self, node: usize, taken: &[Delivery], mode: Mode) {
-        let lane = self.nodes[node].lane;
         for delivery in taken {
             self.coverage.add("taken without a stream");
-            self.checks.on_delivery(lane, delivery, &mut self.coverage);
+            self.check_delivery(node, None, delivery);
             if matches!(mode, Mode::Hold | Mode::Begin) {
                 continue;
             }

@@ -35,10 +35,13 @@ impl World {
         match effect {
             Effect::Reply { to, answer, .. } => self.on_answer(node, to, answer),
             Effect::Deliver(session, delivery) => {
-                self.checks.on_delivery(lane, &delivery, &mut self.coverage);
+                self.check_delivery(node, Some(session), &delivery);
                 self.on_delivery(node, session, *delivery);
             }
-            Effect::LeaseEnded { session, lease, .. } => self.on_lease_ended(node, session, lease),
+            Effect::LeaseEnded { session, lease, reason } => {
+                self.checks.p05_ended(lane, lease);
+                self.on_lease_ended(node, session, lease, reason);
+            }
             Effect::Send { link, message, .. } => self.send(node, link, message),
             Effect::CloseLink { link, redial, .. } => self.close_link(node, link, redial),
             Effect::Load(number) => self.read_record(node, number),
@@ -216,6 +219,8 @@ impl World {
                     let line = format!("{} < record #{number} read", self.nodes[node].name);
                     self.trace.input(self.now, line);
                 }
+                let lane = self.nodes[node].lane;
+                self.checks.p16_served(lane, number, &bytes);
                 self.feed(node, Input::Loaded(number, bytes));
             }
             Answered::Read(Err(error)) => self.on_bad_read(node, &error),
@@ -277,6 +282,8 @@ impl World {
     }
 
     pub(crate) fn count_message(&mut self, message: &Message) {
+        self.messages += 1;
         self.coverage.message(message);
+        self.checks.p10_offered(message);
     }
 }

@@ -33,6 +33,10 @@ pub struct Node {
     pub(crate) sessions: u64,
     pub(crate) clock: Clock,
     pub(crate) doom: Option<Doom>,
+    /// It was told to take nothing new.
+    pub(crate) draining: bool,
+    /// When its clock was last put wrong or right.
+    pub(crate) clock_set: Option<Mono>,
     fate: Dice,
     /// Since when it is stopped.
     pub(crate) paused: Option<Mono>,
@@ -105,6 +109,8 @@ impl World {
             sessions: 0,
             clock: Clock::default(),
             doom: None,
+            draining: false,
+            clock_set: None,
             fate: Dice::new(self.plan.seed, &format!("node {n}")),
             paused: None,
             deferred: Vec::new(),
@@ -134,9 +140,13 @@ impl World {
 
     fn boot(&mut self, node: usize) {
         self.nodes[node].lives += 1;
+        self.nodes[node].draining = false;
         let said = Said::default();
         let mut store = self.nodes[node].disk.open(self.now);
         let claimed = claim(&mut store, &said).expect("an undamaged disk");
+        let lane = self.nodes[node].lane;
+        self.checks.p06_claimed(lane, claimed.epoch);
+        self.checks.p16_not_cut(lane, claimed.last);
         if self.dies_at(node, CrashPoint::Starting) {
             return;
         }
@@ -243,7 +253,7 @@ impl World {
         self.nodes[node].deferred.clear();
         self.nodes[node].paused = None;
         self.drop_links(node, power);
-        self.checks.on_death(self.nodes[node].lane);
+        self.checks.p05_died(self.nodes[node].lane);
         self.forget_sessions(node);
         self.forget_ops(node);
     }

@@ -7,6 +7,7 @@ mod client;
 mod drive;
 mod faults;
 mod life;
+mod look;
 mod settle;
 mod wire;
 
@@ -150,6 +151,10 @@ pub struct World {
     pub steps: u64,
     /// Every so many steps each live core checks itself; zero for never.
     pub check_every: u64,
+    /// Messages between nodes.
+    pub messages: u64,
+    /// When it is next looked whether anybody is starved.
+    look_at: Mono,
     /// What operators were answered, newest last.
     pub answers: Vec<dpc_core::Answer>,
 }
@@ -172,6 +177,8 @@ impl World {
             checks: Checker::new(plan.limits.max_hops),
             coverage: Coverage::default(),
             steps: 0,
+            messages: 0,
+            look_at: Mono(0),
             check_every: 1,
             answers: Vec::new(),
             plan,
@@ -223,7 +230,11 @@ impl World {
         self.steps += 1;
         self.happen(queued.event);
         if self.check_every > 0 && self.steps.is_multiple_of(self.check_every) {
-            self.nodes.iter().filter_map(|n| n.core()).for_each(dpc_core::Core::check);
+            self.look_inside();
+        }
+        if self.now >= self.look_at {
+            self.look_at = self.now + Span::secs(1);
+            self.look_for_starved();
         }
         true
     }

@@ -89,7 +89,7 @@ impl World {
             let line = self.settle_line(node, delivery, &settle);
             self.trace.input(self.now, line);
         }
-        self.checks.on_settle(&token, delivery.object.version, &settle);
+        self.checks.on_settle(&token, &settle);
         let version = delivery.object.version;
         let to = self.ask(Op::Settle { node, token, settle: settle.clone(), version });
         self.feed(node, Input::Settle(to, lessee, settle));
@@ -122,7 +122,7 @@ impl World {
             let Some(delivery) = self.clients[client].hand.remove(lease) else { continue };
             let settle = self.settle_of(LeaseRef::Number(*lease), mode, 0);
             let token = self.token_of(node, &delivery);
-            self.checks.on_settle(&token, delivery.object.version, &settle);
+            self.checks.on_settle(&token, &settle);
             tokens.push((token, delivery.object.version));
             settles.push(settle);
         }
