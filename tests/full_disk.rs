@@ -3,8 +3,9 @@
 //!
 //! Mounting needs root. Without it the test says that it was skipped, and in CI that is a failure.
 
+mod support;
+
 use std::path::Path;
-use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -14,43 +15,12 @@ use dpc_core::record::{Header, hash_of, seal};
 use dpc_core::store::{Appended, Claimed, Done, Store, StoreError};
 use dpc_core::time::Wall;
 use runtime::store::{Embedded, Options, disk_free};
+use support::disk::Disk;
 
 const DISK_BYTES: u64 = 24 << 20;
 
 /// Put on the disk before the store, to make room afterwards.
 const BALLAST_BYTES: usize = 4 << 20;
-
-/// A mounted tmpfs, taken away again when dropped.
-struct Disk(tempfile::TempDir);
-
-impl Disk {
-    fn mount() -> Result<Self, String> {
-        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={DISK_BYTES}"), "dpc-test"])
-            .arg(folder.path())
-            .output()
-            .map_err(|error| format!("mount cannot be started: {error}"))?;
-        if mounted.status.success() {
-            Ok(Self(folder))
-        } else {
-            Err(String::from_utf8_lossy(&mounted.stderr).trim().to_owned())
-        }
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(self.path()).status();
-        if !unmounted.is_ok_and(|status| status.success()) {
-            eprintln!("full_disk: {} stays mounted", self.path().display());
-        }
-    }
-}
 
 fn ask<T: Send + 'static>(store: &mut Embedded, request: impl FnOnce(&mut Embedded, Done<T>)) -> T {
     let (tx, rx) = channel();
@@ -136,7 +106,7 @@ fn a_disk_full_of_journal_loses_nothing() {
 }
 
 fn fill_and_reopen(options: &Options) {
-    let disk = match Disk::mount() {
+    let disk = match Disk::mount(DISK_BYTES) {
         Ok(disk) => disk,
         Err(why) => {
             assert!(std::env::var_os("CI").is_none(), "full_disk cannot run in CI: {why}");

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 
+pub mod disk;
 pub mod history;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -131,7 +132,12 @@ pub struct Node {
 impl Node {
     /// Starts a node with these further arguments of `dpc serve`.
     pub fn start(folder: &Path, name: &str, extra: &[&str]) -> Self {
-        let (data, log) = (folder.join(name), folder.join(format!("{name}.log")));
+        Self::start_at(&folder.join(name), folder, name, extra)
+    }
+
+    /// Starts a node on this data folder, with its log in another one.
+    pub fn start_at(data: &Path, folder: &Path, name: &str, extra: &[&str]) -> Self {
+        let (data, log) = (data.to_owned(), folder.join(format!("{name}.log")));
         let extra: Vec<String> = extra.iter().map(|&text| text.to_owned()).collect();
         let ports = ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"];
         let (process, ready) = spawn(&data, &log, name, ports, &extra);
@@ -156,6 +162,16 @@ impl Node {
     pub fn kill(&mut self) {
         self.process.kill().expect("it was running");
         self.process.wait().expect("it was started");
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().expect("it was started")
     }
 
     /// SIGTERM, and its exit code.

@@ -12,8 +12,9 @@ use super::model::{Lane, Model, Route, Thing};
 use crate::coverage::Coverage;
 
 impl Model {
-    /// Takes a committed record in. What was folded before is only compared.
-    pub(super) fn fold(
+    /// Takes a committed record in; what is wrong with it goes to `broken`, named by its promise.
+    /// What was folded before is passed over. A release must come after the move that it is of.
+    pub fn fold(
         &mut self,
         lane: LaneId,
         number: RecordNumber,

@@ -127,7 +127,8 @@ impl Lane {
 }
 
 impl Model {
-    pub(super) fn new(max_hops: u32) -> Self {
+    /// A model without lanes, whose objects may cross so many links for one generation.
+    pub fn new(max_hops: u32) -> Self {
         Self {
             lanes: BTreeMap::new(),
             owners: BTreeMap::new(),
@@ -142,7 +143,8 @@ impl Model {
         }
     }
 
-    pub(super) fn add_lane(&mut self, lane: LaneId) {
+    /// Adds a lane whose log is empty.
+    pub fn add_lane(&mut self, lane: LaneId) {
         self.lanes.insert(lane, Lane { next: RecordNumber(1), ..Lane::default() });
     }
 
