@@ -394,7 +394,8 @@ impl Core {
         }
     }
 
-    /// A peer is gone for ever. With `reclaim` what was moved to it and not settled here comes back
+    /// A peer is gone for ever: every lane of its name that is not linked now. One that is linked is
+    /// the same node with a new disk, and stays. With `reclaim` what was moved to it and not settled here comes back
     /// flagged, and so does what is held from it.
     fn forget_node(&mut self, to: ReplyTo, name: &Name, reclaim: bool, fx: &mut Effects) {
         let lanes: Vec<LaneId> =
@@ -407,7 +408,9 @@ impl Core {
                 fx,
             );
         }
-        if lanes.iter().any(|lane| self.mesh.link_to(*lane).is_some()) {
+        let lanes: Vec<LaneId> =
+            lanes.into_iter().filter(|lane| self.mesh.link_to(*lane).is_none()).collect();
+        if lanes.is_empty() {
             let message = format!("{name} is linked to this node now; stop it first, for good");
             return self.refuse(
                 to,

@@ -116,6 +116,7 @@ impl Core {
             Entry::Generation(counter) => self.restore_generation(counter),
             Entry::Verdict(lane) => {
                 self.transfers.verdicts.insert(lane);
+                self.mesh.peers.remove(&lane);
             }
             Entry::Duplicate { transfer, ty, .. } => {
                 // A transfer of nothing but duplicates is held and released like any other.

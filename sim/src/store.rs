@@ -9,7 +9,7 @@
 //! by seed, not written, written but not synced, or durable without anyone knowing.
 //! [`SimDisk::power_cut`] afterwards loses, tears or keeps what was not synced.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -22,7 +22,11 @@ use dpc_core::time::{Mono, Span};
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+pub use damage::{Backup, Damage};
+
 use crate::contract::Fault;
+
+mod damage;
 
 /// One answer takes at least this long.
 pub const DELAY_MIN: Span = Span(50);
@@ -50,6 +54,8 @@ struct Disk {
     read_fails: bool,
     bytes_max: u64,
     stalled_until: Mono,
+    /// Committed records that were damaged.
+    damaged: BTreeSet<RecordNumber>,
 }
 
 struct Row {
@@ -97,6 +103,7 @@ impl SimDisk {
             read_fails: false,
             bytes_max: u64::MAX,
             stalled_until: Mono(0),
+            damaged: BTreeSet::new(),
         })))
     }
 
@@ -167,9 +174,9 @@ impl SimDisk {
         self.lock().stalled_until = until;
     }
 
-    /// Whether it answers nothing for now.
-    pub fn is_stalled(&self, now: Mono) -> bool {
-        self.lock().stalled_until > now
+    /// Until when it answers nothing, if it is stalled now.
+    pub fn stalled_until(&self, now: Mono) -> Option<Mono> {
+        Some(self.lock().stalled_until).filter(|until| *until > now)
     }
 
     /// Flips one bit of a stored record, drawn from the seed. False if the record is not there.

@@ -1,6 +1,8 @@
 //! Takes committed records in, entry by entry, and compares each with everything before it: P3, P6,
 //! P7, P9, P10, P17 and R8 as the logs show them.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use dpc_core::decision::Step;
 use dpc_core::ids::{Birth, LaneId, Loc, ObjectId, RecordNumber};
@@ -23,7 +25,7 @@ impl Model {
         seen: &mut Coverage,
     ) {
         let l = self.lanes.get_mut(&lane).expect("every lane is known");
-        if number < l.next {
+        if number < l.next || self.lost.contains(&lane) {
             return;
         }
         if number > l.next {
@@ -126,13 +128,14 @@ impl Fold<'_> {
         }
     }
 
-    /// P17: what was settled was delivered, what was handed over was offered, and the log says why.
+    /// P17: what was settled was delivered, what was handed over was offered, and the log says so
+    /// in this record or in the next ones.
     fn explained(&mut self) {
-        for (step, id, moves) in std::mem::take(&mut self.undecided) {
-            if !self.model.decided.contains(&(self.lane, step, id, moves)) {
-                self.fail("P17", format!("{id} has no decision to {step}"));
-            }
-        }
+        let lane = self.lane;
+        let each = std::mem::take(&mut self.undecided).into_iter();
+        self.model.undecided.extend(each.map(|(step, id, moves)| (lane, step, id, moves)));
+        let Model { undecided, decided, .. } = &mut *self.model;
+        undecided.retain(|u| !decided.contains(u));
     }
 
     fn object(&mut self, at: Loc, how: How, was: Option<Loc>, standing: Standing, object: Object) {
@@ -212,7 +215,11 @@ impl Fold<'_> {
             How::Redriven => self.seen.add("redriven"),
             How::Returned => self.seen.add("returned"),
             How::Received => {}
-            How::Reclaimed => self.here().book(&object.entity.ty).reclaimed += 1,
+            How::Reclaimed => {
+                self.seen.add("copy brought back");
+                self.model.doubtful.insert(key);
+                self.here().book(&object.entity.ty).reclaimed += 1;
+            }
         }
         if let Some(before) = before
             && (before.object.id, before.object.birth) != key
@@ -240,13 +247,17 @@ impl Fold<'_> {
         let Some(name) = name else {
             return self.fail("P3", format!("{} handled twice by one processor", object.id));
         };
-        if !self.model.handled.insert((key, object.version, name.clone())) {
+        let first = self.model.handled.insert((key, object.version, name.clone()));
+        if !first && !self.model.doubtful.contains(&key) {
             self.fail("P3", format!("{} handled twice by {name}", object.id));
         }
     }
 
     /// P3: at most one settle of a version commits.
     fn settled(&mut self, key: Key, version: u32, at: Loc) {
+        if self.model.doubtful.contains(&key) {
+            return;
+        }
         if let Some((lane, before)) = self.model.settled.insert((key, version), (self.lane, at)) {
             let what =
                 format!("v{version} of {} settled at {} {before}, too, and", key.0, lane.short());
@@ -266,9 +277,10 @@ impl Fold<'_> {
     /// P7: an object is ready or leased in one place.
     fn owned(&mut self, key: Key) {
         let lane = self.lane;
+        let doubtful = self.model.doubtful.contains(&key);
         let owners = self.model.owners.entry(key).or_default();
         owners.insert(lane);
-        if owners.len() > 1 {
+        if owners.len() > 1 && !doubtful {
             let names: Vec<String> = owners.iter().map(LaneId::short).collect();
             self.fail("P7", format!("{} is owned by {}", key.0, names.join(" and ")));
         }
@@ -318,12 +330,14 @@ impl Fold<'_> {
 
     /// The receiver owns what it held: only after the sender's commit, and only for this link.
     fn released(&mut self, transfer: TransferId) {
-        let Some(moved) = self.model.moved.get(&transfer).cloned() else {
+        let lost = self.model.lost.contains(&transfer.sender);
+        let Some(moved) = self.model.moved.get(&transfer).cloned().or(lost.then(BTreeSet::new))
+        else {
             return self.fail("P7", format!("{transfer} was released before it was moved"));
         };
         let held = self.here().held.remove(&transfer).unwrap_or_default();
         self.here().released.insert(transfer);
-        if let Some(id) = held.iter().find(|id| !moved.contains(id)) {
+        if let Some(id) = held.iter().find(|id| !moved.contains(id)).filter(|_| !lost) {
             self.fail("P7", format!("{id} was held and never moved"));
         }
         for id in held {
@@ -333,6 +347,11 @@ impl Fold<'_> {
             thing.standing = Standing::Flowing;
             let object = thing.object.clone();
             l.book(&object.entity.ty).moved_in += 1;
+            if lost {
+                // Brought back by a person: nobody knows what the sender had decided.
+                self.seen.add("held copy brought back");
+                self.model.doubtful.insert((id, object.birth));
+            }
             self.owned((id, object.birth));
             self.crossed(transfer, &object);
         }
@@ -345,6 +364,9 @@ impl Fold<'_> {
         };
         let link = (transfer.sender, transfer.receiver);
         let key = (object.id, object.birth);
+        if self.model.doubtful.contains(&key) {
+            return;
+        }
         let route = self.model.routes.entry(key).or_default();
         let newer = chase.generation > route.generation || object.version != route.version;
         let older = chase.generation < route.generation && object.version == route.version;
@@ -369,10 +391,14 @@ impl Fold<'_> {
     }
 
     fn aborted(&mut self, transfer: TransferId) {
-        if self.model.moved.contains_key(&transfer) {
+        let lost = self.model.lost.contains(&transfer.sender);
+        if self.model.moved.contains_key(&transfer) && !lost {
             self.fail("P7", format!("{transfer} was moved, and dropped as aborted"));
         }
         self.seen.add("held copy dropped");
+        let of_transfer = (transfer, ObjectId([0; 16]))..=(transfer, ObjectId([255; 16]));
+        let in_vain = self.here().kept_out.range(of_transfer).count() as u64;
+        self.model.kept_out_in_vain += in_vain;
         let held = self.here().held.remove(&transfer).unwrap_or_default();
         for id in held {
             let l = self.here();

@@ -170,6 +170,7 @@ impl Checker {
         let p = self.pushes.get_mut(&(id, lane)).expect("it was noted");
         p.open -= 1;
         match answer {
+            _ if self.model.is_lost(lane) => {}
             Answer::Pushed { id: answered, already } => {
                 self.p09_pushed(lane, push, *answered, *already);
                 self.p01_push_is_durable(lane, id);
@@ -190,6 +191,9 @@ impl Checker {
         seen: &mut Coverage,
     ) {
         self.deliveries += 1;
+        if self.model.is_lost(lane) {
+            return;
+        }
         self.p02_p04_delivered_as_committed(lane, delivery);
         self.p05_fencing_key_grows(delivery);
         self.p05_no_overlap(lane, delivery, held);
@@ -212,20 +216,22 @@ impl Checker {
         token: &Token,
         version: u32,
         settle: &Settle,
+        again: bool,
         answer: &Answer,
         seen: &mut Coverage,
     ) {
         let content = settle.content_hash();
         match answer {
+            _ if self.model.is_lost(token.lane) => {}
             Answer::Done(n) if *n > 0 => {
                 self.p03_repeated(token, content, seen);
                 self.p01_settle_is_durable(token, version, content);
                 self.p04_emits_are_there(settle);
                 self.p05_ended(token.lane, token.n);
             }
-            Answer::RefusedAt(..) | Answer::Refused(_) => {
+            Answer::RefusedAt(_, refusal) | Answer::Refused(refusal) => {
                 seen.add("settle refused");
-                self.p03_repeat_refused(token, content);
+                self.p03_repeat_refused(token, again, refusal);
                 self.p08_settle_refused(token, content);
             }
             _ => {}
@@ -239,6 +245,9 @@ impl Checker {
         transaction: &Transaction,
         answer: &Answer,
     ) {
+        if self.model.is_lost(lane) {
+            return;
+        }
         self.p04_p08_transaction(lane, tokens, transaction, answer);
         if matches!(answer, Answer::Done(_)) {
             tokens.iter().for_each(|(token, _)| self.p05_ended(token.lane, token.n));

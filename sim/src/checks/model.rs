@@ -69,6 +69,16 @@ pub struct Model {
     pub(super) moved: BTreeMap<TransferId, BTreeSet<ObjectId>>,
     /// Decisions to deliver or to offer an object, with the moves it had then.
     pub(super) decided: BTreeSet<(LaneId, Step, ObjectId, u32)>,
+    /// The same for what was settled or handed over and has no decision in the log yet: decisions
+    /// ride along with the next record.
+    pub(super) undecided: BTreeSet<(LaneId, Step, ObjectId, u32)>,
+    /// Lanes whose only disk is lost, or was put back to an old state.
+    pub(super) lost: BTreeSet<LaneId>,
+    /// Objects that may exist twice, since a lane with a copy of them is lost or copies were brought
+    /// back: nobody promises anything about them.
+    pub(super) doubtful: BTreeSet<Key>,
+    /// Objects that were kept out as duplicates with transfers that then were aborted.
+    pub(super) kept_out_in_vain: u64,
     pub(super) max_hops: u32,
     /// Pushed objects of the last record, to be compared with what clients said.
     pub(super) fresh: Vec<(ObjectId, Hash16)>,
@@ -138,6 +148,10 @@ impl Model {
             routes: BTreeMap::new(),
             moved: BTreeMap::new(),
             decided: BTreeSet::new(),
+            undecided: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
+            kept_out_in_vain: 0,
             max_hops,
             fresh: Vec::new(),
         }
@@ -170,8 +184,47 @@ impl Model {
 
     /// Whether everything has ended or is parked.
     pub(super) fn is_finished(&self) -> bool {
-        let mut things = self.lanes.values().flat_map(|lane| lane.things.values());
+        let mut things = self.whole().flat_map(|(_, lane)| lane.things.values());
         things.all(|t| matches!(t.standing, Standing::Parked(_)))
+    }
+
+    /// Lanes that are not lost.
+    fn whole(&self) -> impl Iterator<Item = (&LaneId, &Lane)> {
+        self.lanes.iter().filter(|(id, _)| !self.lost.contains(*id))
+    }
+
+    /// Whether a lane is lost.
+    pub fn is_lost(&self, lane: LaneId) -> bool {
+        self.lost.contains(&lane)
+    }
+
+    /// Whether copies of an id may exist twice, or be lost.
+    pub(super) fn is_doubtful(&self, id: ObjectId) -> bool {
+        let from = (id, Birth::default())..;
+        self.doubtful.range(from).next().is_some_and(|(of, _)| *of == id)
+    }
+
+    /// Whether any lane is lost.
+    pub fn has_lost_lanes(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
+    /// A lane is lost, with everything that only it had. What moved on from it may have moved back.
+    pub(super) fn lose(&mut self, lane: LaneId) {
+        self.lost.insert(lane);
+        let l = &self.lanes[&lane];
+        let alive = l.things.values().map(|t| (t.object.id, t.object.birth));
+        let ended = l.ends.keys().copied();
+        let pushed = l.pushed.iter().map(|(id, (birth, _))| (*id, *birth));
+        self.doubtful.extend(alive.chain(ended).chain(pushed));
+        self.owners.values_mut().for_each(|owners| {
+            owners.remove(&lane);
+        });
+    }
+
+    /// A process of a lane has died: decisions that were not written yet are lost with it.
+    pub(super) fn died(&mut self, lane: LaneId) {
+        self.undecided.retain(|(of, ..)| *of != lane);
     }
 
     /// Whether a settle of this lease and content was committed anywhere.
@@ -182,7 +235,7 @@ impl Model {
     /// Objects that are neither ended nor parked, with their lane.
     pub fn unfinished(&self) -> Vec<(LaneId, ObjectId)> {
         let mut found = Vec::new();
-        for (id, lane) in &self.lanes {
+        for (id, lane) in self.whole() {
             let waits = lane.things.values().filter(|t| !matches!(t.standing, Standing::Parked(_)));
             found.extend(waits.map(|t| (*id, t.object.id)));
         }
@@ -191,12 +244,15 @@ impl Model {
 
     /// The latest time before which something unfinished must not be delivered.
     pub fn latest_due(&self) -> Option<Wall> {
-        let things = self.lanes.values().flat_map(|lane| lane.things.values());
+        let things = self.whole().flat_map(|(_, lane)| lane.things.values());
         things.filter_map(|t| t.object.not_before).max()
     }
 
     /// Follows an object that was pushed in a lane to where it is now.
     pub(super) fn trace_life(&self, id: ObjectId, lane: LaneId) -> Result<(), String> {
+        if self.lost.contains(&lane) {
+            return Ok(());
+        }
         let Some((birth, _)) = self.lanes[&lane].pushed.get(&id) else {
             // It was known there because it had come from elsewhere.
             return self.follow_duplicate(id, lane);
@@ -212,6 +268,9 @@ impl Model {
                 return Err(format!("{} neither has it nor ended it", here.short()));
             };
             let Ending::Moved(transfer) = end.ending else { return Ok(()) };
+            if self.lost.contains(&transfer.receiver) {
+                return Ok(());
+            }
             let there = &self.lanes[&transfer.receiver];
             if there.kept_out.contains(&(transfer, id)) {
                 return self.follow_duplicate(id, transfer.receiver);
@@ -239,7 +298,7 @@ impl Model {
                     .iter()
                     .any(|((of, _), e)| *of == id && !matches!(e.ending, Ending::Moved(_)))
         });
-        if any {
+        if any || self.is_doubtful(id) {
             return Ok(());
         }
         Err(format!("kept out at {} as a duplicate of nothing", lane.short()))

@@ -1,7 +1,9 @@
 //! P3: at most one settle of a version commits (`fold` sees that in the logs), and the same settle
 //! again gets the same answer.
 
+use dpc_core::Answer;
 use dpc_core::object::{Hash16, Token};
+use dpc_core::refusal::Refusal;
 
 use super::Checker;
 use crate::coverage::Coverage;
@@ -17,9 +19,25 @@ impl Checker {
         }
     }
 
-    /// A settle that was answered done is never refused when it is repeated.
-    pub(super) fn p03_repeat_refused(&mut self, token: &Token, content: Hash16) {
-        if self.done.get(token) == Some(&content) {
+    /// Nobody settles with a token that nobody was given, or that is another's, or with emits that
+    /// cannot be.
+    pub(crate) fn p03_forged(&mut self, token: &Token, content: Hash16, answer: &Answer) {
+        // The same settle again, from whomever, has the same answer.
+        let repeat = self.p03_is_repeat(token, content) || self.model.has_mark(token, content);
+        if !repeat && matches!(answer, Answer::Done(n) if *n > 0) {
+            self.fail("P3", format!("{} was settled by somebody who may not", token.object));
+        }
+    }
+
+    /// Whether a settle that is about to be asked for repeats one that was answered done.
+    pub(crate) fn p03_is_repeat(&self, token: &Token, content: Hash16) -> bool {
+        self.done.get(token) == Some(&content)
+    }
+
+    /// A settle that was answered done is never said to be lost when it is repeated afterwards. A
+    /// node that cannot reach the owner says so.
+    pub(super) fn p03_repeat_refused(&mut self, token: &Token, again: bool, why: &Refusal) {
+        if again && why.reason != "OWNER_UNREACHABLE" {
             self.fail("P3", format!("a repeated settle of {} was refused", token.object));
         }
     }

@@ -27,7 +27,7 @@ impl Checker {
         // Of a copy that was brought back nobody knows how far the lost one had come.
         if let Some(before) = before
             && before >= fence
-            && !object.possible_duplicate
+            && !self.model.doubtful.contains(&(object.id, object.birth))
         {
             self.fail("P5", format!("{} had {before:?}, then {fence:?}", object.id));
         }
@@ -66,6 +66,7 @@ impl Checker {
 
     /// A process has died, and all its leases with it.
     pub(crate) fn p05_died(&mut self, lane: LaneId) {
+        self.model.died(lane);
         if let Some(leased) = self.leased.get_mut(&lane) {
             leased.clear();
         }

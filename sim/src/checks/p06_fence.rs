@@ -12,6 +12,7 @@ impl Checker {
     pub(crate) fn p06_claimed(&mut self, lane: LaneId, epoch: Epoch) {
         if let Some(before) = self.claimed.insert(lane, epoch)
             && before >= epoch
+            && !self.model.is_lost(lane)
         {
             let name = lane.short();
             self.fail("P6", format!("{name} was claimed with {before}, then with {epoch}"));

@@ -34,7 +34,8 @@ impl Checker {
         before.iter().for_each(|(key, _)| {
             self.kept_waiting.remove(key);
         });
-        let Some(idle) = idle.filter(|idle| !idle.is_empty()) else { return };
+        let whole = !self.model.is_lost(lane);
+        let Some(idle) = idle.filter(|idle| whole && !idle.is_empty()) else { return };
         let mut late = None;
         for thing in self.model.lane(lane).things() {
             let o = &thing.object;

@@ -10,6 +10,9 @@ use super::Checker;
 impl Checker {
     /// What a store gives is what was committed under that number.
     pub(crate) fn p16_served(&mut self, lane: LaneId, number: RecordNumber, bytes: &Bytes) {
+        if self.model.is_lost(lane) {
+            return;
+        }
         if self.model.lane(lane).hash_of(number).is_some_and(|hash| hash != hash_of(bytes)) {
             let name = lane.short();
             self.fail("P16", format!("record {number} of {name} was served changed"));
@@ -19,13 +22,30 @@ impl Checker {
     /// A log that is claimed ends where the last acknowledged record is, or behind it.
     pub(crate) fn p16_not_cut(&mut self, lane: LaneId, last: RecordNumber) {
         let known = self.model.lane(lane).last();
-        if last < known {
+        if last < known && !self.model.is_lost(lane) {
             let name = lane.short();
             self.fail(
                 "P16",
                 format!("{name} was opened up to record {last}, {known} was acknowledged"),
             );
         }
+    }
+
+    /// A lane is lost with its disk, or was put back to an old state.
+    pub(crate) fn p16_lost(&mut self, lane: LaneId) {
+        self.model.lose(lane);
+    }
+
+    /// A peer heard of a lane that it had known further on, and let it in.
+    pub(crate) fn p16_let_in(&mut self, lane: LaneId, name: &dpc_core::names::Name) {
+        let what = format!("{name} let {} in, which it had known further on", lane.short());
+        self.fail("P16", what);
+    }
+
+    /// A node started from a damaged disk as if nothing were wrong.
+    pub(crate) fn p16_unnoticed(&mut self, lane: LaneId, damaged: &[RecordNumber]) {
+        let name = lane.short();
+        self.fail("P16", format!("{name} is damaged at {damaged:?}, and nobody noticed"));
     }
 
     /// A store refuses what it has. It does so only if something is wrong, and says where.

@@ -8,7 +8,7 @@ use dpc_core::ids::{ObjectId, RequestId, SessionId, SubscriptionId};
 use dpc_core::input::{LeaseRef, Lessee, Operator, ReplyTo, Settle, Subscribe, Take, Transaction};
 use dpc_core::names::{Name, Pattern, TypeName};
 use dpc_core::object::{Entity, Headers, Push, Time, Token};
-use dpc_core::time::Span;
+use dpc_core::time::{Mono, Span};
 use dpc_core::{Answer, Input};
 
 use super::{Event, World, object_id};
@@ -59,6 +59,8 @@ pub struct Client {
     pub(crate) wants: bool,
     pub(crate) hand: BTreeMap<u64, Delivery>,
     pub(crate) mind: Dice,
+    /// When it was last given something.
+    pub(crate) fed_at: Mono,
 }
 
 /// What a client asks of its node for a subscription.
@@ -106,6 +108,8 @@ pub enum Op {
         settle: Settle,
         /// The version that was delivered.
         version: u32,
+        /// Whether it repeats one that was answered done.
+        again: bool,
     },
     /// Several settles.
     Transaction {
@@ -123,6 +127,24 @@ pub enum Op {
         /// What is done with what comes.
         mode: Mode,
     },
+    /// A settle that nobody may do.
+    Forged {
+        /// The node.
+        node: usize,
+        /// The token of the lease that it named.
+        token: Token,
+        /// The hash of its content.
+        content: dpc_core::object::Hash16,
+    },
+    /// A lease is to run on.
+    Extend {
+        /// The node.
+        node: usize,
+        /// The lease.
+        lease: u64,
+        /// Until when.
+        until: Mono,
+    },
     /// Anything else.
     Other {
         /// The node.
@@ -137,6 +159,8 @@ impl Op {
             | Self::Settle { node, .. }
             | Self::Transaction { node, .. }
             | Self::Take { node, .. }
+            | Self::Forged { node, .. }
+            | Self::Extend { node, .. }
             | Self::Other { node } => *node,
         }
     }
@@ -145,6 +169,11 @@ impl Op {
 /// A type's name.
 pub(crate) fn type_name(text: &str) -> TypeName {
     TypeName::from_type_url(text).expect("scripts use valid types")
+}
+
+/// A pattern.
+pub(crate) fn pattern(text: &str) -> Pattern {
+    Pattern::new(text).expect("scripts use valid patterns")
 }
 
 /// An entity with a text as its payload.
@@ -227,6 +256,7 @@ impl World {
             session: None,
             wants: true,
             hand: BTreeMap::new(),
+            fed_at: self.now,
             mind: Dice::new(self.plan.seed, &format!("client {}", self.clients.len())),
         });
         let client = self.clients.len() - 1;
@@ -379,6 +409,7 @@ impl World {
         let Some(client) = client else { return };
         let lease = delivery.lease;
         self.coverage.add_if("an object with hops was delivered", delivery.object.moves > 1);
+        self.clients[client].fed_at = self.now;
         self.clients[client].hand.insert(lease, delivery);
         if self.clients[client].mode == Mode::Hold {
             return;
@@ -422,14 +453,20 @@ impl World {
         };
         self.ops.remove(&to.request.0);
         let lane = self.nodes[node].lane;
+        if let Answer::Refused(refusal) | Answer::RefusedAt(_, refusal) = &answer {
+            self.coverage.add(refusal.reason);
+        }
+        // A refusal of one lease comes before the count of those that were done.
+        let of_leases = matches!(op, Op::Settle { .. } | Op::Forged { .. } | Op::Extend { .. });
+        if matches!(answer, Answer::RefusedAt(..)) && (of_leases || matches!(op, Op::Other { .. }))
+        {
+            self.ops.insert(to.request.0, Op::Other { node });
+        }
         match &op {
             Op::Push(pushing) => self.checks.on_pushed(lane, &pushing.push, &answer),
-            Op::Settle { token, settle, version, .. } => {
-                // A refusal of a lease comes before the count of those that were done.
-                if let Answer::RefusedAt(..) = answer {
-                    self.ops.insert(to.request.0, Op::Other { node });
-                }
-                self.checks.on_settled(token, *version, settle, &answer, &mut self.coverage);
+            Op::Settle { token, settle, version, again, .. } => {
+                let seen = &mut self.coverage;
+                self.checks.on_settled(token, *version, settle, *again, &answer, seen);
             }
             Op::Transaction { tokens, transaction, .. } => {
                 self.checks.on_transacted(lane, tokens, transaction, &answer);
@@ -437,6 +474,13 @@ impl World {
             Op::Take { mode, .. } => {
                 if let Answer::Taken(taken) = &answer {
                     self.on_taken(node, taken, mode.clone());
+                }
+            }
+            Op::Forged { token, content, .. } => self.checks.p03_forged(token, *content, &answer),
+            Op::Extend { lease, until, .. } => {
+                if let Answer::Extended(1, _) = answer {
+                    self.coverage.add("lease extended");
+                    self.checks.p05_extended(lane, *lease, *until);
                 }
             }
             Op::Other { .. } => {
@@ -450,6 +494,9 @@ impl World {
 
     fn on_taken(&mut self, node: usize, taken: &[Delivery], mode: Mode) {
         for delivery in taken {
+            if !self.nodes[node].is_up() {
+                return;
+            }
             self.coverage.add("taken without a stream");
             self.check_delivery(node, None, delivery);
             if matches!(mode, Mode::Hold | Mode::Begin) {

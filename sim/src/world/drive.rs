@@ -240,7 +240,12 @@ impl World {
             self.trace.headline(self.now, &format!("{name}: {error}"));
             return self.kill(node, Power::Stays);
         }
-        self.checks.fail("P16", format!("{name} asked for a record that cannot be read: {error}"));
+        let (lane, damaged) = (self.nodes[node].lane, self.nodes[node].disk.damaged());
+        self.checks.p16_refused(lane, error, &damaged);
+        self.coverage.add("damage found by a read");
+        self.trace.headline(self.now, &format!("{name} stops: {error}"));
+        self.kill(node, Power::Stays);
+        self.nodes[node].refused = true;
     }
 
     /// A record is durable: the checkers see it first, then the core, then those who waited.
@@ -282,7 +287,8 @@ impl World {
     }
 
     pub(crate) fn count_message(&mut self, message: &Message) {
-        self.messages += 1;
+        // A second link between two nodes is refused for good, and dialled again now and then.
+        self.messages += u64::from(!matches!(message, Message::Hello(_) | Message::Refuse(_)));
         self.coverage.message(message);
         self.checks.p10_offered(message);
     }

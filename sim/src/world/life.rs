@@ -14,7 +14,7 @@ use dpc_core::{Core, Effect, Effects, Input, Mono, PartInfo, Settings};
 use super::faults::{Clock, Doom};
 use super::{CrashPoint, Event, World, lane_id};
 use crate::dice::Dice;
-use crate::store::{SimDisk, SimStore};
+use crate::store::{Backup, SimDisk, SimStore};
 
 /// One node: what outlives its process, and the process if it runs.
 pub struct Node {
@@ -33,6 +33,12 @@ pub struct Node {
     pub(crate) sessions: u64,
     pub(crate) clock: Clock,
     pub(crate) doom: Option<Doom>,
+    /// A copy of its disk.
+    pub(crate) backup: Option<Backup>,
+    /// How many lanes it had before this one.
+    pub(crate) lanes: usize,
+    /// Its store refused its disk when it was last to start.
+    pub(crate) refused: bool,
     /// It was told to take nothing new.
     pub(crate) draining: bool,
     /// When its clock was last put wrong or right.
@@ -109,6 +115,9 @@ impl World {
             sessions: 0,
             clock: Clock::default(),
             doom: None,
+            backup: None,
+            lanes: 0,
+            refused: false,
             draining: false,
             clock_set: None,
             fate: Dice::new(self.plan.seed, &format!("node {n}")),
@@ -139,11 +148,19 @@ impl World {
     }
 
     fn boot(&mut self, node: usize) {
+        if let Some(at) = self.nodes[node].disk.stalled_until(self.now) {
+            // It waits for its disk.
+            return self.at(at, Event::Restart { node });
+        }
+        self.nodes[node].refused = false;
         self.nodes[node].lives += 1;
         self.nodes[node].draining = false;
         let said = Said::default();
         let mut store = self.nodes[node].disk.open(self.now);
-        let claimed = claim(&mut store, &said).expect("an undamaged disk");
+        let claimed = match claim(&mut store, &said) {
+            Ok(claimed) => claimed,
+            Err(error) => return self.does_not_start(node, &error),
+        };
         let lane = self.nodes[node].lane;
         self.checks.p06_claimed(lane, claimed.epoch);
         self.checks.p16_not_cut(lane, claimed.last);
@@ -179,6 +196,12 @@ impl World {
     fn does_not_start(&mut self, node: usize, error: &StoreError) {
         let line = format!("{} does not start: {error}", self.nodes[node].name);
         self.trace.headline(self.now, &line);
+        if let StoreError::Damaged { .. } = error {
+            self.coverage.add("damage refused at the start");
+            self.nodes[node].refused = true;
+            let (lane, damaged) = (self.nodes[node].lane, self.nodes[node].disk.damaged());
+            return self.checks.p16_refused(lane, error, &damaged);
+        }
         self.coverage.add("a read failed at the start");
     }
 
@@ -193,10 +216,7 @@ impl World {
         for (number, bytes) in records {
             self.checks.on_committed(lane, *number, bytes, &mut self.coverage);
         }
-        let checkpoint = records
-            .last()
-            .map(|(_, bytes)| record::open_header(bytes).expect("the store checked it").checkpoint);
-        let from = checkpoint.filter(|c| c.0 > 0).unwrap_or(claimed.first).max(claimed.first);
+        let from = replayed_from(records, claimed.first);
         self.coverage.add_if("restarted from a checkpoint", from > claimed.first);
         let settings = self.settings(node);
         let mut core = Core::new(settings, claimed);
@@ -268,9 +288,7 @@ impl World {
             last: last.map_or(RecordNumber(first.0 - 1), |(n, _)| *n),
             last_hash: last.map_or([0; 16], |(_, bytes)| record::hash_of(bytes)),
         };
-        let checkpoint =
-            last.map(|(_, bytes)| record::open_header(bytes).expect("it was committed").checkpoint);
-        let from = checkpoint.filter(|c| c.0 > 0).unwrap_or(first).max(first);
+        let from = replayed_from(&records, first);
         let mut core = Core::new(self.settings(node), claimed);
         for (number, bytes) in records.iter().filter(|(n, _)| *n >= from) {
             core.restore(*number, bytes).expect("the log fits together");
@@ -300,7 +318,18 @@ pub(crate) fn info(part: &PartIds) -> PartInfo {
     }
 }
 
-fn claim(store: &mut SimStore, said: &Said) -> Result<Claimed, StoreError> {
+/// The first record that a recovery replays: where the last checkpoint starts.
+pub(super) fn replayed_from(
+    records: &[(RecordNumber, Bytes)],
+    first: RecordNumber,
+) -> RecordNumber {
+    let checkpoint = records
+        .last()
+        .map(|(_, bytes)| record::open_header(bytes).expect("the store checked it").checkpoint);
+    checkpoint.filter(|c| c.0 > 0).unwrap_or(first).max(first)
+}
+
+pub(super) fn claim(store: &mut SimStore, said: &Said) -> Result<Claimed, StoreError> {
     let to = said.clone();
     store.claim(Box::new(move |answer| {
         to.lock().expect("one thread").push_back(Answered::Claimed(answer));
@@ -314,7 +343,11 @@ fn claim(store: &mut SimStore, said: &Said) -> Result<Claimed, StoreError> {
 /// Records with their numbers.
 type Records = Vec<(RecordNumber, Bytes)>;
 
-fn read_all(store: &mut SimStore, said: &Said, first: RecordNumber) -> Result<Records, StoreError> {
+pub(super) fn read_all(
+    store: &mut SimStore,
+    said: &Said,
+    first: RecordNumber,
+) -> Result<Records, StoreError> {
     let (mut records, mut from) = (Vec::new(), first);
     loop {
         let to = said.clone();
@@ -332,7 +365,7 @@ fn read_all(store: &mut SimStore, said: &Said, first: RecordNumber) -> Result<Re
     }
 }
 
-fn wait(store: &mut SimStore, said: &Said) -> Answered {
+pub(super) fn wait(store: &mut SimStore, said: &Said) -> Answered {
     loop {
         if let Some(answer) = said.lock().expect("one thread").pop_front() {
             return answer;

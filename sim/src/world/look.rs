@@ -11,6 +11,9 @@ use crate::checks::{Held, Idle};
 /// After its clock was set, a node may wait so long for a time that it had begun to wait for.
 const CLOCK_SETTLES: Span = Span::secs(75);
 
+/// Who was given something so lately is not idle: it is served, one thing after the other.
+const NOT_FED: Span = Span::secs(2);
+
 impl World {
     /// Each running core checks itself, and what it uses is compared with its limits.
     pub(super) fn look_inside(&mut self) {
@@ -33,6 +36,8 @@ impl World {
         let (lease, until) = (delivery.lease, delivery.until);
         let held = Held { lease, session, until, at: self.now };
         self.checks.on_delivery(lane, delivery, held, &mut self.coverage);
+        let token = self.token_of(node, delivery);
+        self.remember_token(token, delivery.object.version);
     }
 
     /// P12: nothing waits beside an idle subscriber for it.
@@ -52,7 +57,7 @@ impl World {
             && !n.is_paused()
             && !n.draining
             && !clock_settles
-            && !n.disk.is_stalled(self.now)
+            && n.disk.stalled_until(self.now).is_none()
             && held < self.plan.limits.leases as usize
     }
 
@@ -61,6 +66,9 @@ impl World {
         let lane = self.nodes[node].lane;
         let here = self.clients.iter().filter(|c| c.node == node && c.wants);
         here.filter_map(|c| {
+            if self.now - c.fed_at < NOT_FED {
+                return None;
+            }
             let held = self.checks.leases_of(lane, c.session?, self.now);
             let idle = || Idle { pattern: c.pattern.clone(), processor: c.processor.clone() };
             (held < c.credit as usize).then(idle)

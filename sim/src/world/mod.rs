@@ -4,23 +4,26 @@
 
 mod ask;
 mod client;
+mod damage;
 mod drive;
 mod faults;
 mod life;
 mod look;
+mod misuse;
 mod settle;
 mod wire;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use dpc_core::ids::{LaneId, ObjectId};
+use dpc_core::ids::{Epoch, LaneId, ObjectId, RecordNumber};
 use dpc_core::time::{Mono, Now, Span, Wall};
 use dpc_core::{Limits, Wake};
 
 pub use client::{Client, Mode, Op, Pushing, Wish};
 pub use faults::CrashPoint;
 pub use life::{Node, Power};
+pub use misuse::{BadEmits, Forgery};
 pub use wire::Wire;
 
 use crate::checks::Checker;
@@ -151,6 +154,10 @@ pub struct World {
     pub steps: u64,
     /// Every so many steps each live core checks itself; zero for never.
     pub check_every: u64,
+    /// Tokens of deliveries, with the versions, the latest last.
+    pub(crate) tokens: std::collections::VecDeque<(dpc_core::object::Token, u32)>,
+    /// How far each process has heard of each lane in handshakes.
+    pub(crate) heard: BTreeMap<(usize, u64, LaneId), (Epoch, RecordNumber)>,
     /// Messages between nodes.
     pub messages: u64,
     /// When it is next looked whether anybody is starved.
@@ -177,6 +184,8 @@ impl World {
             checks: Checker::new(plan.limits.max_hops),
             coverage: Coverage::default(),
             steps: 0,
+            tokens: std::collections::VecDeque::new(),
+            heard: BTreeMap::new(),
             messages: 0,
             look_at: Mono(0),
             check_every: 1,

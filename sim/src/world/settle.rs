@@ -91,7 +91,8 @@ impl World {
         }
         self.checks.on_settle(&token, &settle);
         let version = delivery.object.version;
-        let to = self.ask(Op::Settle { node, token, settle: settle.clone(), version });
+        let again = self.checks.p03_is_repeat(&token, settle.content_hash());
+        let to = self.ask(Op::Settle { node, token, settle: settle.clone(), version, again });
         self.feed(node, Input::Settle(to, lessee, settle));
     }
 
