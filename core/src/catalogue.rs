@@ -3,21 +3,22 @@
 //! This is the index of a backlog larger than memory: its size grows with records and types, not
 //! with objects. It is derived: a checkpoint holds it, a replay rebuilds it.
 
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{Loc, RecordNumber};
+use crate::recording::{SlicedMap, Slices};
 use crate::time::Wall;
 
 /// A queue: one type and the set of processors that have handled its objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct QueueId(pub(crate) u32);
 
 /// A type, numbered by this core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct TypeId(pub(crate) u32);
 
 /// Why an entry is still needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Shelf {
     /// The object is in core's memory, whatever its state.
     Memory,
@@ -36,7 +37,7 @@ pub(crate) enum Shelf {
 }
 
 /// The positions of one shelf in one record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Set {
     pub(crate) shelf: Shelf,
     /// The lowest place of its objects in the order of arrival.
@@ -45,7 +46,7 @@ pub(crate) struct Set {
 }
 
 /// One record as the catalogue knows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Page {
     pub(crate) wall: Wall,
     pub(crate) bytes: u32,
@@ -54,16 +55,17 @@ pub(crate) struct Page {
 }
 
 /// A set of positions: one, or a bitmap.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Positions {
     One(u32),
     Map(Vec<u64>),
 }
 
 /// All records with something alive in them, and the record being written.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Catalogue {
-    pages: BTreeMap<RecordNumber, Page>,
+    #[serde(skip)]
+    pages: SlicedMap<RecordNumber, Page>,
     /// Records whose last shelf was emptied since the last sweep. An entry often goes from one
     /// shelf to another of the same record, so a record is forgotten only at the sweep.
     emptied: Vec<RecordNumber>,
@@ -158,6 +160,11 @@ impl Page {
 }
 
 impl Catalogue {
+    /// What goes into a snapshot in slices.
+    pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 1] {
+        [&mut self.pages]
+    }
+
     /// Puts an entry on a shelf. Says whether it is the first of that shelf in its record.
     pub(crate) fn put(&mut self, at: Loc, shelf: Shelf, place: Loc) -> bool {
         let page = self.pages.entry(at.record).or_default();

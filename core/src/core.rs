@@ -1,13 +1,15 @@
 //! The node's state machine: dispatch of inputs, and what all its parts share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use rand_core::Rng;
 use rand_pcg::Pcg64Mcg;
+use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Catalogue, QueueId};
 use crate::decision::Decision;
 use crate::effect::{Answer, Effect, Effects, Note, Record};
+use crate::estate::Estates;
 use crate::fence::Fence;
 use crate::ids::{Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use crate::input::{Input, ReplyTo};
@@ -19,8 +21,10 @@ use crate::memory::{Memory, Slot, Then};
 use crate::mesh::Mesh;
 use crate::names::Name;
 use crate::parts::Parts;
+use crate::planted::{Bug, planted};
 use crate::queues::Queues;
 use crate::record::{Entry, PeerSeen};
+use crate::recording::{Hashes, SlicedMap, SlicedSet};
 use crate::refusal::Refusal;
 use crate::remember::Remembered;
 use crate::resolve::Resolving;
@@ -41,7 +45,7 @@ const CLOCK_NOISE: Span = Span::secs(1);
 const GENERATION_BLOCK: u64 = 1_024;
 
 /// Who a core is. Fixed for its life.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
     /// The node's name.
     pub name: Name,
@@ -56,6 +60,9 @@ pub struct Settings {
     /// `self_fence_after`, where other nodes can claim the lane: without proof of ownership for so
     /// long nothing is delivered (R6). `None` for a lane on a disk of its own.
     pub fence: Option<Span>,
+    /// The lane was adopted: it is run until it is empty, and what is delayed or parked goes to
+    /// this lane of the adopting process (R8).
+    pub heir: Option<LaneId>,
 }
 
 /// When the driver has to call again, and why.
@@ -68,7 +75,7 @@ pub struct Wake {
 }
 
 /// A deadline on the monotonic clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Timer {
     /// Entries that nobody waits for become a record.
     Riders,
@@ -94,6 +101,8 @@ pub(crate) enum Timer {
     Show(GroupId),
     /// A drain has had its time.
     Drain,
+    /// An heir may be offered something again.
+    Estate,
     /// Ownership of the lane may have to be proved anew.
     Fence,
     /// Housekeeping on wall time: due, expired and forgotten things.
@@ -101,7 +110,7 @@ pub(crate) enum Timer {
 }
 
 /// One node's state: one lane and everything known about its objects, subscribers and peers.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Core {
     pub(crate) name: Name,
     pub(crate) limits: Limits,
@@ -111,6 +120,7 @@ pub struct Core {
     pub(crate) fence: Option<Fence>,
     /// Another owner has it.
     pub(crate) fenced: bool,
+    pub(crate) estates: Estates,
     pub(crate) lane: Lane,
     pub(crate) catalogue: Catalogue,
     pub(crate) parts: Parts,
@@ -125,17 +135,23 @@ pub struct Core {
     pub(crate) loads: Loads,
     pub(crate) resolving: Resolving,
     pub(crate) scans: Scans,
-    timers: BTreeSet<(Mono, Timer)>,
+    #[serde(skip)]
+    pub(crate) timers: SlicedSet<(Mono, Timer)>,
     /// Deadlines that many events ask for: the earliest counts.
-    once: BTreeMap<Timer, Mono>,
+    #[serde(skip)]
+    pub(crate) once: SlicedMap<Timer, Mono>,
     /// Effects of [`Core::take_record`], which go out with the next call.
+    #[serde(skip)]
     pub(crate) later: Effects,
     /// Records to look into when their time comes: delayed or expiring objects on disk.
-    pub(crate) due_pages: BTreeSet<(Wall, RecordNumber)>,
+    #[serde(skip)]
+    pub(crate) due_pages: SlicedSet<(Wall, RecordNumber)>,
     /// Objects in memory that expire.
-    pub(crate) expiring: BTreeSet<(Wall, ObjectId)>,
+    #[serde(skip)]
+    pub(crate) expiring: SlicedSet<(Wall, ObjectId)>,
     /// Begun leases of the process before: their objects count one failure when they are read.
-    pub(crate) blamed: BTreeSet<Loc>,
+    #[serde(skip)]
+    pub(crate) blamed: SlicedSet<Loc>,
     /// Groups that may have something to take.
     pub(crate) hungry: BTreeSet<GroupId>,
     /// The group that was given something last.
@@ -146,6 +162,7 @@ pub struct Core {
     pub(crate) stirred: BTreeSet<QueueId>,
     /// Decisions of the open record, with the objects they were taken for.
     pub(crate) decisions: Vec<(Decision, Vec<(ObjectId, u32)>)>,
+    #[serde(skip)]
     pub(crate) pieces: crate::restore::Pieces,
     pub(crate) disk_low: bool,
     /// When housekeeping on wall time is due.
@@ -159,6 +176,9 @@ pub struct Core {
     pub(crate) pick: Pcg64Mcg,
     pub(crate) jitter: Pcg64Mcg,
     ids: Pcg64Mcg,
+    /// The hashes of contents, which a recording keeps.
+    #[serde(skip)]
+    pub(crate) hashes: Hashes,
 }
 
 impl Core {
@@ -168,14 +188,17 @@ impl Core {
     pub fn new(settings: Settings, claimed: Claimed) -> Self {
         assert!(settings.incarnation.0 != 0, "an incarnation is never zero");
         let target = settings.limits.record_target_bytes;
+        let mut limits = settings.limits;
+        limits.max_hops += u32::from(planted(Bug::OneHopTooMany));
         let stream = |salt: u64| Pcg64Mcg::new(u128::from(settings.seed ^ salt) << 1 | 1);
         Self {
             name: settings.name,
-            limits: settings.limits,
+            limits,
             now: Now::default(),
             started: false,
             fence: settings.fence.map(Fence::new),
             fenced: false,
+            estates: Estates::new(settings.heir),
             lane: Lane::new(settings.lane, claimed, settings.incarnation, target),
             catalogue: Catalogue::default(),
             parts: Parts::new(claimed.first),
@@ -190,12 +213,12 @@ impl Core {
             loads: Loads::default(),
             resolving: Resolving::default(),
             scans: Scans::default(),
-            timers: BTreeSet::new(),
-            once: BTreeMap::new(),
+            timers: SlicedSet::default(),
+            once: SlicedMap::default(),
             later: Effects::new(),
-            due_pages: BTreeSet::new(),
-            expiring: BTreeSet::new(),
-            blamed: BTreeSet::new(),
+            due_pages: SlicedSet::default(),
+            expiring: SlicedSet::default(),
+            blamed: SlicedSet::default(),
             hungry: BTreeSet::new(),
             last_fed: None,
             starved: BTreeSet::new(),
@@ -212,6 +235,7 @@ impl Core {
             pick: stream(0x7069_636b),
             jitter: stream(0x6a69_7474),
             ids: stream(0x6964_7300),
+            hashes: Hashes::default(),
         }
     }
 
@@ -227,6 +251,10 @@ impl Core {
         self.stirred = self.queues.waiting();
         self.look_at_wall(now.wall);
         self.prove(fx);
+        if self.is_adopted() {
+            // It takes nothing new, for as long as it runs.
+            self.draining = Some(now.mono);
+        }
         self.settle_down(fx);
     }
 
@@ -273,6 +301,8 @@ impl Core {
             Input::Disk { low } => self.disk_low = low,
             Input::Renewed => self.handle_renewed(),
             Input::Fenced(epoch) => self.fence_off(epoch, fx),
+            Input::Adopts { lane, runs } => self.handle_adopts(lane, runs),
+            Input::LaneRetired(lane) => self.handle_lane_retired(lane),
             Input::LinkUp { link, dialled } => self.handle_link_up(link, dialled, fx),
             Input::LinkDown(link) => self.handle_link_down(link, fx),
             Input::Peer(link, message) => self.handle_peer(link, message, fx),
@@ -295,6 +325,7 @@ impl Core {
             Timer::Pass(_) => "pass",
             Timer::Show(_) => "show",
             Timer::Drain => "drain",
+            Timer::Estate => "estate",
             Timer::Fence => "fence",
             Timer::Wall => "wall",
         };
@@ -341,11 +372,15 @@ impl Core {
     /// read, parts to give up.
     fn settle_down(&mut self, fx: &mut Effects) {
         fx.append(&mut self.later);
+        if planted(Bug::PeersBeforeSubscribers) {
+            self.feed_peers(fx);
+        }
         self.feed_groups(fx);
         self.feed_takes(fx);
         self.feed_peers(fx);
         self.catalogue.sweep();
         self.tend_log(fx);
+        self.tend_estate(fx);
         self.check_drained(fx);
         if self.lane.has_riders() || !self.decisions.is_empty() {
             self.arm_once(RIDE_ALONG, Timer::Riders);
@@ -379,6 +414,8 @@ impl Core {
                 Timer::Pass(ask) => self.on_pass_over(ask, fx),
                 Timer::Show(group) => self.on_show(group),
                 Timer::Drain => self.on_drain_over(fx),
+                // The step after each input looks at the time.
+                Timer::Estate => {}
                 Timer::Fence => self.on_fence_due(fx),
                 Timer::Wall => {
                     self.wall_at = None;
@@ -512,7 +549,7 @@ impl Core {
         }
     }
 
-    fn write_decisions(&mut self) {
+    pub(crate) fn write_decisions(&mut self) {
         for (decision, objects) in std::mem::take(&mut self.decisions) {
             for chunk in objects.chunks(1_024) {
                 self.lane.reserve(chunk.len() * 18);
@@ -562,6 +599,9 @@ impl Core {
     fn reserve_generations(&mut self) {
         if self.generation + GENERATION_BLOCK > self.generation_reserved {
             self.generation_reserved = self.generation + 2 * GENERATION_BLOCK;
+            if planted(Bug::GenerationsFallBack) {
+                return;
+            }
             self.lane.write(&Entry::Generation(self.generation_reserved));
             self.lane.urge();
         }

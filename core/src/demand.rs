@@ -9,6 +9,7 @@ use crate::memory::Slot;
 use crate::mesh::Link;
 use crate::message::{Advert, Demand, DemandKey, Message, Refresh, Window};
 use crate::object::Generation;
+use crate::planted::{Bug, planted};
 use crate::subscriptions::{GroupId, may_take};
 
 impl Core {
@@ -121,7 +122,8 @@ impl Core {
         };
         let told = l.told.get(key);
         let before = told.map_or(0, |t| t.window);
-        demand.window = before.max(received + free);
+        let used = if planted(Bug::WindowNotReturned) { 0 } else { received };
+        demand.window = before.max(used + free);
         let same = told.is_some_and(|t| {
             (t.generation, t.distance) == (demand.generation, demand.distance)
                 && t.path == demand.path
@@ -141,6 +143,9 @@ impl Core {
     /// The best demand that is reached without a link: an open window before a closed one, then
     /// the least distance, then the freshest generation. With the window that is free.
     fn best_for(&self, link: LinkId, key: &DemandKey) -> Option<(Demand, u64)> {
+        if self.is_adopted() {
+            return None; // It passes nothing on.
+        }
         let towards = self.mesh.link(link)?.lane;
         let own = self.own_demand(key);
         let beyond = self
@@ -203,7 +208,7 @@ impl Core {
             self.mesh.transit_era = era + 1;
             (era + 1, 0)
         });
-        *count += 1;
+        *count += if planted(Bug::TransitCountedTwice) { 2 } else { 1 };
         let era = self.mesh.transit[key].0;
         self.memory.get_mut(slot).transit = Some((key.clone(), era));
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, LaneId, LinkId, Loc, ObjectId, RecordNumber, SessionId, SubscriptionId};
 use crate::input::ReplyTo;
@@ -19,7 +20,7 @@ use crate::view::View;
 pub type Effects = Vec<Effect>;
 
 /// One consequence.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub enum Effect {
     /// An answer, to be held until the record `after` is committed.
     Reply {
@@ -69,7 +70,7 @@ pub enum Effect {
         id: ObjectId,
     },
     /// Put a finished part's ids into the index. Nobody waits for it.
-    IndexPart(Box<PartIds>),
+    IndexPart(#[serde(serialize_with = "part_in_short")] Box<PartIds>),
     /// Everything below is dead: the log may be cut there, the index too.
     Truncate {
         /// The first record to keep.
@@ -83,6 +84,9 @@ pub enum Effect {
     /// [`crate::Input::Renewed`]. The next commit does as well: with a record to append there is
     /// nothing to renew.
     Renew,
+    /// The adopted lane is empty: end it in the store for good. Everything written is durable, and
+    /// nothing more is written.
+    Retire,
     /// Another owner has the lane, at this epoch as far as it is known (R1). The core answers
     /// nothing more; the driver drops what waits for commits, ends all streams and links, and
     /// comes back as a new incarnation with another lane.
@@ -105,7 +109,7 @@ pub struct PartIds {
 }
 
 /// The good or bad end of a request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub enum Answer {
     /// A push was stored, or had been.
     Pushed {
@@ -139,7 +143,7 @@ pub enum Answer {
 }
 
 /// One object on its way to a subscriber.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Delivery {
     /// The subscription.
     pub subscription: SubscriptionId,
@@ -156,7 +160,7 @@ pub struct Delivery {
 }
 
 /// Why a lease ended without a settle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum LeaseEnd {
     /// Its time ran out.
     Expired,
@@ -165,7 +169,7 @@ pub enum LeaseEnd {
 }
 
 /// One type in `dpc type ls`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TypeView {
     /// The type.
     pub ty: TypeName,
@@ -196,7 +200,7 @@ pub struct TypeView {
 /// The books of one type in one lane. They balance:
 /// `pushed + emitted + moved_in + advanced_in + reclaimed
 /// = finalised + discarded + moved_out + advanced_out + live`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Books {
     /// Pushed by clients.
     pub pushed: u64,
@@ -219,7 +223,7 @@ pub struct Books {
 }
 
 /// One subscription in `dpc sub ls`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SubscriptionView {
     /// The stream.
     pub session: SessionId,
@@ -242,7 +246,7 @@ pub struct SubscriptionView {
 }
 
 /// One node in `dpc node ls`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NodeView {
     /// Its name.
     pub name: Name,
@@ -267,7 +271,7 @@ pub struct NodeView {
 }
 
 /// Something worth a line or a count.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Note {
     /// An object began to wait for demand that nobody has: type, count.
     NoDemand(TypeName, u64),
@@ -337,6 +341,7 @@ impl fmt::Display for Effect {
             Self::Truncate { below, .. } => write!(f, "truncate below #{below}"),
             Self::Note(note) => write!(f, "note {note}"),
             Self::Renew => write!(f, "renew"),
+            Self::Retire => write!(f, "retire the lane"),
             Self::Fenced(epoch) => write!(f, "fenced: another owner has the lane, epoch {epoch}"),
             Self::Stop(why) => write!(f, "stop: {why}"),
         }
@@ -395,4 +400,23 @@ pub struct Record {
     pub number: RecordNumber,
     /// The sealed bytes.
     pub bytes: Bytes,
+    /// Where what clients carry stands in them.
+    pub(crate) carried: Vec<(u32, u32)>,
+}
+
+impl Record {
+    /// The hash of everything in it but what clients carry, and the hash at its end.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
+        let end = self.bytes.len() - crate::record::HASH_BYTES;
+        for kept in crate::recording::elide::without(&self.bytes[..end], &self.carried) {
+            hasher.update(kept);
+        }
+        hasher.digest()
+    }
+}
+
+/// A recording tells parts apart without all their ids.
+fn part_in_short<S: serde::Serializer>(part: &PartIds, to: S) -> Result<S::Ok, S::Error> {
+    (part.part, part.end, part.ids.len(), part.ids.first(), part.ids.last()).serialize(to)
 }

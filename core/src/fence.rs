@@ -10,6 +10,8 @@
 //! (R5); what is settled is written, and answered by its commit. A lane whose store has no other
 //! user needs no proof.
 
+use serde::{Deserialize, Serialize};
+
 use crate::core::{Core, Timer};
 use crate::effect::{Answer, Effect, Effects};
 use crate::ids::Epoch;
@@ -22,7 +24,7 @@ use crate::transfer::InState;
 const RENEW_AT: u64 = 4;
 
 /// How far ownership is proved.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Fence {
     after: Span,
     /// When the last head write was sent of which it is known that it succeeded.

@@ -16,6 +16,7 @@ use crate::memory::{Phase, Then};
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
+use crate::planted::{Bug, planted};
 use crate::record::{End, Ending, Entry, How, Standing, TransferId};
 use crate::resolve::{Known, Stored};
 use crate::time::Span;
@@ -31,16 +32,10 @@ impl Core {
     /// A peer offers objects.
     pub(crate) fn on_offer(&mut self, link: LinkId, offer: Offer, fx: &mut Effects) {
         let id = offer.transfer;
-        let known = self.mesh.link(link).is_some_and(|l| l.lane == id.sender);
-        let fresh = id.n > self.forgotten_through(&id);
-        if !known || id.receiver != self.lane.id || !fresh {
-            return self.decline(link, id, OfferRefused::Stale, fx);
+        if let Err(reason) = self.check_transfer(link, id) {
+            return self.decline(link, id, reason, fx);
         }
-        if let Some(incoming) = self.transfers.incoming.get(&id) {
-            // Said again after a lost answer.
-            if incoming.state == InState::Held {
-                fx.push(Effect::Send { link, message: Message::Status(id), after: None });
-            }
+        if self.said_again(link, id, fx) {
             return;
         }
         self.mesh.count_received(link, &offer.key, offer.objects.len() as u64);
@@ -60,10 +55,30 @@ impl Core {
         self.hold(link, offer, fx);
     }
 
+    /// A transfer of this link's lane to this one, and not one of those that are forgotten.
+    pub(crate) fn check_transfer(&self, link: LinkId, id: TransferId) -> Result<(), OfferRefused> {
+        let known = self.mesh.link(link).is_some_and(|l| l.lane == id.sender);
+        let fresh = id.n > self.forgotten_through(&id);
+        if known && id.receiver == self.lane.id && fresh {
+            Ok(())
+        } else {
+            Err(OfferRefused::Stale)
+        }
+    }
+
+    /// Whether an offer was said again after a lost answer.
+    pub(crate) fn said_again(&self, link: LinkId, id: TransferId, fx: &mut Effects) -> bool {
+        let Some(incoming) = self.transfers.incoming.get(&id) else { return false };
+        if incoming.state == InState::Held {
+            fx.push(Effect::Send { link, message: Message::Status(id), after: None });
+        }
+        true
+    }
+
     /// Whether a copy of an offered object is here whose handoff is not decided. It may be the
     /// same object under an offer that is about to be aborted: kept out as a duplicate now, it
     /// would be lost with that copy.
-    fn is_undecided(&self, object: &Object) -> bool {
+    pub(crate) fn is_undecided(&self, object: &Object) -> bool {
         match self.known(object.id) {
             Known::InMemory(slot) => {
                 matches!(self.memory.get(slot).phase, Phase::Held(_) | Phase::Moving(_))
@@ -73,7 +88,13 @@ impl Core {
         }
     }
 
-    fn decline(&self, link: LinkId, transfer: TransferId, reason: OfferRefused, fx: &mut Effects) {
+    pub(crate) fn decline(
+        &self,
+        link: LinkId,
+        transfer: TransferId,
+        reason: OfferRefused,
+        fx: &mut Effects,
+    ) {
         let message = Message::Decline { transfer, reason };
         fx.push(Effect::Send { link, message, after: None });
     }
@@ -84,6 +105,18 @@ impl Core {
     }
 
     fn check_offer(&self, link: LinkId, offer: &Offer) -> Result<(), OfferRefused> {
+        let objects = self.check_objects(&offer.objects);
+        if objects == Err(OfferRefused::NotNow) {
+            return objects;
+        }
+        if self.subs.find(&offer.key).is_none() && !self.mesh.has_demand_beyond(link, &offer.key) {
+            return Err(OfferRefused::NoDemand);
+        }
+        objects
+    }
+
+    /// What can be said of offered objects whatever the demand.
+    pub(crate) fn check_objects(&self, objects: &[Object]) -> Result<(), OfferRefused> {
         if self.draining.is_some()
             || self.disk_low
             || self.resolving.is_full()
@@ -91,23 +124,16 @@ impl Core {
         {
             return Err(OfferRefused::NotNow);
         }
-        if self.subs.find(&offer.key).is_none() && !self.mesh.has_demand_beyond(link, &offer.key) {
-            return Err(OfferRefused::NoDemand);
-        }
-        let bytes: usize = offer.objects.iter().map(entry_bytes).sum();
+        let bytes: usize = objects.iter().map(entry_bytes).sum();
         let fits = bytes < crate::store::RECORD_BYTES_MAX - 65_536;
         let mut ids = BTreeSet::new();
-        let sound = offer.objects.iter().all(|o| {
+        let sound = objects.iter().all(|o| {
             ids.insert(o.id)
                 && o.entity.check(&self.limits).is_ok()
                 && self.is_bounded(o)
                 && self.check_type(&o.entity.ty).is_ok()
         });
-        if fits && sound && !offer.objects.is_empty() {
-            Ok(())
-        } else {
-            Err(OfferRefused::Malformed)
-        }
+        if fits && sound && !objects.is_empty() { Ok(()) } else { Err(OfferRefused::Malformed) }
     }
 
     /// What an object carries besides its payload stays within what this node would write.
@@ -160,11 +186,12 @@ impl Core {
         let incoming = Incoming { state: InState::Holding(record), items, key };
         self.transfers.incoming.insert(id, incoming);
         let message = Message::Accept { transfer: id, refused };
-        fx.push(Effect::Send { link, message, after: Some(record) });
+        let after = Some(record).filter(|_| !planted(Bug::AcceptBeforeHeld));
+        fx.push(Effect::Send { link, message, after });
     }
 
     /// Nothing of an offer is held: there is nothing to wait for.
-    fn decline_each(
+    pub(crate) fn decline_each(
         &self,
         link: LinkId,
         transfer: TransferId,
@@ -194,11 +221,14 @@ impl Core {
         let decision =
             Decision::new(self.now.wall, Step::Receive, Some(format!("node {peer}").into()));
         self.decide(decision, (object.id, object.moves));
-        let object_id = object.id;
+        let (object_id, due) = (object.id, object.not_before);
+        if planted(Bug::BooksAtHeld) {
+            self.queues.ty_mut(ty).books.moved_in += 1;
+        }
         let slot = self.admit(object, at, at, queue);
         self.set_phase(slot, Phase::Held(id));
         self.memory.when_committed(at.record, slot, Then::Hold);
-        Held { id: object_id, at, place: at, queue, before }
+        Held { id: object_id, at, place: at, queue, before, due, parked: false }
     }
 
     /// What an offered object meets here under its id.
@@ -206,7 +236,7 @@ impl Core {
     /// Of two objects of one id that are both alive only the one of the later birth may be kept
     /// out, so that the first one survives wherever they cross; the first one waits outside until
     /// the other has gone on or ended. What has moved on from here has not been met.
-    fn meet(&self, object: &Object) -> Meeting {
+    pub(crate) fn meet(&self, object: &Object) -> Meeting {
         match self.known(object.id) {
             Known::Absent => Meeting::Fresh(None),
             // It goes in a moment, and is in memory until then.
@@ -233,7 +263,7 @@ impl Core {
         }
     }
 
-    fn keep_out(&mut self, transfer: TransferId, object: &Object, fx: &mut Effects) {
+    pub(crate) fn keep_out(&mut self, transfer: TransferId, object: &Object, fx: &mut Effects) {
         let ty = self.queues.intern(&object.entity.ty);
         self.lane.write(&Entry::Duplicate {
             transfer,
@@ -278,14 +308,17 @@ impl Core {
         let (items, key) = (incoming.items.clone(), incoming.key.clone());
         self.release_items(&items, at.record, key.as_ref());
         // TAKEN only after READY is durable (R2).
-        fx.push(Effect::Send { link, message: Message::Taken(id), after: Some(at.record) });
+        let after = Some(at.record).filter(|_| !planted(Bug::TakenBeforeReady));
+        fx.push(Effect::Send { link, message: Message::Taken(id), after });
     }
 
     /// Held objects flow once the record is committed: those in memory now, others from disk.
     fn release_items(&mut self, items: &[Held], record: RecordNumber, key: Option<&DemandKey>) {
         for held in items {
             let ty = self.queues.get(held.queue).ty;
-            self.queues.ty_mut(ty).books.moved_in += 1;
+            if !planted(Bug::BooksAtHeld) {
+                self.queues.ty_mut(ty).books.moved_in += 1;
+            }
             self.forget_end(held.before);
             match self.memory.by_id(held.id) {
                 Some(slot) if self.memory.get(slot).at == held.at => {
@@ -309,15 +342,16 @@ impl Core {
         let ty = self.queues.get(held.queue).ty;
         self.unshelve(held.at, Shelf::Held);
         self.queues.ty_mut(ty).held -= 1;
-        self.shelve_ready(held.queue, held.at, held.place);
-        self.watch_page(self.now.wall, held.at.record);
-        self.stir(held.queue);
+        if let Shelf::Ready(queue) = self.shelve_released(held) {
+            self.stir(queue);
+        }
     }
 
     /// The sender has ended the offer: what is held is gone.
     pub(crate) fn on_abort(&mut self, id: TransferId) {
         let Some(incoming) = self.transfers.incoming.get(&id) else { return };
-        if !matches!(incoming.state, InState::Held | InState::Holding(_)) {
+        let over = !matches!(incoming.state, InState::Held | InState::Holding(_));
+        if over || planted(Bug::AbortIgnored) {
             return;
         }
         self.lane.write(&Entry::Aborted { transfer: id });
@@ -380,7 +414,7 @@ impl Core {
 }
 
 /// What an offered object meets under its id.
-enum Meeting {
+pub(crate) enum Meeting {
     /// Nothing that is alive; perhaps the end of one that moved on, there.
     Fresh(Option<Loc>),
     /// One that makes it a duplicate, to be accepted and kept out.
@@ -402,6 +436,6 @@ fn meet_alive(object: &Object, here: &Object) -> Meeting {
 /// Whether an object may come although one of its id has ended here: if that one has moved on, and
 /// this one is another, or the same one on its way back.
 fn may_come(end: &End, object: &Object) -> bool {
-    let moved_on = matches!(end.ending, Ending::Moved(_));
+    let moved_on = matches!(end.ending, Ending::Moved(_)) || planted(Bug::SecondBirthAccepted);
     moved_on && (end.birth != object.birth || object.moves > end.moves)
 }

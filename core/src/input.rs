@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use crate::ids::{Epoch, LinkId, ObjectId, RecordNumber, RequestId, SessionId, SubscriptionId};
+use crate::ids::{
+    Epoch, LaneId, LinkId, ObjectId, RecordNumber, RequestId, SessionId, SubscriptionId,
+};
 use crate::message::Message;
 use crate::names::{Name, Pattern, TypeName};
 use crate::object::{Entity, Hash16, Push, Token};
 use crate::time::{Span, Wall};
 
 /// Where an answer goes: a request or stream of the edge, and the item in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ReplyTo {
     /// The unary call or the stream.
     pub request: RequestId,
@@ -20,7 +23,7 @@ pub struct ReplyTo {
 }
 
 /// One stimulus.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Input {
     /// A deadline of `Core::next_wake` has come, or may have.
     Wake,
@@ -48,8 +51,8 @@ pub enum Input {
     Operator(ReplyTo, Operator),
     /// A record is durable.
     Committed(RecordNumber),
-    /// A record that was asked for; `None` if it could not be read (the edge stops the node then).
-    Loaded(RecordNumber, Bytes),
+    /// A record that was asked for. One that cannot be read stops the node, so core never hears.
+    Loaded(RecordNumber, #[serde(skip)] Bytes),
     /// The answer of the id index for a part of the log.
     LookedUp {
         /// The part.
@@ -71,6 +74,15 @@ pub enum Input {
     /// The store says that the lane has another owner, or that this one was declared dead; the
     /// epoch as far as it is known.
     Fenced(Epoch),
+    /// This process runs the lane of a node that is gone, beside this core; or has done with it.
+    Adopts {
+        /// The lane.
+        lane: LaneId,
+        /// Whether it runs.
+        runs: bool,
+    },
+    /// The list of lanes says that a lane is retired: nothing of it is in doubt any more.
+    LaneRetired(LaneId),
     /// A link is up; nothing has been said yet.
     LinkUp {
         /// The link.
@@ -85,7 +97,7 @@ pub enum Input {
 }
 
 /// Who claims to hold a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Lessee {
     /// A stream, for its own leases.
     Session(SessionId),
@@ -94,7 +106,7 @@ pub enum Lessee {
 }
 
 /// Names a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LeaseRef {
     /// By its number, on the stream that it belongs to.
     Number(u64),
@@ -103,7 +115,7 @@ pub enum LeaseRef {
 }
 
 /// A subscription.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Subscribe {
     /// The stream.
     pub session: SessionId,
@@ -120,7 +132,7 @@ pub struct Subscribe {
 }
 
 /// Leases to settle and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settle {
     /// The leases.
     pub leases: Vec<LeaseRef>,
@@ -131,7 +143,7 @@ pub struct Settle {
 }
 
 /// How a lease is settled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Verb {
     /// Done for good.
     Finalise,
@@ -149,7 +161,7 @@ pub enum Verb {
 }
 
 /// Settles and pushes that commit together or not at all.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Transaction {
     /// The settles; all leases belong to one stream.
     pub settles: Vec<Settle>,
@@ -158,7 +170,7 @@ pub struct Transaction {
 }
 
 /// A unary receive.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Take {
     /// What is wanted.
     pub pattern: Pattern,
@@ -173,7 +185,7 @@ pub struct Take {
 }
 
 /// What people and scripts ask of a node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Operator {
     /// Everything about one object.
     Inspect(ObjectId),
@@ -216,7 +228,7 @@ pub enum Operator {
 }
 
 /// Live states that a listing can ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ListState {
     /// Waiting for a subscriber.
     Ready,
@@ -233,7 +245,7 @@ pub enum ListState {
 }
 
 /// Which parked objects.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Which {
     /// By id.
     Ids(Vec<ObjectId>),

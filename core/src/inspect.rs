@@ -65,7 +65,7 @@ impl Core {
     pub(crate) fn view_on_disk(&self, shelf: Shelf, standing: &Standing, object: &Object) -> View {
         let mut view = self.view_of(object, State::Ready);
         match (shelf, standing) {
-            (Shelf::Parked(_), Standing::Parked(reason)) => {
+            (Shelf::Parked(_), Standing::Parked(reason) | Standing::HeldParked(_, reason)) => {
                 view.state = State::Parked;
                 view.reason = Some(reason.clone());
                 view.text = format!(
@@ -74,7 +74,9 @@ impl Core {
                 );
             }
             (Shelf::Delayed(_), _) => self.explain_delay(&mut view, object),
-            (Shelf::Held, Standing::Held(transfer)) => self.explain_held(&mut view, *transfer),
+            (Shelf::Held, Standing::Held(transfer) | Standing::HeldParked(transfer, _)) => {
+                self.explain_held(&mut view, *transfer);
+            }
             (Shelf::Ready(queue), _) => self.explain_waiting(&mut view, queue),
             _ => {
                 view.waits_for = WaitsFor::Disk;

@@ -5,15 +5,18 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::effect::Record;
 use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, RecordNumber};
 use crate::object::{Hash16, Object};
-use crate::record::{Entry, Header, How, Standing, Writer, seal, write_object};
+use crate::planted::{Bug, planted};
+use crate::record::{Entry, HEADER_BYTES, Header, How, Standing, Writer, seal, write_object};
 use crate::store::Claimed;
 use crate::time::{Mono, Now};
 
 /// The log's writing end.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Lane {
     pub(crate) id: LaneId,
     pub(crate) epoch: Epoch,
@@ -37,7 +40,7 @@ pub(crate) struct Lane {
 }
 
 /// A record that is being written.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Draft {
     number: RecordNumber,
     writer: Writer,
@@ -195,7 +198,7 @@ impl Lane {
         };
         let header = Header {
             lane: self.id,
-            epoch: self.epoch,
+            epoch: if planted(Bug::FirstEpochWritten) { Epoch(1) } else { self.epoch },
             number: draft.number,
             wall: now.wall,
             previous: self.hash,
@@ -211,7 +214,21 @@ impl Lane {
             bytes: u32::try_from(bytes.len()).expect("records are bounded"),
             entries: draft.entries,
         };
-        Some((Record { number: draft.number, bytes }, sealed))
+        let header = u32::try_from(HEADER_BYTES).expect("a header is short");
+        let carried = draft.writer.carried_ranges().iter();
+        let carried = carried.map(|(start, length)| (start + header, *length)).collect();
+        Some((Record { number: draft.number, bytes, carried }, sealed))
+    }
+
+    /// Records that the store has and has not answered.
+    pub(crate) fn taken(&self) -> impl Iterator<Item = RecordNumber> + '_ {
+        self.taken.iter().map(|(number, ..)| *number)
+    }
+
+    /// The record that was taken last had this hash where its contents were known.
+    pub(crate) fn set_last_hash(&mut self, hash: Hash16) {
+        self.hash = hash;
+        *self.taken_hashes.back_mut().expect("a record has just been taken") = hash;
     }
 
     /// The store has made a record durable. Says when it was taken.

@@ -1,6 +1,6 @@
 //! Leases: the right of one session to settle one object for a while.
 
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
 
 use crate::core::{Core, Timer};
 use crate::effect::{Answer, Delivery, Effect, Effects, LeaseEnd, Note};
@@ -9,7 +9,9 @@ use crate::input::{LeaseRef, Lessee, ReplyTo};
 use crate::memory::{Phase, Slot};
 use crate::names::Name;
 use crate::object::{Hash16, Token};
+use crate::planted::{Bug, planted};
 use crate::record::Entry;
+use crate::recording::{SlicedMap, Slices};
 use crate::refusal::{Code, Refusal};
 use crate::subscriptions::SubKey;
 use crate::time::{Mono, Span};
@@ -18,7 +20,7 @@ use crate::time::{Mono, Span};
 pub(crate) const SETTLED_MAX: usize = 65_536;
 
 /// One lease.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Lease {
     pub(crate) slot: Slot,
     pub(crate) holder: Holder,
@@ -30,7 +32,7 @@ pub(crate) struct Lease {
 }
 
 /// Who holds a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Holder {
     /// A subscription of a stream. It may end before its leases do; the next one of its number
     /// on the stream takes them over.
@@ -40,14 +42,21 @@ pub(crate) enum Holder {
 }
 
 /// All leases of this incarnation.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Leases {
-    live: BTreeMap<u64, Lease>,
+    #[serde(skip)]
+    live: SlicedMap<u64, Lease>,
     last: u64,
-    settled: BTreeMap<u64, (ObjectId, Hash16, Option<SessionId>)>,
+    #[serde(skip)]
+    settled: SlicedMap<u64, (ObjectId, Hash16, Option<SessionId>)>,
 }
 
 impl Leases {
+    /// What goes into a snapshot in slices.
+    pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 2] {
+        [&mut self.live, &mut self.settled]
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.live.len()
     }
@@ -71,7 +80,9 @@ impl Leases {
         if self.settled.len() == SETTLED_MAX {
             self.settled.pop_first();
         }
-        self.settled.insert(n, (object, content, session));
+        if !planted(Bug::SettleForgotten) {
+            self.settled.insert(n, (object, content, session));
+        }
     }
 
     /// How many settles are remembered by number.
@@ -113,7 +124,9 @@ impl Core {
             Holder::Taker => crate::ids::SubscriptionId(0),
         };
         let until_wall = self.now.wall + span;
-        Delivery { subscription, lease: n, until, until_wall, epoch: self.lane.epoch, object }
+        let first = planted(Bug::FirstEpochForEver);
+        let epoch = if first { crate::ids::Epoch(1) } else { self.lane.epoch };
+        Delivery { subscription, lease: n, until, until_wall, epoch, object }
     }
 
     /// The full token of a lease of this incarnation.
@@ -222,6 +235,9 @@ impl Core {
             let span = core.leases.live[&n].span;
             shortest = Some(shortest.map_or(span, |s| s.min(span)));
             let until = core.now.mono + span;
+            if planted(Bug::LeasesOverlap) {
+                return;
+            }
             let lease = core.leases.live.get_mut(&n).expect("found above");
             let before = std::mem::replace(&mut lease.until, until);
             core.disarm(before, Timer::Lease(n));

@@ -9,6 +9,7 @@ pub mod decision;
 mod demand;
 mod digest;
 pub mod effect;
+mod estate;
 mod fence;
 mod flow;
 mod hold;
@@ -19,6 +20,7 @@ mod lane;
 mod lease;
 pub mod limits;
 mod loads;
+pub mod members;
 mod memory;
 mod mesh;
 pub mod message;
@@ -27,9 +29,15 @@ pub mod object;
 mod operator;
 mod parts;
 mod peers;
+#[cfg(feature = "planted")]
+pub mod planted;
+#[cfg(not(feature = "planted"))]
+#[expect(unreachable_pub, reason = "public where there is something planted")]
+mod planted;
 mod push;
 mod queues;
 pub mod record;
+pub mod recording;
 pub mod refusal;
 mod remember;
 mod resolve;

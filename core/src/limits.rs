@@ -1,9 +1,10 @@
 //! Every bound and every default of a node, in one place. Units stand last in a name.
+use serde::{Deserialize, Serialize};
 
 use crate::time::Span;
 
 /// What an operator may set. The defaults are the documented ones.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// Lease of a delivery when the subscriber names none.
     pub lease: Span,
@@ -158,6 +159,9 @@ pub const OFFER_OBJECTS_MAX: usize = 256;
 pub const OFFER_BYTES_MAX: u64 = 1 << 20;
 /// Most offers of one link that wait for an answer.
 pub const OFFERS_MAX: usize = 64;
+/// The slowest link, in bytes a millisecond (1 Mbit/s), over which the largest object still moves: an
+/// offer has its timeout from when it would have arrived at that rate.
+pub const LINK_BYTES_PER_MS_MIN: u64 = 128;
 /// Most lanes of peers that are remembered; those heard of last stay.
 pub const PEERS_MAX: usize = 10_000;
 /// Most lanes of peers that a handshake names.

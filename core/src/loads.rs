@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{QueueId, Shelf};
 use crate::core::Core;
@@ -10,11 +11,12 @@ use crate::effect::{Effect, Effects};
 use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::limits::LOADS_MAX;
 use crate::object::Object;
+use crate::planted::{Bug, planted};
 use crate::record::{Entry, How};
 use crate::scan::ScanId;
 
 /// Why a record is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Purpose {
     /// The next page of a queue.
     Queue(QueueId),
@@ -22,10 +24,12 @@ pub(crate) enum Purpose {
     Resolve(ObjectId, Loc),
     /// The next step of a scan.
     Scan(ScanId),
+    /// What an adopted lane gives to its heir next.
+    Estate,
 }
 
 /// Records under way.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Loads {
     waiting: BTreeMap<RecordNumber, Vec<Purpose>>,
     /// Pages being read for queues.
@@ -84,6 +88,7 @@ impl Core {
                 }
                 Purpose::Resolve(id, at) => self.on_resolve_loaded(id, at, &entries, fx),
                 Purpose::Scan(scan) => self.on_scan_loaded(scan, record, &entries, fx),
+                Purpose::Estate => self.on_estate_loaded(&entries, fx),
             }
         }
         if pages {
@@ -219,7 +224,9 @@ impl Core {
 /// Copies a payload that would keep a whole record in memory for its own few bytes.
 fn unpin(object: &mut Object, record_bytes: usize) {
     if object.entity.payload.len() * 4 < record_bytes {
-        object.entity.payload = Bytes::copy_from_slice(&object.entity.payload);
+        let cut = usize::from(planted(Bug::PayloadCut)).min(object.entity.payload.len());
+        let whole = object.entity.payload.len() - cut;
+        object.entity.payload = Bytes::copy_from_slice(&object.entity.payload[..whole]);
         let headers = Bytes::copy_from_slice(object.entity.headers.as_packed());
         object.entity.headers =
             crate::object::Headers::from_packed(headers).expect("they were well formed");

@@ -3,19 +3,22 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::QueueId;
 use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::message::DemandKey;
 use crate::object::Object;
 use crate::record::TransferId;
+use crate::recording::{SlicedMap, SlicedVec, Slices};
 use crate::time::Mono;
 
 /// An object's index in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Slot(pub(crate) u32);
 
 /// One object in memory.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Live {
     pub(crate) object: Object,
     /// Its latest entry in the log.
@@ -37,7 +40,7 @@ pub(crate) struct Live {
 }
 
 /// What an object in memory is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Phase {
     /// Its entry is being committed.
     Writing,
@@ -56,7 +59,7 @@ pub(crate) enum Phase {
 }
 
 /// What happens to an object when the record of its last entry is committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Then {
     /// It waits for a subscriber, or for its time.
     Flow,
@@ -67,19 +70,33 @@ pub(crate) enum Then {
 }
 
 /// All objects in memory.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Memory {
-    slots: Vec<Option<Live>>,
+    #[serde(skip)]
+    slots: SlicedVec<Option<Live>>,
     free: Vec<Slot>,
+    #[serde(skip)]
     by_id: BTreeMap<ObjectId, Slot>,
     /// What to do when a record is committed, in the order written.
-    pending: BTreeMap<RecordNumber, Vec<(Slot, Then)>>,
+    #[serde(skip)]
+    pending: SlicedMap<RecordNumber, Vec<(Slot, Then)>>,
     /// Bytes in memory of objects that wait, and of those in somebody's hands.
     pub(crate) waiting_bytes: u64,
     pub(crate) leased_bytes: u64,
 }
 
 impl Memory {
+    /// What goes into a snapshot in slices.
+    pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 2] {
+        [&mut self.slots, &mut self.pending]
+    }
+
+    /// What follows from the slices.
+    pub(crate) fn derive(&mut self) {
+        let slots = (0..).map(Slot).zip(self.slots.iter());
+        self.by_id = slots.filter_map(|(at, s)| Some((s.as_ref()?.object.id, at))).collect();
+    }
+
     pub(crate) fn insert(&mut self, live: Live) -> Slot {
         let id = live.object.id;
         let slot = self.free.pop().unwrap_or_else(|| {

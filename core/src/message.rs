@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{Epoch, Incarnation, LaneId, ObjectId, RecordNumber};
 use crate::names::{Name, Pattern};
 use crate::object::{Generation, Hash16, Object, Token};
@@ -15,7 +17,7 @@ pub const PROTOCOL: u32 = 1;
 pub const PROTOCOL_MIN: u32 = 1;
 
 /// One message of a link. Links deliver in order or break.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
     /// The first message of each side (R4).
     Hello(Hello),
@@ -29,6 +31,8 @@ pub enum Message {
     Refresh(Refresh),
     /// Objects are offered.
     Offer(Offer),
+    /// An adopted lane gives its heir what is delayed or parked.
+    Estate(Estate),
     /// The receiver holds what it did not refuse.
     Accept {
         /// The transfer.
@@ -87,7 +91,7 @@ pub enum Message {
 }
 
 /// The answer of a lane's owner to a settle that came from elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PassedAnswer {
     /// It had been done before: the same answer again.
     Done,
@@ -98,7 +102,7 @@ pub enum PassedAnswer {
 }
 
 /// The first message of a link.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The newest protocol version spoken.
     pub protocol: u32,
@@ -115,7 +119,7 @@ pub struct Hello {
 }
 
 /// One lane in a handshake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneHello {
     /// The lane.
     pub lane: LaneId,
@@ -130,7 +134,7 @@ pub struct LaneHello {
 }
 
 /// Why a link is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LinkRefusal {
     /// The node has dialled itself.
     Itself,
@@ -161,7 +165,7 @@ pub enum LinkRefusal {
 }
 
 /// The best demand a node can reach without the link it is told over (R7).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Advert {
     /// What is wanted.
     pub key: DemandKey,
@@ -170,7 +174,7 @@ pub struct Advert {
 }
 
 /// Demand is told and kept per pattern and processor name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DemandKey {
     /// A type or a prefix.
     pub pattern: Pattern,
@@ -179,7 +183,7 @@ pub struct DemandKey {
 }
 
 /// Demand as one node tells it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Demand {
     /// Links between the teller and the origin; 0 at the origin.
     pub distance: u32,
@@ -192,7 +196,7 @@ pub struct Demand {
 }
 
 /// A window's new total.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     /// Whose.
     pub key: DemandKey,
@@ -201,7 +205,7 @@ pub struct Window {
 }
 
 /// Asks the origin of a demand for a newer generation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refresh {
     /// The demand.
     pub key: DemandKey,
@@ -212,7 +216,7 @@ pub struct Refresh {
 }
 
 /// Objects offered to a peer for one demand.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Offer {
     /// The transfer.
     pub transfer: TransferId,
@@ -222,8 +226,20 @@ pub struct Offer {
     pub objects: Arc<[Object]>,
 }
 
+/// What the core of an adopted lane offers to the lane of the process that adopted it: objects that
+/// follow no demand, because they are delayed or parked (R8). Decided like every offer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estate {
+    /// The transfer.
+    pub transfer: TransferId,
+    /// The objects, with their moves and path as they will be at the heir.
+    pub objects: Arc<[Object]>,
+    /// Which of them are parked, by position, with the reason. The others are delayed.
+    pub parked: Vec<(u32, Arc<str>)>,
+}
+
 /// Why an offered object is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OfferRefused {
     /// The demand is gone.
     NoDemand,
@@ -277,6 +293,9 @@ impl fmt::Display for Message {
                 Self::ids(&offer.objects),
                 offer.key
             ),
+            Self::Estate(estate) => {
+                write!(f, "Estate {}: {}", estate.transfer, Self::ids(&estate.objects))
+            }
             Self::Accept { transfer, refused } if refused.is_empty() => {
                 write!(f, "Accept {transfer}")
             }

@@ -4,19 +4,21 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits::{NAME_BYTES_MAX, TYPE_BYTES_MAX};
 use crate::refusal::Refusal;
 
 /// A full protobuf message name, like `acme.orders.Placed`. At most 255 bytes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TypeName(Arc<str>);
 
 /// What a subscription asks for: one type, a prefix (`acme.orders.*`, any depth below), or `*`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Pattern(Arc<str>);
 
 /// A processor's or a node's name: 1 to 64 bytes of `[A-Za-z0-9._-]`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Name(Arc<str>);
 
 impl TypeName {

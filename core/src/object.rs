@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{Birth, Epoch, Incarnation, LaneId, ObjectId};
 use crate::limits::{Limits, MARKS_MAX, OBJECT_COST_BYTES};
@@ -14,11 +15,11 @@ use crate::time::{Now, Span, Wall};
 pub type Hash16 = [u8; 16];
 
 /// Headers in the order given, packed: one allocation, shared without copying.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Headers(Bytes);
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Headers(#[serde(with = "crate::recording::elide::headers")] Bytes);
 
 /// What a client pushes or emits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Push {
     /// Chosen by the client, or absent: then the node chooses.
     pub id: Option<ObjectId>,
@@ -31,7 +32,7 @@ pub struct Push {
 }
 
 /// A point of wall time, or a span from the moment the node takes the push.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Time {
     /// Absolute.
     At(Wall),
@@ -40,18 +41,19 @@ pub enum Time {
 }
 
 /// What an object carries in one version.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entity {
     /// The type.
     pub ty: TypeName,
     /// The payload: never looked into, never copied on its way.
+    #[serde(with = "crate::recording::elide::payload")]
     pub payload: Bytes,
     /// The headers.
     pub headers: Headers,
 }
 
 /// An object with everything that travels with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Object {
     /// Its id.
     pub id: ObjectId,
@@ -90,7 +92,9 @@ pub struct Object {
 }
 
 /// One appearance of demand: a Lamport counter with its origin as tie-break. Totally ordered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Generation {
     /// One more than any seen by the origin.
     pub counter: u64,
@@ -101,7 +105,7 @@ pub struct Generation {
 }
 
 /// What an object carries so that forwarding ends (P10).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chase {
     /// The generation it follows.
     pub generation: Generation,
@@ -110,7 +114,7 @@ pub struct Chase {
 }
 
 /// A settle that committed, kept so that a repeated one gets the same answer (P3, R5).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SettleMark {
     /// The version it settled.
     pub version: u32,
@@ -121,7 +125,7 @@ pub struct SettleMark {
 }
 
 /// The right of one session to settle one object for a while.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Token {
     /// The lane that gave it.
     pub lane: LaneId,

@@ -35,6 +35,9 @@ impl Core {
         if !missing.is_empty() {
             return self.stall(to, missing, Input::Operator(to, order), fx);
         }
+        if self.refuse_adopted(to, &order, fx) {
+            return;
+        }
         match order {
             Operator::Inspect(id) => {
                 let view = self.inspect(id);

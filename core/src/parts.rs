@@ -8,6 +8,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::core::Core;
 use crate::effect::{Effect, Effects};
 use crate::ids::RecordNumber;
@@ -23,7 +25,7 @@ const WALL_TICK: Span = Span::secs(60);
 const PIECE_BYTES: usize = 1 << 20;
 
 /// One part of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Part {
     pub(crate) number: u64,
     pub(crate) first: RecordNumber,
@@ -31,7 +33,7 @@ pub(crate) struct Part {
 }
 
 /// All parts, oldest first; the last one is being written.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Parts {
     parts: VecDeque<Part>,
     /// A checkpoint being committed: its first and last record.

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::LaneId;
 use crate::limits::PEERS_MAX;
 use crate::record::PeerSeen;
 
 /// Lanes of peers in the order in which something was last learnt of them. The order follows from
 /// the log alone, so that a recovered node forgets the same ones.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Peers {
     by_lane: BTreeMap<LaneId, (u64, PeerSeen)>,
     by_age: BTreeMap<u64, LaneId>,

@@ -8,6 +8,7 @@ use crate::input::{Input, ReplyTo};
 use crate::lane::entry_bytes;
 use crate::memory::{Slot, Then};
 use crate::object::{Hash16, Object, Push};
+use crate::planted::{Bug, planted};
 use crate::record::{How, Standing};
 use crate::refusal::{Code, Refusal};
 use crate::resolve::Known;
@@ -23,13 +24,20 @@ pub(crate) enum PushedBefore {
 impl Core {
     pub(crate) fn handle_push(&mut self, to: ReplyTo, push: Push, fx: &mut Effects) {
         if let Err(refusal) = self.check_push(&push) {
+            if planted(Bug::RefusedAndStored) && self.disk_low {
+                let (id, hash) = (push.id.unwrap_or_else(|| self.new_id()), push.entity.hash());
+                if matches!(self.known(id), Known::Absent) {
+                    self.store(id, push, hash, How::Pushed);
+                    self.lane.urge();
+                }
+            }
             return self.refuse(to, refusal, fx);
         }
         let missing = self.unresolved(push.id);
         if !missing.is_empty() {
             return self.stall(to, missing, Input::Push(to, push), fx);
         }
-        let hash = push.entity.hash();
+        let hash = self.hashes.entity(&push.entity);
         if let Some(id) = push.id {
             match self.pushed_before(id, &hash) {
                 Err(refusal) => return self.refuse(to, refusal, fx),
@@ -42,6 +50,10 @@ impl Core {
         }
         let id = push.id.unwrap_or_else(|| self.new_id());
         self.store(id, push, hash, How::Pushed);
+        if planted(Bug::OkBeforeCommit) {
+            self.lane.urge();
+            return self.reply(to, Answer::Pushed { id, already: false }, fx);
+        }
         self.reply_durable(to, Answer::Pushed { id, already: false }, fx);
     }
 
@@ -80,7 +92,7 @@ impl Core {
             Known::OnDisk(stored) => (stored.hash(), Some(stored.at().record)),
             Known::NotLookedUp => unreachable!("ids are resolved before"),
         };
-        if before != *hash {
+        if before != *hash && !planted(Bug::ContentIgnored) {
             return Err(Refusal::new(
                 Code::InvalidArgument,
                 "ID_REUSED",
@@ -127,6 +139,10 @@ impl Core {
         self.catalogue.put(at, Shelf::Memory, at);
         self.remembered.note(id, at);
         let slot = self.admit(object, at, at, queue);
+        if planted(Bug::DeliveredBeforeCommit) {
+            self.flow(slot);
+            return slot;
+        }
         self.memory.when_committed(at.record, slot, Then::Flow);
         slot
     }

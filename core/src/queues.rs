@@ -4,15 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::{QueueId, TypeId};
 use crate::effect::Books;
 use crate::ids::{Loc, RecordNumber};
 use crate::memory::Slot;
 use crate::names::{Name, Pattern, TypeName};
+use crate::recording::{SlicedVec, Slices};
 use crate::subscriptions::GroupId;
 
 /// One type that this lane has seen.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Type {
     pub(crate) name: TypeName,
     /// Its queues by the processors that have handled their objects.
@@ -29,7 +32,7 @@ pub(crate) struct Type {
 }
 
 /// The ready objects of one type and one set of handled names.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Queue {
     pub(crate) ty: TypeId,
     /// Processors that have handled its objects, sorted.
@@ -38,6 +41,7 @@ pub(crate) struct Queue {
     pub(crate) window: BTreeMap<Loc, Slot>,
     /// The rest: records, with the place of their first object. Two records may start with the
     /// same place while what one of them holds is written again.
+    #[serde(skip)]
     pub(crate) paged: BTreeSet<(Loc, RecordNumber)>,
     /// How many objects are in the rest.
     pub(crate) paged_count: u64,
@@ -50,11 +54,14 @@ pub(crate) struct Queue {
 }
 
 /// All types and queues.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Queues {
-    types: Vec<Type>,
+    #[serde(skip)]
+    types: SlicedVec<Type>,
+    #[serde(skip)]
     by_name: BTreeMap<TypeName, TypeId>,
-    queues: Vec<Queue>,
+    #[serde(skip)]
+    queues: SlicedVec<Queue>,
 }
 
 impl Queue {
@@ -79,6 +86,17 @@ impl Queue {
 }
 
 impl Queues {
+    /// What goes into a snapshot in slices.
+    pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 2] {
+        [&mut self.types, &mut self.queues]
+    }
+
+    /// What follows from the slices: the names. The catalogue knows the pages.
+    pub(crate) fn derive(&mut self) {
+        let ids = (0..).map(TypeId);
+        self.by_name = self.types.iter().map(|t| t.name.clone()).zip(ids).collect();
+    }
+
     pub(crate) fn type_id(&self, name: &TypeName) -> Option<TypeId> {
         self.by_name.get(name).copied()
     }
@@ -171,7 +189,7 @@ impl Queues {
 
     /// Queues with something in them.
     pub(crate) fn waiting(&self) -> BTreeSet<QueueId> {
-        let ids = (0..).map(QueueId).zip(&self.queues);
+        let ids = (0..).map(QueueId).zip(self.queues.iter());
         ids.filter(|(_, q)| !q.is_empty()).map(|(id, _)| id).collect()
     }
 

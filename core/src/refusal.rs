@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use crate::time::Span;
 
 /// The canonical gRPC code a refusal maps to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Code {
     /// The request can never succeed as it is.
     InvalidArgument,
@@ -22,7 +24,7 @@ pub enum Code {
 }
 
 /// A refusal. State is unchanged.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Refusal {
     /// The canonical code.
     pub code: Code,

@@ -3,12 +3,15 @@
 //! The ids of the newest part of the log are kept in memory. A finished part's ids go to the id
 //! index on disk; a filter stays behind, so that a new id is known to be new without asking.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use fastbloom::BloomFilter;
+use serde::{Deserialize, Serialize};
 
 use crate::effect::PartIds;
 use crate::ids::{Loc, ObjectId, RecordNumber};
+use crate::planted::{Bug, planted};
+use crate::recording::{SlicedMap, Slices};
 use crate::time::Wall;
 
 /// False positives of a part's filter: one in ten thousand unknown ids asks the index for nothing.
@@ -34,22 +37,26 @@ pub struct PartInfo {
     pub count: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Part {
-    number: u64,
     min: ObjectId,
     max: ObjectId,
+    #[serde(with = "filter_words")]
     filter: BloomFilter,
 }
 
 /// The ids of a lane.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Remembered {
-    recent: BTreeMap<ObjectId, Loc>,
-    parts: VecDeque<Part>,
+    #[serde(skip)]
+    recent: SlicedMap<ObjectId, Loc>,
+    #[serde(skip)]
+    parts: SlicedMap<u64, Part>,
     /// Records with remembered ends: the latest end in each, and how many.
-    ended: BTreeMap<RecordNumber, (Wall, u64)>,
+    #[serde(skip)]
+    ended: SlicedMap<RecordNumber, (Wall, u64)>,
     /// The same by time, oldest first.
+    #[serde(skip)]
     ended_order: BTreeSet<(Wall, RecordNumber)>,
     ended_count: u64,
 }
@@ -66,6 +73,16 @@ pub(crate) enum Found {
 }
 
 impl Remembered {
+    /// What goes into a snapshot in slices.
+    pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 3] {
+        [&mut self.recent, &mut self.parts, &mut self.ended]
+    }
+
+    /// What follows from the slices.
+    pub(crate) fn derive(&mut self) {
+        self.ended_order = self.ended.iter().map(|(record, (at, _))| (*at, *record)).collect();
+    }
+
     pub(crate) fn note(&mut self, id: ObjectId, at: Loc) {
         self.recent.insert(id, at);
     }
@@ -78,8 +95,9 @@ impl Remembered {
             .parts
             .iter()
             .rev()
-            .filter(|p| id >= p.min && id <= p.max && p.filter.contains(&id.0))
-            .map(|p| p.number)
+            .filter(|(_, p)| id >= p.min && id <= p.max && p.filter.contains(&id.0))
+            .filter(|_| !planted(Bug::IdsForgottenWithTheirPart))
+            .map(|(number, _)| *number)
             .collect();
         if parts.is_empty() { Found::Absent } else { Found::Perhaps(parts) }
     }
@@ -90,7 +108,7 @@ impl Remembered {
 
     /// Ends a part: its ids leave memory, a filter stays.
     pub(crate) fn finish_part(&mut self, part: u64, end: RecordNumber) -> Option<PartIds> {
-        let ids = std::mem::take(&mut self.recent).into_iter().collect();
+        let ids = self.recent.take().into_iter().collect();
         self.add_part(part, end, ids)
     }
 
@@ -120,27 +138,21 @@ impl Remembered {
             filter.insert(&id.0);
         }
         let words = filter.as_slice().to_vec();
-        self.insert_part(Part { number: part, min, max, filter });
+        self.parts.insert(part, Part { min, max, filter });
         Some(PartIds { part, end, ids, filter: words })
-    }
-
-    fn insert_part(&mut self, part: Part) {
-        self.parts.retain(|p| p.number != part.number);
-        let at = self.parts.partition_point(|p| p.number < part.number);
-        self.parts.insert(at, part);
     }
 
     /// Takes a part back from the index at a restart.
     pub(crate) fn restore_part(&mut self, info: PartInfo) {
         let count = usize::try_from(info.count.max(1)).expect("parts are bounded");
         let filter = BloomFilter::from_vec(info.filter).seed(&FILTER_SEED).expected_items(count);
-        self.insert_part(Part { number: info.part, min: info.min, max: info.max, filter });
+        self.parts.insert(info.part, Part { min: info.min, max: info.max, filter });
     }
 
     /// Forgets the parts below `part`: the log is cut there.
     pub(crate) fn drop_below(&mut self, part: u64) {
-        while self.parts.front().is_some_and(|p| p.number < part) {
-            self.parts.pop_front();
+        while self.parts.first_key_value().is_some_and(|(number, _)| *number < part) {
+            self.parts.pop_first();
         }
     }
 
@@ -191,5 +203,25 @@ impl Remembered {
         kept.1 += count;
         self.ended_order.insert((kept.0, record));
         self.ended_count += count;
+    }
+}
+
+/// A filter as a snapshot holds it: its words, and how many hashes it takes.
+mod filter_words {
+    use fastbloom::BloomFilter;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::FILTER_SEED;
+
+    pub(super) fn serialize<S: Serializer>(filter: &BloomFilter, to: S) -> Result<S::Ok, S::Error> {
+        (filter.num_hashes(), filter.as_slice()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<BloomFilter, D::Error> {
+        let (hashes, words) = <(u32, Vec<u64>)>::deserialize(from)?;
+        if words.is_empty() {
+            return Err(serde::de::Error::custom("a filter without words"));
+        }
+        Ok(BloomFilter::from_vec(words).seed(&FILTER_SEED).hashes(hashes))
     }
 }

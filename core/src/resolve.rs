@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::Shelf;
 use crate::core::Core;
 use crate::effect::{Effect, Effects};
@@ -18,7 +20,7 @@ use crate::refusal::Refusal;
 use crate::remember::Found;
 
 /// Ids being looked up and inputs that wait for them.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Resolving {
     /// Ids under way, with the parts still to ask.
     asked: BTreeMap<ObjectId, VecDeque<u64>>,
@@ -28,7 +30,7 @@ pub(crate) struct Resolving {
     next: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Stalled {
     missing: BTreeSet<ObjectId>,
     ids: Vec<ObjectId>,
@@ -36,7 +38,7 @@ struct Stalled {
 }
 
 /// An object as the log holds it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Stored {
     /// Alive, on a shelf.
     Alive { at: Loc, shelf: Shelf, standing: Standing, place: Loc, object: Box<Object> },

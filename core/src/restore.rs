@@ -10,6 +10,7 @@ use crate::core::Core;
 use crate::effect::Effects;
 use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::object::Object;
+use crate::planted::{Bug, planted};
 use crate::record::{BadRecord, End, Ending, Entry, Header, How, Standing, TransferId};
 use crate::remember::PartInfo;
 use crate::store::StoreError;
@@ -105,6 +106,7 @@ impl Core {
             Entry::Forgotten { sender, epoch, incarnation, through } => {
                 self.transfers.forget_through(sender, epoch, incarnation, through);
             }
+            Entry::Begun(_) if planted(Bug::BlameForgotten) => {}
             Entry::Begun(locs) => {
                 self.blamed
                     .extend(locs.into_iter().filter(|at| self.catalogue.shelf_of(*at).is_some()));
@@ -177,11 +179,12 @@ impl Core {
                 self.catalogue.put(at, Shelf::Parked(ty), place);
                 self.queues.ty_mut(ty).parked += 1;
             }
-            Standing::Held(transfer) => {
+            Standing::Held(transfer) | Standing::HeldParked(transfer, _) => {
                 self.catalogue.put(at, Shelf::Held, place);
                 if how != How::Carried {
-                    let before = earlier_end;
-                    let held = Held { id: object.id, at, place, queue, before };
+                    let (before, due) = (earlier_end, object.not_before);
+                    let parked = matches!(standing, Standing::HeldParked(..));
+                    let held = Held { id: object.id, at, place, queue, before, due, parked };
                     let incoming = self.transfers.incoming.entry(*transfer);
                     let empty = || Incoming { state: InState::Held, items: Vec::new(), key: None };
                     incoming.or_insert_with(empty).items.push(held);
@@ -289,8 +292,7 @@ impl Core {
             }
             self.unshelve(held.at, Shelf::Held);
             self.queues.ty_mut(ty).held -= 1;
-            self.shelve_ready(held.queue, held.at, held.place);
-            self.watch_page(self.now.wall, held.at.record);
+            self.shelve_released(&held);
         }
         Ok(())
     }
@@ -375,7 +377,7 @@ impl Core {
         }
         let slot = self.write_reclaimed(None, object);
         match standing {
-            Standing::Parked(reason) => {
+            Standing::Parked(reason) | Standing::HeldParked(_, reason) => {
                 let at = self.memory.get(slot).at;
                 self.memory.cancel(at.record, slot);
                 self.park(slot, reason.clone(), fx);

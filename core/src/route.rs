@@ -37,6 +37,7 @@ use crate::limits::{OFFER_BYTES_MAX, OFFER_OBJECTS_MAX, OFFERS_MAX, PATH_MAX};
 use crate::memory::Slot;
 use crate::message::{DemandKey, Refresh};
 use crate::object::{Chase, Generation, Object};
+use crate::planted::{Bug, planted};
 use crate::subscriptions::{may_take, patterns_of};
 use crate::time::Span;
 use crate::transfer::REFUSED_PAUSE;
@@ -274,7 +275,13 @@ impl Core {
     /// The object as the receiver will hold it.
     fn as_received(&self, slot: Slot, generation: Generation) -> Object {
         let mut object = self.object(slot).clone();
-        object.moves += 1;
+        object.moves += u32::from(!planted(Bug::MovesNotCounted));
+        if planted(Bug::HandledLostAtHandoff) {
+            object.handled.clear();
+        }
+        if planted(Bug::FailuresLostAtHandoff) {
+            object.failed = 0;
+        }
         if object.path.len() == PATH_MAX {
             object.path.remove(0);
         }
@@ -303,7 +310,7 @@ impl Core {
             let object = self.object(slot);
             let kept =
                 may_follow(object.chase.as_ref(), way.generation, way.lane, self.limits.max_hops);
-            if kept.is_err() {
+            if kept.is_err() && !planted(Bug::RefreshNeverAsked) {
                 // What is asked for is newer than what the object follows, too: the origin may
                 // never have heard of that.
                 let chased = object.chase.as_ref().map_or(0, |c| c.generation.counter);
@@ -344,6 +351,9 @@ impl Core {
 
     /// Everybody who could take from a queue, with what keeps it from them now.
     pub(crate) fn why_waiting(&self, queue: QueueId) -> Vec<Candidate> {
+        if planted(Bug::NoCandidates) {
+            return Vec::new();
+        }
         let q = self.queues.get(queue);
         let mut candidates: Vec<Candidate> = q
             .groups
@@ -403,9 +413,14 @@ pub(crate) fn may_follow(
 ) -> Result<bool, Refused> {
     let Some(chase) = chase else { return Ok(false) };
     match generation.cmp(&chase.generation) {
+        std::cmp::Ordering::Less if planted(Bug::OlderDemandFollowed) => Ok(true),
         std::cmp::Ordering::Less => Err(Refused::OlderDemand),
         std::cmp::Ordering::Greater => Ok(true),
-        std::cmp::Ordering::Equal if chase.crossed.contains(&towards) => Err(Refused::Crossed),
+        std::cmp::Ordering::Equal
+            if chase.crossed.contains(&towards) && !planted(Bug::CrossedForgotten) =>
+        {
+            Err(Refused::Crossed)
+        }
         std::cmp::Ordering::Equal if chase.crossed.len() >= max_hops as usize => {
             Err(Refused::MaxHops)
         }

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::{Shelf, TypeId};
 use crate::core::Core;
 use crate::decision::{Decision, Step};
@@ -14,6 +16,7 @@ use crate::loads::Purpose;
 use crate::memory::{Slot, Then};
 use crate::names::Pattern;
 use crate::object::Object;
+use crate::planted::{Bug, planted};
 use crate::record::{Ending, Entry, How, Standing};
 use crate::remember::Found;
 use crate::time::{Span, Wall};
@@ -23,7 +26,7 @@ use crate::view::View;
 pub(crate) type ScanId = u64;
 
 /// What a scan does in each record.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Work {
     /// Writes what is alive again, so that the part can go.
     Carry,
@@ -44,7 +47,7 @@ pub(crate) enum Work {
 }
 
 /// Parked objects that an order is for.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Chosen {
     pub(crate) to: ReplyTo,
     pub(crate) ty: Option<TypeId>,
@@ -53,7 +56,7 @@ pub(crate) struct Chosen {
 }
 
 /// A listing under way.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Listing {
     pub(crate) to: ReplyTo,
     pub(crate) pattern: Option<Pattern>,
@@ -63,14 +66,14 @@ pub(crate) struct Listing {
     pub(crate) found: Vec<View>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Scan {
     work: Work,
     records: VecDeque<RecordNumber>,
 }
 
 /// All scans under way.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Scans {
     scans: BTreeMap<ScanId, Scan>,
     last: ScanId,
@@ -146,7 +149,9 @@ impl Core {
         let mut work = std::mem::replace(&mut scan.work, Work::Due);
         for (at, entry) in entries {
             assert_eq!(at.record, record, "the edge answers what was asked");
-            if let Some(shelf) = self.catalogue.shelf_of(*at) {
+            if let Some(shelf) = self.catalogue.shelf_of(*at)
+                && !self.estates.is_locked(*at)
+            {
                 self.scan_entry(&mut work, *at, shelf, entry, fx);
             }
         }
@@ -280,9 +285,17 @@ impl Core {
                     },
                     // A released object is ready although its entry says held: the shelf is right.
                     (Shelf::Ready(_) | Shelf::Delayed(_), _) => Standing::Flowing,
+                    (Shelf::Parked(_), Standing::HeldParked(_, reason)) => {
+                        Standing::Parked(reason.clone())
+                    }
                     // The release stands before this entry in the log, though it is not durable.
                     (_, Standing::Held(transfer)) if self.transfers.is_releasing(*transfer) => {
                         Standing::Flowing
+                    }
+                    (_, Standing::HeldParked(transfer, reason))
+                        if self.transfers.is_releasing(*transfer) =>
+                    {
+                        Standing::Parked(reason.clone())
                     }
                     _ => standing.clone(),
                 };
@@ -424,6 +437,10 @@ impl Core {
                     self.park(slot, "expired".into(), fx);
                 }
                 Phase::Delayed(_) => self.park(slot, "expired".into(), fx),
+                Phase::Leased(n) if planted(Bug::LeasedExpires) => {
+                    self.end_lease(n, false);
+                    self.park(slot, "expired".into(), fx);
+                }
                 // In somebody's hands: it is looked at when it comes back.
                 _ => {}
             }

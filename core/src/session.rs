@@ -11,6 +11,7 @@ use crate::input::{ReplyTo, Subscribe};
 use crate::lease::Holder;
 use crate::message::DemandKey;
 use crate::names::{Name, Pattern};
+use crate::planted::{Bug, planted};
 use crate::refusal::{Code, Refusal};
 use crate::subscriptions::{GroupId, SubKey, may_take};
 use crate::time::Span;
@@ -247,7 +248,8 @@ impl Core {
         if self.memory.leased_bytes >= self.limits.leased_bytes {
             return 0;
         }
-        u64::from(self.limits.leases).saturating_sub(self.leases.len() as u64)
+        let limit = if planted(Bug::LeasesWithoutLimit) { u32::MAX } else { self.limits.leases };
+        u64::from(limit).saturating_sub(self.leases.len() as u64)
     }
 
     /// Records a delivery.

@@ -14,6 +14,7 @@ use crate::memory::{Phase, Slot, Then};
 use crate::message::PassedAnswer;
 use crate::names::Name;
 use crate::object::{Entity, Hash16, Push, SettleMark, Token};
+use crate::planted::{Bug, planted};
 use crate::push::PushedBefore;
 use crate::record::{End, Ending, Entry, How};
 use crate::refusal::{Code, Refusal};
@@ -39,7 +40,7 @@ impl Core {
         if self.cannot_judge(to, lessee, settle.leases.iter().copied(), fx) {
             return;
         }
-        let content = settle.content_hash();
+        let content = self.hashes.settle(&settle);
         let mut done = 0;
         for (i, lease) in settle.leases.iter().enumerate() {
             let answer = self.settle_one(to, lessee, *lease, &settle, content, fx);
@@ -48,11 +49,20 @@ impl Core {
                 Ok(false) => return,
                 Err(refusal) => {
                     let i = u32::try_from(i).expect("requests are bounded");
-                    self.reply(to, Answer::RefusedAt(i, refusal), fx);
+                    self.refuse_settle(to, i, refusal, fx);
                 }
             }
         }
         self.reply_when_durable(to, Answer::Done(done), fx);
+    }
+
+    /// Refuses one settle. What a lease is lost to may be a later settle of the same version that is
+    /// not durable yet; a crash would take that back, and the same settle would be answered as done
+    /// once more (P3). So this answer waits for it.
+    fn refuse_settle(&mut self, to: ReplyTo, i: u32, refusal: Refusal, fx: &mut Effects) {
+        let lost = refusal.reason == "LEASE_LOST";
+        let answer = Answer::RefusedAt(i, refusal);
+        if lost { self.reply_when_durable(to, answer, fx) } else { self.reply(to, answer, fx) }
     }
 
     /// One lease of a settle: `Ok(false)` when somebody else will answer.
@@ -71,6 +81,10 @@ impl Core {
                 let emits = self.check_emits(&settle.emits)?;
                 self.lane.begin_group(self.settle_bytes(n, settle));
                 self.apply_settle(n, &settle.verb, content, fx);
+                if planted(Bug::EmitsInARecordOfTheirOwn) {
+                    self.lane.end_group();
+                    self.lane.begin_group(usize::MAX / 2);
+                }
                 self.apply_emits(&settle.emits, &emits);
                 self.lane.end_group();
                 Ok(true)
@@ -104,11 +118,19 @@ impl Core {
             Some(true) => Ok(true),
             Some(false) => Err(lease_lost()),
             None if token.lane == self.lane.id => Err(lease_lost()),
-            None if of == 1 && self.pass_settle(to, token, content, fx) => Ok(false),
+            None if planted(Bug::LostSaidByAnyone) => Err(lease_lost()),
+            None if of == 1 => {
+                if !self.pass_settle(to, token, content, fx) {
+                    // R5: only the owner may say what became of it. It may have been done before.
+                    let why = "the lease was given by another node that cannot be reached from here; ask that node";
+                    self.reply(to, Answer::Unknown(why.into()), fx);
+                }
+                Ok(false)
+            }
             None => Err(Refusal::new(
                 Code::Unavailable,
                 "OWNER_UNREACHABLE",
-                "the lease was given by another node that cannot be reached from here; ask that node",
+                "the lease was given by another node; settle it there, or by itself",
             )),
         }
     }
@@ -124,9 +146,13 @@ impl Core {
         marks.iter().find(|m| m.token == token).map(|m| m.content == content)
     }
 
-    /// The answer of this lane's owner to a settle that came over a link.
+    /// The answer of this lane's owner to a settle that came over a link. It is only asked about:
+    /// a lease that has not ended may still be settled by who holds it, and is not lost (R5).
     pub(crate) fn owner_answer(&self, token: Token, content: Hash16) -> PassedAnswer {
         match self.answer_from_marks(token, content) {
+            None if self.find_lease(Lessee::Bearer, LeaseRef::Token(token)).is_ok() => {
+                PassedAnswer::Unknown
+            }
             Some(true) => PassedAnswer::Done,
             Some(false) => PassedAnswer::LeaseLost,
             None if token.lane == self.lane.id && self.owns_surely() => PassedAnswer::LeaseLost,
@@ -213,7 +239,7 @@ impl Core {
     }
 
     /// Emits are checked like pushes. Those that were emitted before are left out.
-    fn check_emits(&self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
+    fn check_emits(&mut self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
         for emit in emits {
             emit.check(&self.limits, self.now)?;
             self.check_type(&emit.entity.ty)?;
@@ -225,15 +251,13 @@ impl Core {
     }
 
     /// Which emits are new, and not repeated.
-    fn fresh_emits(&self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
-        emits
-            .iter()
-            .map(|emit| {
-                let Some(id) = emit.id else { return Ok(true) };
-                let before = self.pushed_before(id, &emit.entity.hash())?;
-                Ok(matches!(before, PushedBefore::No))
-            })
-            .collect()
+    fn fresh_emits(&mut self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
+        let fresh = |emit: &Push| {
+            let Some(id) = emit.id else { return Ok(true) };
+            let hash = self.hashes.entity(&emit.entity);
+            Ok(matches!(self.pushed_before(id, &hash)?, PushedBefore::No))
+        };
+        emits.iter().map(fresh).collect()
     }
 
     /// Objects that one commit brings in: each id once, and no more new types than there is room
@@ -281,7 +305,8 @@ impl Core {
         for (emit, fresh) in emits.iter().zip(fresh) {
             if *fresh {
                 let id = emit.id.unwrap_or_else(|| self.new_id());
-                self.store(id, emit.clone(), emit.entity.hash(), How::Emitted);
+                let hash = self.hashes.entity(&emit.entity);
+                self.store(id, emit.clone(), hash, How::Emitted);
             }
         }
     }
@@ -322,7 +347,9 @@ impl Core {
 
     fn set_handled(&mut self, slot: Slot, name: Name) {
         let object = &mut self.memory.get_mut(slot).object;
-        if let Err(i) = object.handled.binary_search(&name) {
+        if let Err(i) = object.handled.binary_search(&name)
+            && !planted(Bug::HandlingForgotten)
+        {
             object.handled.insert(i, name);
         }
         object.not_before = None;
@@ -342,7 +369,8 @@ impl Core {
         (object.failed, object.not_before, object.chase) = (0, None, None);
         object.handled.clear();
         if changed {
-            self.queues.ty_mut(old).books.advanced_out += 1;
+            let left = u64::from(!planted(Bug::AdvancedOutNotCounted));
+            self.queues.ty_mut(old).books.advanced_out += left;
             self.queues.ty_mut(ty).books.advanced_in += 1;
         }
         self.requeue(slot, self.queues.find(ty, &[]), ty, &[]);
@@ -409,7 +437,7 @@ impl Core {
             return;
         }
         match self.check_transaction(lessee, &transaction) {
-            Err((i, refusal)) => self.reply(to, Answer::RefusedAt(i, refusal), fx),
+            Err((i, refusal)) => self.refuse_settle(to, i, refusal, fx),
             Ok(None) => {
                 let done = transaction.settles.len() as u64;
                 self.reply_when_durable(to, Answer::Done(done), fx);
@@ -417,16 +445,20 @@ impl Core {
             Ok(Some(bytes)) => {
                 self.lane.begin_group(bytes);
                 for settle in &transaction.settles {
-                    let content = settle.content_hash();
+                    let content = self.hashes.settle(settle);
                     for lease in &settle.leases {
                         let n = self.find_lease(lessee, *lease).expect("checked");
                         self.apply_settle(n, &settle.verb, content, fx);
+                        if planted(Bug::TransactionInPieces) {
+                            self.lane.end_group();
+                            self.lane.begin_group(usize::MAX / 2);
+                        }
                     }
                     let fresh = self.fresh_emits(&settle.emits).expect("checked");
                     self.apply_emits(&settle.emits, &fresh);
                 }
                 for push in transaction.pushes {
-                    let hash = push.entity.hash();
+                    let hash = self.hashes.entity(&push.entity);
                     let before = push.id.map(|id| self.pushed_before(id, &hash).expect("checked"));
                     if matches!(before, None | Some(PushedBefore::No)) {
                         let id = push.id.unwrap_or_else(|| self.new_id());
@@ -443,7 +475,7 @@ impl Core {
     /// All of a transaction, or the position of what refuses it: its bytes, or `None` when all of
     /// it was done before.
     fn check_transaction(
-        &self,
+        &mut self,
         lessee: Lessee,
         t: &Transaction,
     ) -> Result<Option<usize>, (u32, Refusal)> {
@@ -487,11 +519,14 @@ impl Core {
                         seen.push(n);
                         bytes += self.settle_bytes(n, settle);
                     }
-                    Err(refusal) if self.was_settled_so(*lease, settle.content_hash()) => {
+                    Err(refusal) => {
+                        let content = self.hashes.settle(settle);
+                        if !self.was_settled_so(*lease, content) {
+                            return Err(at(refusal));
+                        }
                         assert_eq!(refusal.reason, "LEASE_LOST", "only an ended lease was settled");
                         repeats += 1;
                     }
-                    Err(refusal) => return Err(at(refusal)),
                 }
             }
             self.check_emits(&settle.emits).map_err(at)?;
@@ -505,7 +540,8 @@ impl Core {
                 |refusal: Refusal| (u32::try_from(t.settles.len() + i).expect("bounded"), refusal);
             self.check_push(push).map_err(at)?;
             if let Some(id) = push.id {
-                self.pushed_before(id, &push.entity.hash()).map_err(at)?;
+                let hash = self.hashes.entity(&push.entity);
+                self.pushed_before(id, &hash).map_err(at)?;
             }
             payload += push.entity.payload.len() as u64;
             bytes += 512 + push.entity.payload.len() + push.entity.headers.as_packed().len();

@@ -22,6 +22,7 @@
 //! - What a store cannot prove undamaged it refuses with [`StoreError::Damaged`], naming the place.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, RecordNumber};
 
@@ -35,7 +36,7 @@ pub const RECORD_BYTES_MAX: usize = 8 << 20;
 pub const READ_BYTES_MAX: usize = 16 << 20;
 
 /// What `claim` found, all of it durable (R3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claimed {
     /// The epoch of this claim: higher than any epoch that ever owned the lane.
     pub epoch: Epoch,

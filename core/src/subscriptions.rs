@@ -6,22 +6,26 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::QueueId;
 use crate::ids::{SessionId, SubscriptionId};
 use crate::message::DemandKey;
 use crate::names::{Name, Pattern, TypeName};
 use crate::object::Generation;
+use crate::planted::{Bug, planted};
+use crate::recording::{SlicedMap, SlicedVec, Slices};
 use crate::time::{Mono, Span, Wall};
 
 /// A group's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct GroupId(pub(crate) u32);
 
 /// A subscription's number in the node.
 pub(crate) type SubKey = (SessionId, SubscriptionId);
 
 /// One subscription.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Subscription {
     pub(crate) group: GroupId,
     pub(crate) credit: u32,
@@ -35,7 +39,7 @@ pub(crate) struct Subscription {
 }
 
 /// All subscriptions of one pattern and processor name.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Group {
     pub(crate) key: DemandKey,
     pub(crate) subs: BTreeSet<SubKey>,
@@ -58,23 +62,43 @@ pub(crate) struct Group {
 }
 
 /// One open client stream.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Session {
     pub(crate) subs: BTreeSet<SubscriptionId>,
     pub(crate) leases: BTreeSet<u64>,
 }
 
 /// Everything about who wants what here.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Subscriptions {
-    pub(crate) sessions: BTreeMap<SessionId, Session>,
-    pub(crate) subs: BTreeMap<SubKey, Subscription>,
-    groups: Vec<Option<Group>>,
+    #[serde(skip)]
+    pub(crate) sessions: SlicedMap<SessionId, Session>,
+    #[serde(skip)]
+    pub(crate) subs: SlicedMap<SubKey, Subscription>,
+    #[serde(skip)]
+    groups: SlicedVec<Option<Group>>,
+    #[serde(skip)]
     by_key: BTreeMap<DemandKey, GroupId>,
+    #[serde(skip)]
     by_pattern: BTreeMap<Pattern, BTreeSet<GroupId>>,
 }
 
 impl Subscriptions {
+    /// What goes into a snapshot in slices.
+    pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 3] {
+        [&mut self.sessions, &mut self.subs, &mut self.groups]
+    }
+
+    /// What follows from the slices.
+    pub(crate) fn derive(&mut self) {
+        for (id, group) in (0..).map(GroupId).zip(self.groups.iter()) {
+            if let Some(group) = group {
+                self.by_key.insert(group.key.clone(), id);
+                self.by_pattern.entry(group.key.pattern.clone()).or_default().insert(id);
+            }
+        }
+    }
+
     pub(crate) fn group(&self, id: GroupId) -> &Group {
         self.groups[id.0 as usize].as_ref().expect("groups are used while they stand")
     }
@@ -200,8 +224,12 @@ impl Subscriptions {
             if sub.in_flight >= sub.credit {
                 continue;
             }
-            sub.in_flight += 1;
             sub.delivered += 1;
+            if planted(Bug::CreditNotUsedUp) {
+                self.ring(key);
+                return Some(key);
+            }
+            sub.in_flight += 1;
             self.group_mut(group).free -= 1;
             self.ring(key);
             return Some(key);

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::core::{Core, Timer};
 use crate::effect::{Answer, Effects};
 use crate::input::{ReplyTo, Take};
@@ -14,7 +16,7 @@ use crate::subscriptions::GroupId;
 use crate::time::{Mono, Span};
 
 /// One receive that waits.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Waiting {
     to: ReplyTo,
     group: GroupId,
@@ -24,7 +26,7 @@ struct Waiting {
 }
 
 /// All unary receives.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Takes {
     waiting: BTreeMap<u64, Waiting>,
     /// Groups that stand because of receives, with how many receives or lingers hold them.

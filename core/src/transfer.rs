@@ -14,37 +14,47 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalogue::{QueueId, Shelf};
 use crate::core::{Core, Timer};
 use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::effect::{Effect, Effects};
+use crate::estate::Legacy;
 use crate::ids::{Epoch, Incarnation, LaneId, LinkId, Loc, ObjectId, RecordNumber};
+use crate::limits::LINK_BYTES_PER_MS_MIN;
 use crate::memory::{Phase, Slot};
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
+use crate::planted::{Bug, planted};
 use crate::record::{Ending, Entry, TransferId};
+use crate::recording::{SlicedMap, Slices};
 use crate::time::{Mono, Span, Wall};
 
 /// How long what a peer has refused is not offered to it again.
 pub(crate) const REFUSED_PAUSE: Span = Span::secs(1);
 
 /// An offer of this incarnation that is not decided.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Outgoing {
     pub(crate) id: TransferId,
     pub(crate) link: LinkId,
     pub(crate) peer: Name,
-    /// The demand it is for.
-    pub(crate) key: DemandKey,
+    /// The demand it is for; none for an estate.
+    pub(crate) key: Option<DemandKey>,
     pub(crate) slots: Vec<Slot>,
+    /// What an adopted lane gives to its heir, instead of slots.
+    pub(crate) estate: Vec<Legacy>,
     /// The record that holds MOVED, once ACCEPT has come.
     pub(crate) moving: Option<RecordNumber>,
+    /// Bytes of its payloads.
+    bytes: u64,
     deadline: Mono,
 }
 
 /// A committed transfer whose receiver may still need its answer, or whose shadow is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Moved {
     pub(crate) receiver: Name,
     pub(crate) shadows: BTreeSet<Loc>,
@@ -52,7 +62,7 @@ pub(crate) struct Moved {
 }
 
 /// A transfer at the receiver.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Incoming {
     pub(crate) state: InState,
     pub(crate) items: Vec<Held>,
@@ -61,7 +71,7 @@ pub(crate) struct Incoming {
 }
 
 /// How far a transfer has come at the receiver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum InState {
     /// HELD is being committed.
     Holding(RecordNumber),
@@ -74,7 +84,7 @@ pub(crate) enum InState {
 }
 
 /// One held object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Held {
     pub(crate) id: ObjectId,
     pub(crate) at: Loc,
@@ -82,21 +92,28 @@ pub(crate) struct Held {
     pub(crate) queue: QueueId,
     /// The end of an object of its id that had moved on from here.
     pub(crate) before: Option<Loc>,
+    /// It is not to be delivered before.
+    pub(crate) due: Option<Wall>,
+    /// It is parked, and stays so.
+    pub(crate) parked: bool,
 }
 
 /// All transfers of a lane.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Transfers {
     pub(crate) outgoing: BTreeMap<u64, Outgoing>,
-    pub(crate) moved: BTreeMap<TransferId, Moved>,
+    #[serde(skip)]
+    pub(crate) moved: SlicedMap<TransferId, Moved>,
     pub(crate) incoming: BTreeMap<TransferId, Incoming>,
     /// Up to which number transfers of a sender's incarnation are decided and forgotten.
     pub(crate) forgotten: BTreeMap<(LaneId, Epoch, Incarnation), u64>,
     /// Lanes that were forgotten for ever.
     pub(crate) verdicts: BTreeSet<LaneId>,
     /// Those of `moved` that are not taken: TAKEN costs nothing for all that is kept.
+    #[serde(skip)]
     untaken: BTreeSet<TransferId>,
     /// Shadows by place, for carrying.
+    #[serde(skip)]
     shadows: BTreeMap<Loc, TransferId>,
     /// Transfers whose FORGET has been said, by receiver's lane.
     forget_said: BTreeMap<LaneId, u64>,
@@ -104,6 +121,21 @@ pub(crate) struct Transfers {
 }
 
 impl Transfers {
+    /// What goes into a snapshot in slices.
+    pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 1] {
+        [&mut self.moved]
+    }
+
+    /// What follows from the slices.
+    pub(crate) fn derive(&mut self) {
+        for (id, moved) in &self.moved {
+            self.shadows.extend(moved.shadows.iter().map(|at| (*at, *id)));
+            if moved.taken.is_none() {
+                self.untaken.insert(*id);
+            }
+        }
+    }
+
     pub(crate) fn shadow_of(&self, at: Loc) -> Option<TransferId> {
         self.shadows.get(&at).copied()
     }
@@ -183,6 +215,25 @@ impl Transfers {
         (out.count() + held.count()) as u64
     }
 
+    /// Lanes with which something is in doubt, both ways.
+    pub(crate) fn lanes_in_doubt(&self) -> BTreeSet<LaneId> {
+        let out = self.untaken.iter().map(|id| id.receiver);
+        let held = self.incoming.iter().filter(|(_, i)| i.state == InState::Held);
+        out.chain(held.map(|(id, _)| id.sender)).collect()
+    }
+
+    /// Transfers to a lane that were moved and are not known as taken.
+    pub(crate) fn untaken_of(&self, receiver: LaneId) -> Vec<TransferId> {
+        self.untaken.iter().filter(|id| id.receiver == receiver).copied().collect()
+    }
+
+    /// Whether nothing is offered, held, or moved and not known as taken.
+    pub(crate) fn are_all_decided(&self) -> bool {
+        self.outgoing.is_empty()
+            && self.untaken.is_empty()
+            && self.incoming.values().all(|i| i.state == InState::Taken)
+    }
+
     /// Objects in offers of a link that are not decided.
     pub(crate) fn outstanding(&self, link: LinkId) -> (usize, u64) {
         let of = self.outgoing.values().filter(|o| o.link == link);
@@ -201,21 +252,41 @@ impl Core {
         objects: Vec<Object>,
         fx: &mut Effects,
     ) {
+        let n = self.transfers.last + 1;
+        for slot in &slots {
+            self.set_phase(*slot, Phase::Offered(n));
+        }
+        let bytes = objects.iter().map(Object::weight).sum();
+        let id = self.begin_offer(link, Some(key.clone()), slots, Vec::new(), bytes);
+        let message = Message::Offer(Offer { transfer: id, key, objects: objects.into() });
+        fx.push(Effect::Send { link, message, after: None });
+    }
+
+    /// Gives an offer its id and its time, by the bytes of its payloads.
+    pub(crate) fn begin_offer(
+        &mut self,
+        link: LinkId,
+        key: Option<DemandKey>,
+        slots: Vec<Slot>,
+        estate: Vec<Legacy>,
+        bytes: u64,
+    ) -> TransferId {
         self.transfers.last += 1;
         let n = self.transfers.last;
         let l = self.mesh.link(link).expect("offers go over links that are up");
         let (receiver, peer) = (l.lane, l.name.clone());
         let (sender, epoch, incarnation) = (self.lane.id, self.lane.epoch, self.lane.incarnation);
         let id = TransferId { sender, receiver, epoch, incarnation, n };
-        for slot in &slots {
-            self.set_phase(*slot, Phase::Offered(n));
-        }
-        let deadline = self.now.mono + self.limits.offer_timeout;
+        // It goes out behind the others of its link. Without that time a slow link would be offered
+        // the same large objects again and again, and never move one.
+        let before = self.transfers.outgoing.values().filter(|o| o.link == link);
+        let ahead: u64 = before.map(|o| o.bytes).sum();
+        let transport = Span::millis((ahead + bytes) / LINK_BYTES_PER_MS_MIN);
+        let deadline = self.now.mono + self.limits.offer_timeout + transport;
         self.arm(deadline, Timer::Offer(n));
-        let out = Outgoing { id, link, peer, key: key.clone(), slots, moving: None, deadline };
+        let out = Outgoing { id, link, peer, key, slots, estate, moving: None, bytes, deadline };
         self.transfers.outgoing.insert(n, out);
-        let message = Message::Offer(Offer { transfer: id, key, objects: objects.into() });
-        fx.push(Effect::Send { link, message, after: None });
+        id
     }
 
     pub(crate) fn on_offer_timeout(&mut self, n: u64, fx: &mut Effects) {
@@ -223,7 +294,9 @@ impl Core {
         if out.moving.is_none() && out.deadline <= self.now.mono {
             let (link, id) = (out.link, out.id);
             self.pause(n);
-            self.withdraw(n, Refused::Timeout);
+            if !planted(Bug::AbortOfOpenOffer) {
+                self.withdraw(n, Refused::Timeout);
+            }
             fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
         }
     }
@@ -236,6 +309,7 @@ impl Core {
         for slot in out.slots {
             self.give_back(slot, &out.peer, why);
         }
+        self.keep_legacies(&out.estate);
     }
 
     /// An object that was offered waits again.
@@ -267,6 +341,9 @@ impl Core {
             return;
         }
         self.timers_disarm_offer(n);
+        if !self.transfers.outgoing[&n].estate.is_empty() {
+            return self.on_estate_accepted(link, n, refused, fx);
+        }
         let out_slots =
             std::mem::take(&mut self.transfers.outgoing.get_mut(&n).expect("just found").slots);
         let peer = self.transfers.outgoing[&n].peer.clone();
@@ -284,11 +361,11 @@ impl Core {
         if moving.is_empty() {
             // What is paged out forgets that it was refused: the demand rests, too.
             let out = self.transfers.outgoing.remove(&n).expect("just found");
-            self.rest(link, &out.key);
+            self.rest(link, out.key.as_ref());
             return fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
         }
         self.write_moved(n, id, peer, moving);
-        let after = Some(self.lane.urge());
+        let after = Some(self.lane.urge()).filter(|_| !planted(Bug::ReleaseBeforeMoved));
         fx.push(Effect::Send { link, message: Message::Release(id), after });
     }
 
@@ -332,8 +409,9 @@ impl Core {
 
     /// The peer has refused an offer, or not answered it: it would do the same with the next one,
     /// so it has a moment.
-    fn rest(&mut self, link: LinkId, key: &DemandKey) {
+    fn rest(&mut self, link: LinkId, key: Option<&DemandKey>) {
         let until = self.now.mono + REFUSED_PAUSE;
+        let Some(key) = key else { return self.rest_estate() };
         if let Some(remote) = self.mesh.link_mut(link).and_then(|l| l.demands.get_mut(key)) {
             remote.paused_until = until;
         }
@@ -341,10 +419,12 @@ impl Core {
 
     fn pause(&mut self, n: u64) {
         let open = &self.transfers.outgoing[&n];
-        let (link, key, slot) = (open.link, open.key.clone(), open.slots[0]);
-        self.rest(link, &key);
-        let queue = self.memory.get(slot).queue;
-        self.look_again(queue, REFUSED_PAUSE);
+        let (link, key, slot) = (open.link, open.key.clone(), open.slots.first().copied());
+        self.rest(link, key.as_ref());
+        if let Some(slot) = slot {
+            let queue = self.memory.get(slot).queue;
+            self.look_again(queue, REFUSED_PAUSE);
+        }
     }
 
     /// What this lane's owner says of one of its transfers (R1): released, wait, or aborted, after
@@ -361,6 +441,7 @@ impl Core {
         }
         let open = self.transfers.outgoing.get(&id.n).filter(|o| o.id == id);
         let message = match open.map(|o| o.moving) {
+            Some(Some(_)) if planted(Bug::AbortWhileMoving) => Message::Abort(id),
             Some(Some(_)) => Message::Wait(id),
             Some(None) => {
                 self.withdraw(id.n, Refused::Timeout);
@@ -393,7 +474,8 @@ impl Core {
         let first = TransferId { sender: self.lane.id, receiver, epoch, incarnation, n: 0 };
         let untaken = self.transfers.untaken.range(first..).take(1).filter(mine);
         let lowest = open.chain(untaken).map(|id| id.n).min();
-        let through = lowest.map_or(self.transfers.last, |n| n - 1);
+        let below = u64::from(!planted(Bug::ForgottenOneTooFar));
+        let through = lowest.map_or(self.transfers.last, |n| n - below);
         let said = self.transfers.forget_said.entry(receiver).or_default();
         if through > *said {
             *said = through;
@@ -417,7 +499,11 @@ impl Core {
             .transfers
             .moved
             .iter()
-            .filter_map(|(id, m)| Some((m.taken?, *id, bytes(self, m))))
+            .filter_map(|(id, m)| {
+                let taken =
+                    m.taken.or_else(|| planted(Bug::ShadowForgottenUntaken).then_some(Wall(0)))?;
+                Some((taken, *id, bytes(self, m)))
+            })
             .collect();
         taken.sort_unstable();
         let mut kept: u64 = taken.iter().map(|(_, _, b)| b).sum();

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{LaneId, ObjectId};
 use crate::names::{Name, TypeName};
 use crate::object::{Hash16, Object};
 use crate::time::{Span, Wall};
 
 /// An object as one node knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     /// The id.
     pub id: ObjectId,
@@ -35,7 +37,7 @@ pub struct View {
 }
 
 /// What is kept of an ended object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
     /// Its type at the end.
     pub ty: TypeName,
@@ -56,7 +58,7 @@ pub struct Ended {
 }
 
 /// The states of an object that people see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// Waiting for a subscriber.
     Ready,
@@ -81,7 +83,7 @@ pub enum State {
 }
 
 /// What an object waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WaitsFor {
     /// Somebody who wants its type.
     Demand,

@@ -35,6 +35,7 @@ impl Bench {
             seed: 7,
             limits: Limits::default(),
             fence: Some(SELF_FENCE_AFTER),
+            heir: None,
         };
         let (first, last) = (RecordNumber(1), RecordNumber(0));
         let claimed = Claimed { epoch: Epoch(3), first, last, last_hash: [0; 16] };

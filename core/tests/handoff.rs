@@ -32,6 +32,7 @@ impl Bench {
             seed: 7,
             limits: Limits::default(),
             fence: None,
+            heir: None,
         };
         let (first, last) = (RecordNumber(1), RecordNumber(0));
         let claimed = Claimed { epoch: Epoch(1), first, last, last_hash: [0; 16] };

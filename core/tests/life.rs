@@ -28,6 +28,7 @@ impl Bench {
             seed: 7,
             limits: Limits::default(),
             fence: None,
+            heir: None,
         };
         let last = RecordNumber(log.len() as u64);
         let last_hash = log.last().map_or([0; 16], |r| dpc_core::record::hash_of(r));

@@ -207,6 +207,7 @@ impl<S: Store, I: Index> Driver<S, I> {
                 self.edges.index.truncate(part);
             }
             Effect::Note(note) => observe::note(&self.hub, &note),
+            Effect::Retire => return Err("only adopted lanes are retired".to_owned()),
             // Nobody else can claim a lane on a disk of its own.
             Effect::Renew => self.handle(Input::Renewed)?,
             Effect::Fenced(epoch) => {

@@ -56,6 +56,7 @@ fn ticket(effect: &Effect) -> Option<RecordNumber> {
         | Effect::Truncate { .. }
         | Effect::Note(_)
         | Effect::Renew
+        | Effect::Retire
         | Effect::Fenced(_)
         | Effect::Stop(_) => None,
     }

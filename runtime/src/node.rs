@@ -167,6 +167,7 @@ where
         seed: random.next_u64(),
         limits: setup.limits.clone(),
         fence: None,
+        heir: None,
     };
     let core = recover(settings, claimed, &mut data.store, data.parts).await?;
     let completed = mpsc::unbounded_channel();

@@ -60,6 +60,7 @@ pub(crate) async fn renew(
         seed: 1,
         limits: limits.clone(),
         fence: None,
+        heir: None,
     };
     let claimed = claim(&mut old).await?;
     let source = recover(settings(old_lane), claimed, &mut old, Vec::new()).await?;

@@ -189,6 +189,7 @@ impl Coverage {
             Message::Windows(_) => "windows",
             Message::Refresh(_) => "refresh asked",
             Message::Offer(_) => "offer",
+            Message::Estate(_) => "estate offered",
             Message::Accept { .. } => "accept",
             Message::Decline { .. } => "decline",
             Message::Release(_) => "release",

@@ -14,6 +14,9 @@ use dpc_core::{Answer, Effect};
 
 use crate::world::{Pushing, World};
 
+/// So much of a payload is written out.
+const PAYLOAD_SHOWN_BYTES: usize = 32;
+
 /// A story that is being written, or not.
 #[derive(Debug, Default)]
 pub struct Trace {
@@ -254,13 +257,17 @@ impl World {
 
     pub(crate) fn push_line(&self, pushing: &Pushing) -> String {
         let push = &pushing.push;
+        let payload = &push.entity.payload;
         let mut line = format!(
             "{} < push {} type {} {:?}",
             self.nodes[pushing.node].name,
             push.id.as_ref().map_or_else(|| "?".into(), short_id),
             push.entity.ty,
-            String::from_utf8_lossy(&push.entity.payload)
+            String::from_utf8_lossy(&payload[..payload.len().min(PAYLOAD_SHOWN_BYTES)])
         );
+        if payload.len() > PAYLOAD_SHOWN_BYTES {
+            line.push_str(&format!("… {} B", payload.len()));
+        }
         if let Some(dpc_core::object::Time::In(span)) = push.not_before {
             line.push_str(&format!(", delay {span}"));
         }
@@ -312,7 +319,7 @@ fn is_chatter(message: &Message) -> bool {
     matches!(message, Message::Hello(_) | Message::Windows(_) | Message::Forget { .. })
 }
 
-fn delivery_text(d: &Delivery) -> String {
+pub(crate) fn delivery_text(d: &Delivery) -> String {
     let o = &d.object;
     let mut text = format!("{} type {} v{}", short_id(&o.id), o.entity.ty, o.version);
     if o.deliveries > 1 {
@@ -325,7 +332,7 @@ fn delivery_text(d: &Delivery) -> String {
     format!("{text} (lease {})", d.lease)
 }
 
-fn answer_text(answer: &Answer) -> Option<String> {
+pub(crate) fn answer_text(answer: &Answer) -> Option<String> {
     Some(match answer {
         Answer::View(view) => view.text.clone(),
         Answer::Taken(taken) if taken.is_empty() => "nothing to take".into(),
@@ -349,7 +356,7 @@ fn is_telling(decision: &Decision) -> bool {
     !decision.candidates.is_empty() || telling.contains(&decision.step)
 }
 
-fn entry_text(entry: &Entry) -> Option<String> {
+pub(crate) fn entry_text(entry: &Entry) -> Option<String> {
     match entry {
         Entry::Object { how, standing, object, .. } => {
             let verb = match how {

@@ -14,10 +14,6 @@ use tonic::Code;
 use crate::history::{Event, Standing, State, Type, books_of};
 use crate::work::{Actor, Shared, finish};
 
-/// How long everything that waits may take to be settled after all faults have healed. A client
-/// whose connection was cut without a word needs 30 s to notice, and the first shall not be all.
-const PATIENCE: Duration = Duration::from_secs(150);
-
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
@@ -29,7 +25,7 @@ const EVERYWHERE: usize = 16;
 
 /// Finalises what is left until nothing is ready, leased, delayed or on its way. What stays within
 /// the patience is named, with what its node says of it.
-pub(crate) async fn drain(shared: &Arc<Shared>, mut look: impl FnMut()) {
+pub(crate) async fn drain(shared: &Arc<Shared>, patience: Duration, mut look: impl FnMut()) {
     let began = Instant::now();
     let mut finishers = JoinSet::new();
     for actor in shared.finishers() {
@@ -42,7 +38,7 @@ pub(crate) async fn drain(shared: &Arc<Shared>, mut look: impl FnMut()) {
         if left.is_empty() {
             break;
         }
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > patience {
             for what in left {
                 shared.history.note(Event::Left { what });
             }

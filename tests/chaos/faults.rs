@@ -108,6 +108,10 @@ pub(crate) enum Act {
     Kill(usize),
     /// Starts a node that was killed or has ended for want of space.
     Start(usize),
+    /// Starts a node that was killed, and kills it so many milliseconds later, ready or not.
+    Stumble(usize, u64),
+    /// Loses the data of a node that was killed. No set does: it breaks promises.
+    Lose(usize),
     Stop(usize),
     Continue(usize),
     /// Leaves so many MiB on the disk of a node.
@@ -275,12 +279,14 @@ impl Plan<'_> {
         let node = self.node();
         match self.dice.below(4) {
             0 => {
-                // A crash loop: down again as soon as it is up.
-                let times = self.dice.between(2, 4);
+                // A crash loop: down again before it is up, or just after.
+                let times = self.dice.between(2, 5);
+                self.kill_for(at, node, times * 300);
                 for time in 0..times {
-                    self.kill_for(at + time * 400, node, 100);
+                    let after = self.dice.order_of(2, 600);
+                    self.step(at + 10 + time * 300, Act::Stumble(node, after));
                 }
-                times * 400
+                times * 300
             }
             1 => {
                 // All at once, as when the power fails; they come back in any order.
@@ -461,7 +467,7 @@ mod tests {
                     Act::Kill(node) | Act::Start(node) | Act::Stop(node) | Act::Continue(node) => {
                         node == 0
                     }
-                    Act::Fill(..) | Act::Free(_) => false,
+                    Act::Stumble(..) | Act::Lose(_) | Act::Fill(..) | Act::Free(_) => false,
                 };
                 assert!(touched, "seed {seed}: {step:?}");
             }
@@ -481,7 +487,7 @@ mod tests {
                 kinds.insert(text.split('(').next().expect("it has a name").to_owned());
             }
         }
-        assert_eq!(kinds.len(), 11, "{kinds:?}");
+        assert_eq!(kinds.len(), 12, "{kinds:?}");
     }
 
     #[test]

@@ -191,6 +191,15 @@ impl Fleet {
                 }
             }
             Act::Start(index) => self.start_node(index),
+            Act::Stumble(index, after) => {
+                if self.is[index] == Is::Down && !self.starved[index] {
+                    self.nodes[index].stumble(span(after));
+                }
+            }
+            Act::Lose(index) => {
+                assert!(self.is[index] == Is::Down, "only what is down loses its data");
+                std::fs::remove_dir_all(self.nodes[index].data()).expect("it has a data folder");
+            }
             Act::Stop(index) => self.signal(index, Is::Up, Is::Stopped, Signal::STOP),
             Act::Continue(index) => self.signal(index, Is::Stopped, Is::Up, Signal::CONT),
             Act::Fill(index, leave_mib) => {

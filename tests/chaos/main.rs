@@ -19,12 +19,13 @@ mod support;
 mod work;
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::check::sabotage;
 use crate::faults::Set;
 use crate::fleet::Fleet;
 use crate::options::Options;
-use crate::round::{Round, play};
+use crate::round::{Round, play, play_lost_disk};
 
 /// What every round must have seen: a check that has looked at nothing has shown nothing.
 const ALWAYS_SEEN: [&str; 14] = [
@@ -124,8 +125,31 @@ fn tell(set: Set, round: &Round) {
     let parts: Vec<_> = parts.iter().map(|(name, took)| format!("{name} {took:.1?}")).collect();
     println!("chaos: {set}: {}", seen.join(", "));
     println!("chaos: {set}: {}", parts.join(", "));
+    for (when, took) in ["before the first fault", "after it"].iter().zip(&verdict.untouched) {
+        let Some(last) = took.len().checked_sub(1) else { continue };
+        let [p50, p99, most] =
+            [last / 2, last * 99 / 100, last].map(|index| Duration::from_micros(took[index]));
+        println!(
+            "chaos: {set}: pushes of untouched clients {when}: p50 {p50:.1?}, p99 {p99:.1?}, most {most:.1?}"
+        );
+    }
     let (lines, violations) = (lines.len(), verdict.violations.len());
     println!("chaos: {set}: {lines} lines of history, {violations} violations");
+}
+
+/// A round that is broken on purpose: a node comes back without its data. If nobody noticed, the
+/// good rounds would mean nothing.
+#[tokio::test]
+async fn a_lost_disk_is_noticed() {
+    let patience = Duration::from_secs(5);
+    let seconds = 4;
+    let options = Options { seconds, patience, by_hand: false, ..Options::from_environment() };
+    let round = play_lost_disk(&options).await;
+    let lost = round.verdict.violations.iter().filter(|violation| violation.promise == "P1");
+    println!("chaos: lost-disk: {} objects noticed as lost", lost.clone().count());
+    let what = round.verdict.violations.iter().take(5).map(ToString::to_string);
+    assert!(lost.count() > 0, "nobody noticed a lost disk: {:?}", what.collect::<Vec<_>>());
+    std::fs::remove_dir_all(&round.folder).expect("the folder of the round goes");
 }
 
 /// Checks a recorded history again: `DPC_CHAOS_HISTORY=FILE`, or `tests/chaos/run --check FILE`.

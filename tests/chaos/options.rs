@@ -1,9 +1,13 @@
 //! What a run of rounds is asked to do: `tests/chaos/run` puts its options into the environment.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::faults::Set;
 use crate::support::long;
+
+/// A client whose connection was cut without a word needs 30 s to notice, and that is not all.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Asked for by a person, and not by `cargo test`.
 #[derive(Clone, Debug)]
@@ -16,6 +20,8 @@ pub(crate) struct Options {
     pub(crate) rate: u64,
     /// Keep the folder of a good round as well.
     pub(crate) keep: bool,
+    /// How long everything that waits may take to be settled after all faults have healed.
+    pub(crate) patience: Duration,
     /// Every option was given by a person: a fault that cannot be made here is an error.
     pub(crate) by_hand: bool,
 }
@@ -39,6 +45,7 @@ impl Options {
             seed: number("DPC_CHAOS_SEED").unwrap_or_else(new_seed),
             rate: number("DPC_CHAOS_RATE").unwrap_or(150),
             keep: std::env::var_os("DPC_CHAOS_KEEP").is_some(),
+            patience: PATIENCE,
             by_hand,
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::check::{Logs, Verdict, check_with};
 use crate::dice::Dice;
 use crate::drain;
-use crate::faults::{Set, Shape, schedule};
+use crate::faults::{Act, Set, Shape, Step, schedule};
 use crate::fleet::{Fleet, names};
 use crate::history::{Event, History, Line, read};
 use crate::options::Options;
@@ -28,24 +28,43 @@ pub(crate) struct Round {
 
 /// Plays a round of a set.
 pub(crate) async fn play(set: Set, options: &Options, disks: Vec<Disk>) -> Round {
-    let mut clock = Clock { last: Instant::now(), parts: Vec::new() };
     let shape = shape(set, options, !disks.is_empty());
-    let folder = Path::new(ROOT).join("chaos").join(format!("{set}-{}", options.seed));
+    let steps = schedule(set, options.seed, &shape);
+    perform(&set.to_string(), steps, &shape, options, disks).await
+}
+
+/// Plays a round in which the first node loses everything in the middle: promises are broken.
+pub(crate) async fn play_lost_disk(options: &Options) -> Round {
+    let shape = shape(Set::None, options, false);
+    let at_ms = options.seconds * 500;
+    let acts = [Act::Kill(0), Act::Lose(0), Act::Start(0)];
+    let steps = acts.map(|act| Step { at_ms, act });
+    perform("lost-disk", steps.to_vec(), &shape, options, Vec::new()).await
+}
+
+async fn perform(
+    name: &str,
+    steps: Vec<Step>,
+    shape: &Shape,
+    options: &Options,
+    disks: Vec<Disk>,
+) -> Round {
+    let mut clock = Clock { last: Instant::now(), parts: Vec::new() };
+    let folder = Path::new(ROOT).join("chaos").join(format!("{name}-{}", options.seed));
     if folder.exists() {
         std::fs::remove_dir_all(&folder).expect("the folder of an earlier round goes");
     }
     std::fs::create_dir_all(&folder).expect("a folder");
-    let steps = schedule(set, options.seed, &shape);
     let plan: String =
         steps.iter().map(|step| format!("{} {:?}\n", step.at_ms, step.act)).collect();
     std::fs::write(folder.join("schedule.txt"), plan).expect("room for the schedule");
     let path = folder.join("history.jsonl");
     let history = History::create(&path);
     let nodes = names(shape.nodes);
-    let untouched = if set == Set::OneNode { nodes[1..].to_vec() } else { vec![] };
+    let untouched = if name == Set::OneNode.name() { nodes[1..].to_vec() } else { vec![] };
     let seed = options.seed;
-    history.note(Event::Round { set: set.to_string(), seed, nodes, untouched });
-    let mut fleet = Fleet::start(&folder, &shape, disks, seed, history.clone());
+    history.note(Event::Round { set: name.to_owned(), seed, nodes, untouched });
+    let mut fleet = Fleet::start(&folder, shape, disks, seed, history.clone());
     let mut work = Work::start(history.clone(), fleet.places(), seed, options.rate);
     clock.part("start");
 
@@ -59,7 +78,7 @@ pub(crate) async fn play(set: Set, options: &Options, disks: Vec<Disk>) -> Round
     clock.part("faults");
     work.stop_producing().await;
     clock.part("last pushes");
-    drain::drain(&work.shared, || fleet.look()).await;
+    drain::drain(&work.shared, options.patience, || fleet.look()).await;
     clock.part("drain");
     work.stop().await;
     drain::repeat_settles(&work.shared).await;

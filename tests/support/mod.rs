@@ -158,6 +158,17 @@ impl Node {
         (self.process, self.ready) = spawn(&self.data, &self.log, &node, ports, &self.extra);
     }
 
+    /// Starts it again and kills it so long after, ready or not.
+    pub fn stumble(&mut self, after: Duration) {
+        let Ready { node, clients, nodes, admin, .. } = &self.ready;
+        let ports = [clients.as_str(), nodes.as_str(), admin.as_str()];
+        let mut command = serve(&self.data, node, ports, &self.extra);
+        command.stdout(Stdio::null()).stderr(append(&self.log));
+        self.process = command.spawn().expect("dpc serve starts");
+        std::thread::sleep(after);
+        self.kill();
+    }
+
     /// SIGKILL, at this moment.
     pub fn kill(&mut self) {
         self.process.kill().expect("it was running");
@@ -319,6 +330,10 @@ fn serve(data: &Path, name: &str, ports: [&str; 3], extra: &[String]) -> Command
     command
 }
 
+fn append(log: &Path) -> File {
+    File::options().create(true).append(true).open(log).expect("a log")
+}
+
 fn spawn(
     data: &Path,
     log: &Path,
@@ -326,9 +341,8 @@ fn spawn(
     ports: [&str; 3],
     extra: &[String],
 ) -> (Child, Ready) {
-    let log_file = File::options().create(true).append(true).open(log).expect("a log");
     let mut command = serve(data, name, ports, extra);
-    command.stdout(Stdio::piped()).stderr(log_file);
+    command.stdout(Stdio::piped()).stderr(append(log));
     let mut process = command.spawn().expect("dpc serve starts");
     let stdout = process.stdout.take().expect("stdout is a pipe");
     let (sender, lines) = mpsc::channel();

@@ -2,7 +2,6 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use dpc_proto::v1::cloud_service_client::CloudServiceClient;
 use dpc_proto::v1::operator_service_client::OperatorServiceClient;
@@ -17,9 +16,6 @@ use tower::{BoxError, Service};
 use crate::error::Error;
 use crate::options::Options;
 
-/// Both sides ping an idle connection so often, and give it up after so long without an answer.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const FRAME_BYTES_MAX: u32 = 256 << 10;
 /// A stream and a connection may have so much on the way to this client.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -162,8 +158,8 @@ impl Address {
         }
         let endpoint = Endpoint::from(uri)
             .connect_timeout(options.connect_timeout)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .http2_keep_alive_interval(options.keepalive.0)
+            .keep_alive_timeout(options.keepalive.1)
             .keep_alive_while_idle(true)
             .max_frame_size(FRAME_BYTES_MAX)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)

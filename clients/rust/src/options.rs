@@ -34,6 +34,7 @@ pub struct Options {
     pub(crate) give_up_after: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) answer_timeout: Duration,
+    pub(crate) keepalive: (Duration, Duration),
     pub(crate) backoff: (Duration, Duration),
     pub(crate) resend_elsewhere: bool,
     pub(crate) fail_fast: bool,
@@ -48,6 +49,7 @@ impl Default for Options {
             give_up_after: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(30),
+            keepalive: (Duration::from_secs(20), Duration::from_secs(10)),
             backoff: (Duration::from_millis(100), Duration::from_secs(5)),
             resend_elsewhere: false,
             fail_fast: false,
@@ -84,6 +86,15 @@ impl Options {
     #[must_use]
     pub fn answer_timeout(mut self, span: Duration) -> Self {
         self.answer_timeout = span;
+        self
+    }
+
+    /// How often an idle connection is asked for a sign of life, and how long that may take before
+    /// the connection counts as lost (default 20 s and 10 s). A peer that is gone without a word is
+    /// noticed by nothing else.
+    #[must_use]
+    pub fn keepalive(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.keepalive = (interval, timeout);
         self
     }
 

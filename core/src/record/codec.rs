@@ -7,13 +7,26 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ids::{Loc, RecordNumber};
+use crate::recording::elide;
 
 /// Writes the body of one record.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct Writer {
     out: Vec<u8>,
+    /// Where what clients carry stands in it: start and length, in order.
+    carried: Vec<(u32, u32)>,
+    strings: BTreeMap<Arc<str>, u32>,
+}
+
+/// The body of a record as a recording keeps it.
+#[derive(Deserialize)]
+struct Written {
+    kept: Bytes,
+    carried: Vec<(u32, u32)>,
     strings: BTreeMap<Arc<str>, u32>,
 }
 
@@ -33,6 +46,23 @@ pub struct BadEntry {
     pub at: usize,
     /// What was expected.
     pub what: &'static str,
+}
+
+impl Serialize for Writer {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let kept = Bytes::from(elide::without(&self.out, &self.carried).concat());
+        (kept, &self.carried, &self.strings).serialize(to)
+    }
+}
+
+impl TryFrom<Written> for Writer {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, &'static str> {
+        let out = elide::with_zeros(&written.kept, &written.carried);
+        let out = out.ok_or("ranges that overlap or lie behind the end")?;
+        Ok(Self { out, carried: written.carried, strings: written.strings })
+    }
 }
 
 impl Writer {
@@ -57,6 +87,21 @@ impl Writer {
 
     pub(crate) fn fixed(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
+    }
+
+    /// What clients carry: a recording leaves it out.
+    pub(crate) fn carried(&mut self, bytes: &[u8]) {
+        self.bytes(bytes);
+        if !bytes.is_empty() {
+            let range = (self.out.len() - bytes.len(), bytes.len());
+            let int = |n| u32::try_from(n).expect("records are bounded");
+            self.carried.push((int(range.0), int(range.1)));
+        }
+    }
+
+    /// Where what clients carry stands: start and length, in order.
+    pub(crate) fn carried_ranges(&self) -> &[(u32, u32)] {
+        &self.carried
     }
 
     /// LEB128.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::codec::{BadEntry, Reader, Writer};
 use super::object::{decode_object, write_object};
@@ -106,7 +107,7 @@ pub enum Entry {
 }
 
 /// Names a transfer. Never used for another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TransferId {
     /// The sender's lane.
     pub sender: LaneId,
@@ -121,7 +122,7 @@ pub struct TransferId {
 }
 
 /// What a peer's lane was known to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerSeen {
     /// The lane.
     pub lane: LaneId,
@@ -134,7 +135,7 @@ pub struct PeerSeen {
 }
 
 /// Where an object is in its life, as the log knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     /// In the flow: ready, or delayed until its `not_before`.
     Flowing,
@@ -144,10 +145,12 @@ pub enum Standing {
     Held(TransferId),
     /// The copy of an object that moved on with this transfer.
     Shadow(TransferId),
+    /// Held like that, and parked when the transfer is released: with the reason.
+    HeldParked(TransferId, Arc<str>),
 }
 
 /// An object's end in this lane.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     /// The object.
     pub id: ObjectId,
@@ -180,7 +183,7 @@ pub struct End {
 }
 
 /// How an object ended in a lane.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
     /// Done for good.
     Final,
@@ -193,7 +196,7 @@ pub enum Ending {
 macro_rules! how {
     ($($(#[$doc:meta])* $variant:ident = $code:literal;)*) => {
         /// How an object came to stand as an entry says.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub enum How { $($(#[$doc])* $variant,)* }
         impl How {
             pub(super) fn code(self) -> u8 { match self { $(Self::$variant => $code,)* } }

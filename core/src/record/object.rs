@@ -68,15 +68,20 @@ pub(crate) fn write_object(
             w.byte(3);
             transfer.encode(w);
         }
+        Standing::HeldParked(transfer, reason) => {
+            w.byte(4);
+            transfer.encode(w);
+            w.string(reason);
+        }
     }
     w.fixed(&object.id.0);
     w.string(object.entity.ty.as_str());
-    w.bytes(&object.entity.payload);
+    w.carried(&object.entity.payload);
     w.int(object.pushed_at.0);
     w.string(object.origin.as_str());
     w.fixed(&object.hash);
     if flags & HAS_HEADERS != 0 {
-        w.bytes(object.entity.headers.as_packed());
+        w.carried(object.entity.headers.as_packed());
     }
     if times {
         w.int(object.not_before.map_or(0, |t| t.0 + 1));
@@ -117,6 +122,7 @@ pub(super) fn decode_object(r: &mut Reader, here: Birth) -> Result<Entry, BadEnt
         1 => Standing::Parked(r.string()?),
         2 => Standing::Held(TransferId::decode(r)?),
         3 => Standing::Shadow(TransferId::decode(r)?),
+        4 => Standing::HeldParked(TransferId::decode(r)?, r.string()?),
         _ => return Err(r.bad("a standing")),
     };
     let id = ObjectId(r.fixed()?);

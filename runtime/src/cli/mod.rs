@@ -23,7 +23,9 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use commands::{config, demo, node, object, parked, push, serve, settle, sub, subscribe, types};
+use commands::{
+    config, demo, node, object, parked, push, serve, settle, sim, sub, subscribe, types,
+};
 use exit::Exit;
 use failure::Failure;
 use output::{Format, Output};
@@ -53,7 +55,7 @@ struct Cli {
 }
 
 /// The verbs that ask no node: `--node` there is a mistake about what they do.
-const ASKS_NOBODY: [&str; 4] = ["serve", "demo", "config", "completion"];
+const ASKS_NOBODY: [&str; 5] = ["serve", "demo", "sim", "config", "completion"];
 
 impl Cli {
     /// The definition. `--node` is not offered by the verbs that ask no node.
@@ -80,7 +82,11 @@ impl Cli {
 
 /// Puts a hidden `--node` into a verb, in place of the one that all verbs share.
 fn hide_node(verb: clap::Command) -> clap::Command {
+    // The shared arguments bring their own words about a verb; the verb's are the right ones.
+    let (about, long_about) = (verb.get_about().cloned(), verb.get_long_about().cloned());
     let verb = connect::NodeArgs::augment_args(verb).mut_arg("asked_node", |node| node.hide(true));
+    let verb = verb.about(about.unwrap_or_default());
+    let verb = if let Some(long) = long_about { verb.long_about(long) } else { verb };
     let nouns: Vec<String> = verb.get_subcommands().map(|v| v.get_name().to_owned()).collect();
     nouns.iter().fold(verb, |verb, name| verb.mut_subcommand(name, hide_node))
 }
@@ -127,6 +133,9 @@ enum Command {
     /// See nodes and links, drain or forget a node.
     #[command(subcommand, after_help = "Example:\n  dpc node ls")]
     Node(node::NodeCommand),
+    /// Check every promise in a simulated world, seed by seed.
+    #[command(subcommand, after_help = "Example:\n  dpc sim run --seeds 0..1000")]
+    Sim(sim::SimCommand),
     /// See and check the configuration.
     #[command(subcommand, after_help = "Example:\n  dpc config show --origin")]
     Config(config::ConfigCommand),
@@ -224,6 +233,7 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Parked(command) => block_on(parked::run(command, output)),
         Command::Type(command) => block_on(types::run(command, output)),
         Command::Node(command) => block_on(node::run(command, output)),
+        Command::Sim(command) => block_on(sim::run(command, output)),
         Command::Config(command) => config::run(command, output),
         Command::Completion(args) => complete(args.shell, output),
     }

@@ -12,6 +12,8 @@ const UPDATE_EVERY: Duration = Duration::from_millis(200);
 pub(crate) struct Progress {
     what: &'static str,
     total: Option<u64>,
+    /// The time that there is for it, if it is that which ends it.
+    time: Option<Duration>,
     count: u64,
     began: Instant,
     shown: Option<Instant>,
@@ -20,7 +22,12 @@ pub(crate) struct Progress {
 impl Progress {
     /// Work that begins now. `what` is done to each item: `pushed`.
     pub(crate) fn new(what: &'static str, total: Option<u64>) -> Self {
-        Self { what, total, count: 0, began: Instant::now(), shown: None }
+        Self { what, total, time: None, count: 0, began: Instant::now(), shown: None }
+    }
+
+    /// Work that begins now and ends after a time, however much is done by then.
+    pub(crate) fn timed(what: &'static str, time: Duration) -> Self {
+        Self { time: Some(time), ..Self::new(what, None) }
     }
 
     /// So many more are done.
@@ -30,7 +37,12 @@ impl Progress {
             return;
         }
         self.shown = Some(Instant::now());
-        output.progress(&line(self.what, self.count, self.total, self.began.elapsed()));
+        let elapsed = self.began.elapsed();
+        let mut text = line(self.what, self.count, self.total, elapsed);
+        if let Some(time) = self.time {
+            text.push_str(&format!(", {} left", rough(time.saturating_sub(elapsed))));
+        }
+        output.progress(&text);
     }
 
     /// The work has ended; the line goes, as the summary says more.

@@ -244,7 +244,7 @@ impl Cloud {
             if bytes > TAKE_BYTES_MAX && !deliveries.is_empty() {
                 break;
             }
-            let mut wire = delivery(one);
+            let mut wire = delivery(one, self.hub.identity.name.as_str());
             wire.token = Bytes::copy_from_slice(&self.hub.token(one).to_bytes());
             deliveries.push(wire);
         }

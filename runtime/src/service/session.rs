@@ -7,6 +7,7 @@ use std::time::Duration;
 use dpc_core::effect::{Delivery, LeaseEnd};
 use dpc_core::ids::{RequestId, SessionId, SubscriptionId};
 use dpc_core::input::{Lessee, ReplyTo, Subscribe};
+use dpc_core::names::Name;
 use dpc_core::refusal::{Code, Refusal};
 use dpc_core::time::Wall;
 use dpc_core::{Answer, Input};
@@ -67,6 +68,8 @@ pub(crate) struct SessionOut {
     watched_at: Option<u64>,
     draining: Option<Wall>,
     window: Arc<Semaphore>,
+    /// This node, for the path of what it delivers.
+    node: Name,
 }
 
 impl SessionOut {
@@ -91,6 +94,7 @@ impl SessionOut {
             watched_at: None,
             draining: None,
             window: Arc::new(Semaphore::new(WINDOW_ITEMS as usize)),
+            node: hub.identity.name.clone(),
         }
     }
 
@@ -193,7 +197,7 @@ impl SessionOut {
                 break;
             }
             bytes += size;
-            deliveries.push(object::delivery(next));
+            deliveries.push(object::delivery(next, self.node.as_str()));
             self.deliveries.pop_front();
         }
         if deliveries.is_empty() {

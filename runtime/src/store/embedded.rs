@@ -26,6 +26,10 @@ use super::{damaged, io_error, precheck, rescue};
 /// The most requests that wait for the storage thread. A caller that goes beyond is refused.
 const QUEUE_COUNT_MAX: usize = 1024;
 
+/// How many records a killed process may leave behind HEAD: the last one that was acknowledged, whose
+/// HEAD was still on its way, and the next one, which was written and waited for that HEAD.
+const BEHIND_MAX: u64 = 2;
+
 /// The embedded store of one lane. Dropping it finishes what was asked for and closes the folder.
 pub struct Embedded {
     requests: Option<SyncSender<Request>>,
@@ -147,8 +151,7 @@ struct Keeper {
     /// What HEAD says, or will say when `turn` is written.
     head: Head,
     turn: Turn,
-    /// How many records may lie behind HEAD: one was not acknowledged yet, and another one if HEAD
-    /// had to fall back to its older slot.
+    /// How many records may lie behind HEAD.
     behind_max: u64,
     /// The last open was refused: nothing of what was kept then goes before every record has been
     /// read.
@@ -183,7 +186,8 @@ impl Keeper {
             head_writer: HeadWriter::start(folder.head(), &found)?,
             head: found.head,
             turn: Turn::default(),
-            behind_max: if found.repaired { 2 } else { 1 },
+            // The older slot is one record older.
+            behind_max: if found.repaired { BEHIND_MAX + 1 } else { BEHIND_MAX },
             suspect,
             claimed: false,
             failed: None,
@@ -254,6 +258,7 @@ impl Keeper {
             self.suspect = false;
         }
         self.log.sync()?;
+        // From here on HEAD is known as it is in memory: at most one record has no answer.
         self.behind_max = 1;
         self.write_head()?;
         rescue::drop_kept(&self.folder.rescue())?;

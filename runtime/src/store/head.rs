@@ -3,8 +3,9 @@
 //! Two slots of 4 KiB are written in turn, each with a hash over the whole slot, so a torn write
 //! leaves the slot before it. A slot says which record was acknowledged last. It is written and
 //! synced by a thread of its own as soon as a record is acknowledged, and the next acknowledgement
-//! waits for it: HEAD is never more than one record behind what was acknowledged, its sync runs
-//! beside the record's own, and a log that ends before HEAD has lost records (P16).
+//! waits for it: HEAD is never more than one record behind what was acknowledged, and two behind
+//! what was written; its sync runs beside the record's own, and a log that ends before HEAD has
+//! lost records (P16).
 
 use std::fs::File;
 use std::io::Write;

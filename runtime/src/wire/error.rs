@@ -1,12 +1,14 @@
 //! Refusals as errors of a stream and as statuses of a call.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use dpc_core::refusal::{Code, Refusal};
 use dpc_core::time::Span;
 use dpc_proto::v1;
+use prost::Message;
 use tonic::Status;
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::pb;
+use tonic_types::pb::bad_request::FieldViolation;
 
 use super::MESSAGE_BYTES_MAX;
 
@@ -47,31 +49,55 @@ pub(crate) fn status(refusal: &Refusal) -> Status {
     status_of(&refused(refusal, ""))
 }
 
+/// `google.rpc.ErrorInfo`, as in [`pb::ErrorInfo`], except that its facts are in order: the same
+/// error has to have the same bytes, or a replay on another machine would not be one.
+#[derive(Clone, PartialEq, prost::Message)]
+struct ErrorInfo {
+    #[prost(string, tag = "1")]
+    reason: String,
+    #[prost(string, tag = "2")]
+    domain: String,
+    #[prost(btree_map = "string, string", tag = "3")]
+    metadata: BTreeMap<String, String>,
+}
+
 /// The status of a call that ended with this error.
 pub(crate) fn status_of(error: &v1::Error) -> Status {
-    let mut facts = HashMap::new();
     let outcome = match error.outcome() {
         v1::Outcome::Unknown => "unknown",
         v1::Outcome::NotDone | v1::Outcome::Unspecified => "not_done",
     };
-    facts.insert("outcome".to_owned(), outcome.to_owned());
+    let facts = [
+        ("outcome", Some(outcome.to_owned())),
+        ("field", error.field.clone()),
+        ("limit", error.limit.map(|limit| limit.to_string())),
+        ("given", error.given.clone()),
+    ];
+    let facts = facts.into_iter().filter_map(|(key, fact)| Some((key.to_owned(), fact?)));
+    let info = ErrorInfo {
+        reason: error.reason.clone(),
+        domain: DOMAIN.to_owned(),
+        metadata: facts.collect(),
+    };
+    let mut details = vec![any("ErrorInfo", &info)];
     if let Some(field) = &error.field {
-        facts.insert("field".to_owned(), field.clone());
+        let (field, description) = (field.clone(), error.message.clone());
+        let violation = FieldViolation { field, description, ..FieldViolation::default() };
+        details.push(any("BadRequest", &pb::BadRequest { field_violations: vec![violation] }));
     }
-    if let Some(limit) = error.limit {
-        facts.insert("limit".to_owned(), limit.to_string());
+    if let Some(retry_delay) = error.retry_after {
+        let (seconds, nanos) = (retry_delay.seconds, retry_delay.nanos);
+        let retry_delay = Some(prost_types::Duration { seconds, nanos });
+        details.push(any("RetryInfo", &pb::RetryInfo { retry_delay }));
     }
-    if let Some(given) = &error.given {
-        facts.insert("given".to_owned(), given.clone());
-    }
-    let mut details = ErrorDetails::with_error_info(&error.reason, DOMAIN, facts);
-    if let Some(field) = &error.field {
-        details.add_bad_request_violation(field, &error.message);
-    }
-    if let Some(after) = &error.retry_after {
-        details.set_retry_info(std::time::Duration::try_from(*after).ok());
-    }
-    Status::with_error_details(tonic::Code::from(error.code), &error.message, details)
+    let message = error.message.clone();
+    let status = pb::Status { code: error.code, message, details }.encode_to_vec();
+    Status::with_details(tonic::Code::from(error.code), &error.message, status.into())
+}
+
+fn any(name: &str, detail: &impl Message) -> prost_types::Any {
+    let type_url = format!("type.googleapis.com/google.rpc.{name}");
+    prost_types::Any { type_url, value: detail.encode_to_vec() }
 }
 
 /// What the transport says of a message it could not read, in our own words: tonic answers these
@@ -127,4 +153,30 @@ fn shortened(given: &str) -> String {
     }
     let end = (0..=GIVEN_BYTES_MAX).rev().find(|at| given.is_char_boundary(*at)).unwrap_or(0);
     format!("{}…", &given[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::StatusExt;
+
+    use super::*;
+
+    #[test]
+    fn an_error_has_the_same_bytes_every_time_and_reads_back() {
+        let refusal = Refusal { limit: Some(7), ..Refusal::invalid("id", "ID_REUSED", "twice") };
+        let error =
+            refused(&Refusal { retry_after: Some(Span::secs(3)), ..refusal.given("9") }, "");
+        let once = status_of(&error);
+        assert!((0..50).all(|_| status_of(&error).details() == once.details()));
+        let details = once.get_error_details();
+        let info = details.error_info().expect("there");
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("ID_REUSED", DOMAIN));
+        let facts: BTreeMap<_, _> = info.metadata.clone().into_iter().collect();
+        let facts: Vec<_> = facts.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let wanted = [("field", "id"), ("given", "9"), ("limit", "7"), ("outcome", "not_done")];
+        assert_eq!(facts, wanted);
+        assert_eq!(details.bad_request().expect("there").field_violations[0].field, "id");
+        let after = details.retry_info().and_then(|info| info.retry_delay);
+        assert_eq!(after, Some(std::time::Duration::from_secs(3)));
+    }
 }

@@ -52,6 +52,7 @@ pub(crate) fn to_wire(message: &Message) -> v1::LinkMessage {
             handled: refresh.handled.iter().map(|name| name.as_str().to_owned()).collect(),
         }),
         Message::Offer(offer) => Wire::Offer(offer::to_wire(offer)),
+        Message::Estate(estate) => Wire::Estate(offer::estate_to_wire(estate)),
         Message::Accept { transfer, refused } => Wire::Accept(v1::Accept {
             transfer: Some(transfer_to_wire(transfer)),
             refused: refused_to_wire(refused),
@@ -114,6 +115,7 @@ pub(crate) fn from_wire(message: Wire) -> Result<Message, BadMessage> {
             handled: names_from_wire(&refresh.handled)?,
         }),
         Wire::Offer(offer) => Message::Offer(offer::from_wire(offer)?),
+        Wire::Estate(estate) => Message::Estate(offer::estate_from_wire(estate)?),
         Wire::Accept(accept) => Message::Accept {
             transfer: transfer_from_wire(accept.transfer)?,
             refused: refused_from_wire(accept.refused)?,

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use dpc_core::Limits;
 use dpc_core::effect::Delivery;
 use dpc_core::ids::ObjectId;
+use dpc_core::limits::PATH_MAX;
 use dpc_core::names::TypeName;
 use dpc_core::object::{Entity, Headers, Push, Time};
 use dpc_core::refusal::Refusal;
@@ -85,9 +86,15 @@ pub(crate) fn headers(headers: &Headers) -> std::collections::BTreeMap<String, S
     headers.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-/// A delivery of a stream, without the token that its session can put together.
-pub(crate) fn delivery(delivery: &Delivery) -> v1::Delivery {
+/// A delivery of a stream of this node, without the token that its session can put together.
+pub(crate) fn delivery(delivery: &Delivery, node: &str) -> v1::Delivery {
     let object = &delivery.object;
+    // Objects carry the nodes that had them before; one that was never handed on has no path.
+    let mut path: Vec<String> = object.path.iter().map(|name| name.as_str().to_owned()).collect();
+    if !path.is_empty() {
+        path.push(node.to_owned());
+        path.drain(..path.len().saturating_sub(PATH_MAX));
+    }
     v1::Delivery {
         subscription: delivery.subscription.0,
         lease: delivery.lease,
@@ -99,7 +106,7 @@ pub(crate) fn delivery(delivery: &Delivery) -> v1::Delivery {
         headers: headers(&object.entity.headers),
         origin: if object.moves == 0 { String::new() } else { object.origin.as_str().to_owned() },
         hops: object.moves,
-        path: object.path.iter().map(|name| name.as_str().to_owned()).collect(),
+        path,
         pushed_at: Some(super::timestamp(object.pushed_at)),
         lease_until: Some(super::timestamp(delivery.until_wall)),
         possible_duplicate: object.possible_duplicate,

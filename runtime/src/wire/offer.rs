@@ -1,13 +1,15 @@
 //! Offers: objects with all that travels with them. What they share stands once, in tables.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use dpc_core::ids::{Birth, Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
-use dpc_core::limits::{HANDLED_MAX, MARKS_MAX, OFFER_OBJECTS_MAX, PATH_MAX};
-use dpc_core::message::Offer;
+use dpc_core::limits::{HANDLED_MAX, MARKS_MAX, OFFER_OBJECTS_MAX, PATH_MAX, REASON_BYTES_MAX};
+use dpc_core::message::{Estate, Offer};
 use dpc_core::names::{Name, TypeName};
 use dpc_core::object::{Chase, Entity, Generation, Headers, Object, SettleMark, Token};
+use dpc_core::record::TransferId;
 use dpc_core::time::Wall;
 use dpc_proto::v1;
 
@@ -71,13 +73,29 @@ impl std::borrow::Borrow<LaneId> for LaneKey {
 }
 
 pub(super) fn to_wire(offer: &Offer) -> v1::Offer {
+    let key = Some(key_to_wire(&offer.key));
+    v1::Offer { key, ..objects_to_wire(&offer.transfer, &offer.objects) }
+}
+
+pub(super) fn estate_to_wire(estate: &Estate) -> v1::Estate {
+    let parked = estate.parked.iter().map(|(position, reason)| v1::ParkedObject {
+        position: *position,
+        reason: reason.to_string(),
+    });
+    v1::Estate {
+        offer: Some(objects_to_wire(&estate.transfer, &estate.objects)),
+        parked: parked.collect(),
+    }
+}
+
+fn objects_to_wire(transfer: &TransferId, objects: &[Object]) -> v1::Offer {
     let mut names: Table<String> = Table::new();
     let mut lanes: Table<LaneKey> = Table::new();
     let objects =
-        offer.objects.iter().map(|object| object_to_wire(object, &mut names, &mut lanes)).collect();
+        objects.iter().map(|object| object_to_wire(object, &mut names, &mut lanes)).collect();
     v1::Offer {
-        transfer: Some(transfer_to_wire(&offer.transfer)),
-        key: Some(key_to_wire(&offer.key)),
+        transfer: Some(transfer_to_wire(transfer)),
+        key: None,
         names: names.in_order,
         lanes: lanes.in_order.iter().map(|lane| lane_to_wire(&lane.0)).collect(),
         objects,
@@ -177,7 +195,27 @@ fn outside(table: &str) -> BadMessage {
     BadMessage(format!("a position outside the offer's {table}"))
 }
 
-pub(super) fn from_wire(offer: v1::Offer) -> Result<Offer, BadMessage> {
+pub(super) fn from_wire(mut offer: v1::Offer) -> Result<Offer, BadMessage> {
+    let key = key_from_wire(offer.key.take())?;
+    let transfer = transfer_from_wire(offer.transfer.take())?;
+    Ok(Offer { transfer, key, objects: objects_from_wire(offer)?.into() })
+}
+
+pub(super) fn estate_from_wire(estate: v1::Estate) -> Result<Estate, BadMessage> {
+    let mut offer = estate.offer.ok_or_else(|| BadMessage::new("an estate without objects"))?;
+    let transfer = transfer_from_wire(offer.transfer.take())?;
+    let objects = objects_from_wire(offer)?;
+    let mut parked = Vec::new();
+    for of in estate.parked {
+        if of.position as usize >= objects.len() || of.reason.len() > REASON_BYTES_MAX {
+            return Err(BadMessage::new("a parked object outside the estate, or a long reason"));
+        }
+        parked.push((of.position, Arc::from(of.reason)));
+    }
+    Ok(Estate { transfer, objects: objects.into(), parked })
+}
+
+fn objects_from_wire(offer: v1::Offer) -> Result<Vec<Object>, BadMessage> {
     let count = offer.objects.len();
     if count == 0 || count > OFFER_OBJECTS_MAX {
         return Err(BadMessage(format!("an offer of {count} objects")));
@@ -188,16 +226,7 @@ pub(super) fn from_wire(offer: v1::Offer) -> Result<Offer, BadMessage> {
         texts: offer.names,
         lanes: offer.lanes.iter().map(|lane| lane_from_wire(lane)).collect::<Result<_, _>>()?,
     };
-    let objects: Vec<Object> = offer
-        .objects
-        .into_iter()
-        .map(|object| object_from_wire(object, &mut tables))
-        .collect::<Result<_, _>>()?;
-    Ok(Offer {
-        transfer: transfer_from_wire(offer.transfer)?,
-        key: key_from_wire(offer.key)?,
-        objects: objects.into(),
-    })
+    offer.objects.into_iter().map(|object| object_from_wire(object, &mut tables)).collect()
 }
 
 fn object_from_wire(wire: v1::MovedObject, tables: &mut Tables) -> Result<Object, BadMessage> {

@@ -3,7 +3,7 @@
 use dpc_core::Limits;
 use dpc_core::ids::{Birth, Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::message::{
-    Advert, Demand, DemandKey, Hello, LaneHello, LinkRefusal, Message, Offer, OfferRefused,
+    Advert, Demand, DemandKey, Estate, Hello, LaneHello, LinkRefusal, Message, Offer, OfferRefused,
     PassedAnswer, Refresh, Window,
 };
 use dpc_core::names::{Name, Pattern, TypeName};
@@ -151,6 +151,11 @@ fn every_link_message_survives_the_wire() {
             key: key(),
             objects: [full_object(), bare_object()].into(),
         }),
+        Message::Estate(Estate {
+            transfer: transfer(),
+            objects: [full_object(), bare_object()].into(),
+            parked: vec![(1, "rejected".into())],
+        }),
         Message::Accept {
             transfer: transfer(),
             refused: vec![
@@ -210,6 +215,11 @@ fn what_no_node_says_is_malformed() {
     assert!(change(|o| o.lanes[0] = vec![1].into()).is_err());
     assert!(change(|o| o.names[0] = "not a type!".to_owned()).is_err());
     assert!(change(|o| o.transfer = None).is_err());
+    let estate = v1::Estate {
+        offer: Some(offer()),
+        parked: vec![v1::ParkedObject { position: 9, reason: "rejected".to_owned() }],
+    };
+    assert!(link::from_wire(Wire::Estate(estate)).is_err(), "parked outside the estate");
     let empty = v1::Hello { node: "a".to_owned(), ..v1::Hello::default() };
     assert!(link::from_wire(Wire::Hello(empty)).is_err(), "without a lane");
 }

@@ -185,6 +185,7 @@ pub(crate) fn limits(limits: &Limits) -> v1::Limits {
         credit: limits.credit_max,
         transaction_items: limits.transaction_items,
         transaction_bytes: limits.transaction_bytes,
+        lease: Some(duration(limits.lease)),
     }
 }
 

@@ -24,8 +24,12 @@ impl Model {
         broken: &mut Vec<String>,
         seen: &mut Coverage,
     ) {
+        let lost = self.lost.contains(&lane);
         let l = self.lanes.get_mut(&lane).expect("every lane is known");
-        if number < l.next || self.lost.contains(&lane) {
+        if number.next() == l.next && hash_of(bytes) != l.hash && !lost {
+            broken.push(format!("P6: record {number} of {} was committed twice", lane.short()));
+        }
+        if number < l.next || lost {
             return;
         }
         if number > l.next {
@@ -50,6 +54,7 @@ impl Model {
                 .push(format!("P6: record {number} of {name} has {}, after {epoch}", header.epoch));
         }
         l.epoch = l.epoch.max(header.epoch);
+        self.wall = header.wall;
         let settles = entries.iter().any(|(_, e)| settled_in(e).is_some());
         let mut fold = Fold { model: self, lane, broken, seen, undecided: Vec::new() };
         for (at, entry) in entries {
@@ -162,10 +167,16 @@ impl Fold<'_> {
         };
         self.object_came(at, how, before.as_ref(), &object);
         self.note_marks(&object.marks, object.id);
-        if let Standing::Held(transfer) = standing
+        if let Standing::Held(transfer) | Standing::HeldParked(transfer, _) = standing
             && how == How::Received
         {
-            self.here().held.entry(transfer).or_default().insert(object.id);
+            let early = object.not_before.is_some_and(|at| at > self.model.wall);
+            let parked = matches!(standing, Standing::HeldParked(..));
+            let l = self.here();
+            l.held.entry(transfer).or_default().insert(object.id);
+            if parked || early {
+                l.inherited.insert((transfer, object.id));
+            }
         }
         let flows = standing == Standing::Flowing;
         let id = object.id;
@@ -344,16 +355,27 @@ impl Fold<'_> {
             let l = self.here();
             let at = l.at.get(&id).copied().expect("what is held is alive");
             let thing = l.things.get_mut(&at).expect("what is alive has a place");
-            thing.standing = Standing::Flowing;
+            let parked = match &thing.standing {
+                Standing::HeldParked(_, reason) => Some(reason.clone()),
+                _ => None,
+            };
             let object = thing.object.clone();
+            thing.standing = parked.clone().map_or(Standing::Flowing, Standing::Parked);
             l.book(&object.entity.ty).moved_in += 1;
+            let inherited = l.inherited.remove(&(transfer, id));
+            self.seen.add_if("inherited and parked", parked.is_some());
+            self.seen.add_if("inherited before its time", inherited && parked.is_none());
             if lost {
                 // Brought back by a person: nobody knows what the sender had decided.
                 self.seen.add("held copy brought back");
                 self.model.doubtful.insert((id, object.birth));
             }
-            self.owned((id, object.birth));
-            self.crossed(transfer, &object);
+            if parked.is_none() {
+                self.owned((id, object.birth));
+            }
+            if !inherited {
+                self.crossed(transfer, &object);
+            }
         }
     }
 

@@ -44,7 +44,7 @@ mod p17_explained;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use dpc_core::effect::Delivery;
+use dpc_core::effect::{Delivery, TypeView};
 use dpc_core::ids::{Birth, Epoch, LaneId, ObjectId, RecordNumber};
 use dpc_core::input::{Settle, Transaction};
 use dpc_core::object::{Hash16, Push, Token};
@@ -132,17 +132,32 @@ impl Checker {
         self.pushes.values().filter(|p| p.ok.is_some()).count()
     }
 
-    pub(crate) fn fail(&mut self, promise: &str, what: String) {
+    /// Notes a broken promise that the caller has found by other means.
+    pub fn fail(&mut self, promise: &str, what: String) {
         self.broken.push(format!("{promise}: {what}"));
     }
 
-    pub(crate) fn add_lane(&mut self, lane: LaneId) {
+    /// A lane comes into the world, with an empty log.
+    pub fn add_lane(&mut self, lane: LaneId) {
         self.model.add_lane(lane);
         self.leased.insert(lane, BTreeMap::new());
     }
 
+    /// P6: claims of a lane grow.
+    pub(crate) fn on_claimed(&mut self, lane: LaneId, epoch: Epoch) {
+        self.p06_claimed(lane, epoch);
+    }
+
+    /// R8: a lane is retired only when nothing is left in it.
+    pub(crate) fn on_retired(&mut self, lane: LaneId) {
+        let left = self.model.lane(lane).things().next().map(|thing| thing.object.id);
+        if let Some(id) = left {
+            self.fail("R8", format!("{} is retired and has {id}", lane.short()));
+        }
+    }
+
     /// A record is durable, or has been found durable.
-    pub(crate) fn on_committed(
+    pub fn on_committed(
         &mut self,
         lane: LaneId,
         number: RecordNumber,
@@ -157,7 +172,8 @@ impl Checker {
         }
     }
 
-    pub(crate) fn on_push(&mut self, lane: LaneId, push: &Push) {
+    /// A client is about to push an object, whose id it has chosen, at a lane.
+    pub fn on_push(&mut self, lane: LaneId, push: &Push) {
         let id = push.id.expect("the world chooses ids");
         let p = self.pushes.entry((id, lane)).or_default();
         p.contents.insert(push.entity.hash());
@@ -165,7 +181,9 @@ impl Checker {
         p.open += 1;
     }
 
-    pub(crate) fn on_pushed(&mut self, lane: LaneId, push: &Push, answer: &Answer) {
+    /// P1, P8 and P9 of the answer to a push that was noted with [`Checker::on_push`]. An answer that
+    /// leaves the outcome open is not told.
+    pub fn on_pushed(&mut self, lane: LaneId, push: &Push, answer: &Answer) {
         let id = push.id.expect("the world chooses ids");
         let p = self.pushes.get_mut(&(id, lane)).expect("it was noted");
         p.open -= 1;
@@ -201,7 +219,8 @@ impl Checker {
         seen.add_if("delivered again", delivery.object.deliveries > 1);
     }
 
-    pub(crate) fn on_settle(&mut self, token: &Token, settle: &Settle) {
+    /// A client is about to settle a lease; the ids of its emits are chosen.
+    pub fn on_settle(&mut self, token: &Token, _version: u32, settle: &Settle) {
         for emit in &settle.emits {
             let id = emit.id.expect("the world chooses ids");
             let p = self.pushes.entry((id, token.lane)).or_default();
@@ -211,12 +230,12 @@ impl Checker {
         self.asked.entry(*token).or_default().push(settle.clone());
     }
 
-    pub(crate) fn on_settled(
+    /// P1 for settles, P3 for repeats, P4 for emits.
+    pub fn on_settled(
         &mut self,
         token: &Token,
         version: u32,
         settle: &Settle,
-        again: bool,
         answer: &Answer,
         seen: &mut Coverage,
     ) {
@@ -231,14 +250,15 @@ impl Checker {
             }
             Answer::RefusedAt(_, refusal) | Answer::Refused(refusal) => {
                 seen.add("settle refused");
-                self.p03_repeat_refused(token, again, refusal);
+                self.p03_repeat_refused(token, content, refusal);
                 self.p08_settle_refused(token, content);
             }
             _ => {}
         }
     }
 
-    pub(crate) fn on_transacted(
+    /// P4 and P8 of the answer to a transaction of these settles and pushes at a lane.
+    pub fn on_transacted(
         &mut self,
         lane: LaneId,
         tokens: &[(Token, u32)],
@@ -252,5 +272,15 @@ impl Checker {
         if matches!(answer, Answer::Done(_)) {
             tokens.iter().for_each(|(token, _)| self.p05_ended(token.lane, token.n));
         }
+    }
+
+    /// P1 after everything: each push that was answered OK has an end, is parked, or lives.
+    pub fn check_all_kept(&mut self) {
+        self.p01_all_kept();
+    }
+
+    /// P13 of a quiet lane.
+    pub fn check_books(&mut self, lane: LaneId, types: &[TypeView]) {
+        self.p13_books_balance(lane, types);
     }
 }

@@ -8,7 +8,7 @@ use dpc_core::decision::Step;
 use dpc_core::effect::Books;
 use dpc_core::ids::{Birth, Epoch, LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::names::{Name, TypeName};
-use dpc_core::object::{Generation, Hash16, Object, Token};
+use dpc_core::object::{Generation, Hash16, Object, SettleMark, Token};
 use dpc_core::record::{End, Ending, Standing, TransferId};
 
 use super::Key;
@@ -31,6 +31,8 @@ pub struct Lane {
     /// The highest epoch of a record.
     pub(super) epoch: Epoch,
     pub(super) hash: Hash16,
+    /// What came with the estate of an adopted lane, parked or before its time.
+    pub(super) inherited: BTreeSet<(TransferId, ObjectId)>,
     pub(super) things: BTreeMap<Loc, Thing>,
     /// The place of what is alive under an id, held or not.
     pub(super) at: BTreeMap<ObjectId, Loc>,
@@ -79,6 +81,8 @@ pub struct Model {
     pub(super) doubtful: BTreeSet<Key>,
     /// Objects that were kept out as duplicates with transfers that then were aborted.
     pub(super) kept_out_in_vain: u64,
+    /// The wall time of the record that is folded.
+    pub(super) wall: Wall,
     pub(super) max_hops: u32,
     /// Pushed objects of the last record, to be compared with what clients said.
     pub(super) fresh: Vec<(ObjectId, Hash16)>,
@@ -152,6 +156,7 @@ impl Model {
             lost: BTreeSet::new(),
             doubtful: BTreeSet::new(),
             kept_out_in_vain: 0,
+            wall: Wall(0),
             max_hops,
             fresh: Vec::new(),
         }
@@ -232,6 +237,22 @@ impl Model {
         self.marks.get(token) == Some(&content)
     }
 
+    /// Whether the object of a lease still carries the mark of that settle: it is the last one of
+    /// its version, and no other answer to its repetition can be right.
+    pub fn keeps_mark(&self, token: &Token, content: Hash16) -> bool {
+        let id = token.object;
+        let is = |mark: &SettleMark| mark.token == *token && mark.content == content;
+        self.lanes.values().any(|lane| {
+            let alive = lane.at.get(&id).and_then(|at| lane.things.get(at));
+            let ends =
+                lane.ends.range((id, Birth::default())..).take_while(|((of, _), _)| *of == id);
+            // What has moved on is marked where it is.
+            let mut ended = ends.filter(|(_, end)| !matches!(end.ending, Ending::Moved(_)));
+            alive.is_some_and(|thing| thing.object.marks.iter().any(is))
+                || ended.any(|(_, end)| end.marks.iter().any(is))
+        })
+    }
+
     /// Objects that are neither ended nor parked, with their lane.
     pub fn unfinished(&self) -> Vec<(LaneId, ObjectId)> {
         let mut found = Vec::new();
@@ -306,7 +327,7 @@ impl Model {
 }
 
 fn is_held(standing: &Standing) -> bool {
-    matches!(standing, Standing::Held(_) | Standing::Shadow(_))
+    matches!(standing, Standing::Held(_) | Standing::HeldParked(..) | Standing::Shadow(_))
 }
 
 /// The sum of two books.

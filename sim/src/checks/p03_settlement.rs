@@ -29,14 +29,15 @@ impl Checker {
         }
     }
 
-    /// Whether a settle that is about to be asked for repeats one that was answered done.
-    pub(crate) fn p03_is_repeat(&self, token: &Token, content: Hash16) -> bool {
+    /// Whether a settle repeats one that was answered done.
+    fn p03_is_repeat(&self, token: &Token, content: Hash16) -> bool {
         self.done.get(token) == Some(&content)
     }
 
-    /// A settle that was answered done is never said to be lost when it is repeated afterwards. A
-    /// node that cannot reach the owner says so.
-    pub(super) fn p03_repeat_refused(&mut self, token: &Token, again: bool, why: &Refusal) {
+    /// A settle that was answered done is never said to be lost when it is repeated while its mark
+    /// is kept. A node that cannot reach the owner says so.
+    pub(super) fn p03_repeat_refused(&mut self, token: &Token, content: Hash16, why: &Refusal) {
+        let again = self.p03_is_repeat(token, content) && self.model.keeps_mark(token, content);
         if again && why.reason != "OWNER_UNREACHABLE" {
             self.fail("P3", format!("a repeated settle of {} was refused", token.object));
         }

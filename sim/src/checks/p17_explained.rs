@@ -61,7 +61,7 @@ impl Checker {
         let l = self.model.lane(lane);
         let alive = l.alive(view.id).map(|t| match t.standing {
             Standing::Parked(_) => State::Parked,
-            Standing::Held(_) => State::Held,
+            Standing::Held(_) | Standing::HeldParked(..) => State::Held,
             Standing::Flowing | Standing::Shadow(_) => State::Ready,
         });
         let ended = l.latest_end(view.id).map(|end| match end.ending {

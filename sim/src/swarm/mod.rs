@@ -14,6 +14,7 @@ mod setup;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use dpc_core::recording::TapeBounds;
 use dpc_core::time::Span;
 
 pub use action::{Action, Pushed, Schedule, Step};
@@ -21,6 +22,7 @@ pub use profile::{FAMILIES, Family, PROFILES, Profile};
 pub use setup::{Options, Setup};
 
 use crate::coverage::Coverage;
+use crate::recorder::Recording;
 use crate::world::World;
 
 /// How one run ended.
@@ -68,13 +70,30 @@ pub fn run(seed: u64, options: &Options) -> Report {
 /// Runs a schedule, all of it or what a caller has left of it. The steps are in order of time. A
 /// panic of the core ends the run and is reported like a broken promise.
 pub fn run_schedule(setup: &Setup, schedule: &[Step]) -> Report {
-    let mut run = phases::Run::new(setup);
+    finish(phases::Run::new(setup), setup, schedule).0
+}
+
+/// Runs one seed and records every core in it, cut like this.
+pub fn record(seed: u64, options: &Options, bounds: TapeBounds) -> (Report, Vec<Recording>) {
+    let (setup, schedule) = draw(seed, options);
+    let mut run = phases::Run::new(&setup);
+    run.world().record(bounds);
+    let (report, mut run) = finish(run, &setup, &schedule);
+    (report, run.world().take_recordings())
+}
+
+fn finish<'a>(
+    mut run: phases::Run<'a>,
+    setup: &Setup,
+    schedule: &[Step],
+) -> (Report, phases::Run<'a>) {
     let ended = catch_unwind(AssertUnwindSafe(|| run.live(schedule)));
     let broken = match ended {
         Ok(ended) => ended.err(),
         Err(panic) => Some(format!("panic: {}", said(panic.as_ref()))),
     };
-    report(setup, schedule.len(), run.world(), broken)
+    let report = report(setup, schedule.len(), run.world(), broken);
+    (report, run)
 }
 
 fn report(setup: &Setup, actions: usize, world: &mut World, broken: Option<String>) -> Report {

@@ -108,8 +108,6 @@ pub enum Op {
         settle: Settle,
         /// The version that was delivered.
         version: u32,
-        /// Whether it repeats one that was answered done.
-        again: bool,
     },
     /// Several settles.
     Transaction {
@@ -464,9 +462,9 @@ impl World {
         }
         match &op {
             Op::Push(pushing) => self.checks.on_pushed(lane, &pushing.push, &answer),
-            Op::Settle { token, settle, version, again, .. } => {
+            Op::Settle { token, settle, version, .. } => {
                 let seen = &mut self.coverage;
-                self.checks.on_settled(token, *version, settle, *again, &answer, seen);
+                self.checks.on_settled(token, *version, settle, &answer, seen);
             }
             Op::Transaction { tokens, transaction, .. } => {
                 self.checks.on_transacted(lane, tokens, transaction, &answer);

@@ -35,7 +35,9 @@ impl World {
         match effect {
             Effect::Reply { to, answer, .. } => self.on_answer(node, to, answer),
             Effect::Deliver(session, delivery) => {
-                self.check_delivery(node, Some(session), &delivery);
+                if !self.is_stale(node, delivery.epoch) {
+                    self.check_delivery(node, Some(session), &delivery);
+                }
                 self.on_delivery(node, session, *delivery);
             }
             Effect::LeaseEnded { session, lease, reason } => {
@@ -74,8 +76,9 @@ impl World {
                 life.store.truncate(below, Box::new(said));
             }
             Effect::Note(note) => self.coverage.note(&note),
-            // Nobody else can claim a lane on a disk of its own.
-            Effect::Renew => {}
+            Effect::Renew => self.nodes[node].life.as_mut().expect("it runs").renew = true,
+            Effect::Retire => self.nodes[node].life.as_mut().expect("it runs").retire = true,
+            Effect::Fenced(epoch) if self.shared.is_some() => self.on_fenced(node, epoch),
             Effect::Fenced(epoch) => {
                 let name = &self.nodes[node].name;
                 self.checks.fail("R1", format!("{name} is fenced by epoch {epoch} of nobody"));
@@ -104,14 +107,13 @@ impl World {
         let now = self.now_of(node);
         let Some(life) = self.nodes[node].life.as_mut() else { return };
         life.store.complete_until(now.mono);
-        if life.appending.is_none()
-            && let Some(record) = life.core.take_record(now)
-        {
+        if let Some(record) = life.take_record(now) {
             if self.dies_at(node, CrashPoint::BeforeAppend) {
                 return;
             }
             let life = self.nodes[node].life.as_mut().expect("it lives on");
             life.appending = Some((record.number, record.bytes.clone()));
+            life.renew = false;
             let to = life.said.clone();
             let number = record.number;
             let said = move |answer| {
@@ -125,6 +127,7 @@ impl World {
                 self.trace.effect(line);
             }
         }
+        self.pump_head(node);
         self.arm(node);
     }
 
@@ -202,6 +205,10 @@ impl World {
                     self.on_committed(node, number);
                 }
             }
+            Answered::Appended(_, Appended::DefinitelyNot(StoreError::Fenced { epoch })) => {
+                self.feed(node, Input::Fenced(epoch));
+            }
+            Answered::Head { retired, answer } => self.on_head_answer(node, retired, answer),
             Answered::Appended(number, Appended::DefinitelyNot(e) | Appended::Unknown(e)) => {
                 // After a failed write the process ends; it never tries again.
                 self.coverage.add("stopped by its store");
@@ -229,6 +236,21 @@ impl World {
                 self.checks.fail("R8", format!("a truncation was refused: {error}"));
             }
             Answered::Claimed(_) => unreachable!("claims are answered before the start"),
+        }
+    }
+
+    fn on_head_answer(&mut self, node: usize, retired: bool, answer: Appended) {
+        self.nodes[node].life.as_mut().expect("it has asked").head_asked = false;
+        match answer {
+            Appended::Committed if retired => self.on_retired(node),
+            Appended::Committed => self.feed(node, Input::Renewed),
+            Appended::DefinitelyNot(StoreError::Fenced { epoch }) => {
+                self.feed(node, Input::Fenced(epoch));
+            }
+            Appended::DefinitelyNot(_) | Appended::Unknown(_) => {
+                self.coverage.add("stopped by its store");
+                self.kill(node, Power::Stays);
+            }
         }
     }
 
@@ -263,7 +285,7 @@ impl World {
         let now = self.now_of(node);
         let life = self.nodes[node].life.as_mut().expect("nothing has ended it");
         let mut fx = Effects::new();
-        life.core.handle(now, Input::Committed(number), &mut fx);
+        life.handle(now, Input::Committed(number), &mut fx);
         if self.dies_at(node, CrashPoint::AfterCommit) {
             return;
         }

@@ -90,6 +90,9 @@ impl World {
             return;
         }
         self.nodes[node].paused = Some(self.now);
+        for guest in self.guests(node) {
+            self.nodes[guest].paused = Some(self.now);
+        }
         self.trace.headline(self.now, &format!("{} is paused", self.nodes[node].name));
         self.coverage.add("paused");
         let wires: Vec<usize> = self.wires_of(node).collect();
@@ -101,7 +104,11 @@ impl World {
         let Some(since) = self.nodes[node].paused.take() else { return };
         self.trace.headline(self.now, &format!("{} goes on", self.nodes[node].name));
         self.coverage.add_if("paused for more than 30 s", self.now - since > Span::secs(30));
-        let deferred = std::mem::take(&mut self.nodes[node].deferred);
+        let mut deferred = std::mem::take(&mut self.nodes[node].deferred);
+        for guest in self.guests(node) {
+            self.nodes[guest].paused = None;
+            deferred.append(&mut self.nodes[guest].deferred);
+        }
         let heard = |e: &Event| matches!(e, Event::Read { .. } | Event::Think { .. });
         self.coverage.add_if("went on with queued input", deferred.iter().any(heard));
         for event in deferred {

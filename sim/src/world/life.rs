@@ -9,11 +9,13 @@ use dpc_core::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
 use dpc_core::names::Name;
 use dpc_core::record;
 use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, Store, StoreError};
-use dpc_core::{Core, Effect, Effects, Input, Mono, PartInfo, Settings};
+use dpc_core::{Core, Effect, Effects, Input, Mono, Now, PartInfo, Record, Settings};
 
 use super::faults::{Clock, Doom};
-use super::{CrashPoint, Event, World, lane_id};
+use super::shared::{AnyStore, SELF_FENCE_AFTER};
+use super::{CrashPoint, Event, World};
 use crate::dice::Dice;
+use crate::recorder::Recorder;
 use crate::store::{Backup, SimDisk, SimStore};
 
 /// One node: what outlives its process, and the process if it runs.
@@ -27,6 +29,8 @@ pub struct Node {
     /// Its id index: parts of the log, never synced.
     pub(crate) index: BTreeMap<u64, PartIds>,
     pub(crate) life: Option<Life>,
+    /// The node whose process runs it, for the core of an adopted lane.
+    pub host: Option<usize>,
     /// Counts its starts; the incarnation.
     pub(crate) lives: u64,
     pub(crate) links: u64,
@@ -52,12 +56,18 @@ pub struct Node {
 /// A running process.
 pub(crate) struct Life {
     pub(crate) core: Core,
-    pub(crate) store: SimStore,
+    pub(crate) recorder: Option<Recorder>,
+    pub(crate) store: AnyStore,
     pub(crate) said: Said,
     pub(crate) epoch: Epoch,
     pub(crate) committed: RecordNumber,
     /// The record that is being appended.
     pub(crate) appending: Option<(RecordNumber, Bytes)>,
+    /// The head is to be renewed, or the lane retired, when nothing else is on its way.
+    pub(crate) renew: bool,
+    pub(crate) retire: bool,
+    /// One of these is on its way.
+    pub(crate) head_asked: bool,
     /// Effects that wait for a commit, in order.
     pub(crate) gate: VecDeque<(RecordNumber, Effect)>,
     /// Which end of which wire each link is.
@@ -75,6 +85,7 @@ pub(crate) enum Answered {
     Appended(RecordNumber, Appended),
     Read(Result<Vec<(RecordNumber, Bytes)>, StoreError>),
     Truncated(Result<(), StoreError>),
+    Head { retired: bool, answer: Appended },
 }
 
 /// How a process ends.
@@ -84,6 +95,31 @@ pub enum Power {
     Stays,
     /// The machine loses power: what was not synced may be lost or torn.
     Cut,
+}
+
+impl Life {
+    /// Tells core something. With a recorder its effects are new ones.
+    pub(crate) fn handle(&mut self, now: Now, input: Input, fx: &mut Effects) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.call(now, &input);
+        }
+        self.core.handle(now, input, fx);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.outcome(&mut self.core, fx);
+        }
+    }
+
+    /// The next record, if none is on its way.
+    pub(crate) fn take_record(&mut self, now: Now) -> Option<Record> {
+        if self.appending.is_some() || self.head_asked {
+            return None;
+        }
+        let record = self.core.take_record(now);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.take(now, record.as_ref());
+        }
+        record
+    }
 }
 
 impl Node {
@@ -102,14 +138,23 @@ impl World {
     /// Adds a node and starts it.
     pub fn add_node(&mut self) -> usize {
         let n = self.nodes.len();
-        let lane = lane_id(n + 1);
+        let lane = self.fresh_lane(n);
         let name = Name::new("node", &format!("n{}", n + 1)).expect("a valid name");
+        self.push_node(name, lane);
+        self.checks.add_lane(lane);
+        self.boot(n);
+        n
+    }
+
+    pub(crate) fn push_node(&mut self, name: Name, lane: LaneId) -> usize {
+        let n = self.nodes.len();
         self.nodes.push(Node {
             name,
             lane,
             disk: SimDisk::new(self.plan.seed ^ (n as u64 + 1) << 32, lane),
             index: BTreeMap::new(),
             life: None,
+            host: None,
             lives: 0,
             links: 0,
             sessions: 0,
@@ -124,18 +169,21 @@ impl World {
             paused: None,
             deferred: Vec::new(),
         });
-        self.checks.add_lane(lane);
-        self.boot(n);
         n
     }
 
     /// Starts a dead node from its disk.
     pub fn restart(&mut self, node: usize) {
-        if self.nodes[node].life.is_some() {
+        if self.runs(node) || self.nodes[node].host.is_some() {
             return;
         }
         self.trace.headline(self.now, &format!("{} starts again", self.nodes[node].name));
         self.boot(node);
+        self.come_back(node);
+    }
+
+    /// Links and clients find a node again.
+    pub(crate) fn come_back(&mut self, node: usize) {
         let wires: Vec<usize> = self.wires_of(node).collect();
         for wire in wires {
             self.after(self.plan.latency, Event::Dial { wire });
@@ -148,6 +196,9 @@ impl World {
     }
 
     fn boot(&mut self, node: usize) {
+        if self.shared.is_some() {
+            return self.start_process(node);
+        }
         if let Some(at) = self.nodes[node].disk.stalled_until(self.now) {
             // It waits for its disk.
             return self.at(at, Event::Restart { node });
@@ -171,25 +222,41 @@ impl World {
             Ok(records) => records,
             Err(error) => return self.does_not_start(node, &error),
         };
-        let (core, loaded) = self.recover(node, &records, claimed);
+        let mut life = self.new_life(node, &records, AnyStore::Disk(store), claimed);
+        let mut fx = Effects::new();
+        life.core.start(self.now_of(node), &mut fx);
+        life.recorder = self.recording.map(|bounds| Recorder::new(&mut life.core, bounds));
+        self.nodes[node].life = Some(life);
+        self.perform(node, fx);
+        self.pump(node);
+    }
+
+    /// A process with a core recovered from these records.
+    pub(crate) fn new_life(
+        &mut self,
+        node: usize,
+        records: &[(RecordNumber, Bytes)],
+        store: AnyStore,
+        claimed: Claimed,
+    ) -> Life {
+        let (core, loaded) = self.recover(node, records, claimed);
         self.coverage.add_if("index part rebuilt", loaded);
-        let mut life = Life {
+        Life {
             core,
+            recorder: None,
             store,
-            said,
+            said: Said::default(),
             epoch: claimed.epoch,
             committed: claimed.last,
             appending: None,
+            renew: false,
+            retire: false,
+            head_asked: false,
             gate: VecDeque::new(),
             links: BTreeMap::new(),
             wake_at: None,
             store_at: None,
-        };
-        let mut fx = Effects::new();
-        life.core.start(self.now_of(node), &mut fx);
-        self.nodes[node].life = Some(life);
-        self.perform(node, fx);
-        self.pump(node);
+        }
     }
 
     /// What a process says when its store does not let it begin, and ends.
@@ -245,24 +312,37 @@ impl World {
 
     pub(crate) fn settings(&self, node: usize) -> Settings {
         let n = &self.nodes[node];
+        let process = n.host.unwrap_or(node);
+        let shared = self.shared.is_some();
+        let incarnation = if shared { (process as u64 + 1) << 32 | n.lives } else { n.lives };
         Settings {
             name: n.name.clone(),
             lane: n.lane,
-            incarnation: Incarnation(n.lives),
+            incarnation: Incarnation(incarnation),
             seed: self.plan.seed ^ (node as u64) << 8 ^ n.lives << 40,
             limits: self.plan.limits.clone(),
-            fence: None,
+            fence: shared.then_some(SELF_FENCE_AFTER),
+            heir: n.host.map(|host| self.nodes[host].lane),
         }
+    }
+
+    /// What is left of a life is its recording.
+    pub(crate) fn bury(&mut self, mut life: Life) {
+        self.recordings.extend(life.recorder.take().map(Recorder::end));
     }
 
     /// Ends a node's process.
     pub fn kill(&mut self, node: usize, power: Power) {
+        if let Some(host) = self.nodes[node].host {
+            return self.kill(host, power);
+        }
+        self.end_process(node);
         let Some(life) = self.nodes[node].life.take() else { return };
         let verb = if power == Power::Cut { "loses power" } else { "is killed" };
         self.trace.headline(self.now, &format!("{} {verb}", self.nodes[node].name));
         self.coverage.add_if("killed while a record was on its way", life.appending.is_some());
         self.coverage.add_if("killed with effects in the gate", !life.gate.is_empty());
-        drop(life);
+        self.bury(life);
         if power == Power::Cut {
             self.nodes[node].disk.power_cut();
         }
@@ -280,7 +360,10 @@ impl World {
 
     /// A core recovered from a node's log as it is, beside the one that runs.
     pub fn recovered_twin(&mut self, node: usize) -> Core {
-        let (first, records) = self.nodes[node].disk.contents();
+        let (first, records) = match &self.shared {
+            Some(shared) => shared.db.contents(self.nodes[node].lane),
+            None => self.nodes[node].disk.contents(),
+        };
         let last = records.last();
         let claimed = Claimed {
             epoch: self.nodes[node].life.as_ref().map_or(Epoch(1), |l| l.epoch),
@@ -301,7 +384,7 @@ impl World {
         let now = self.now_of(node);
         let Some(life) = self.nodes[node].life.as_mut() else { return };
         let mut fx = Effects::new();
-        life.core.handle(now, input, &mut fx);
+        life.handle(now, input, &mut fx);
         self.perform(node, fx);
         self.pump(node);
     }

@@ -56,13 +56,12 @@ impl World {
         }
         let settle = finalise(LeaseRef::Token(token), Vec::new());
         if !forged {
-            self.checks.on_settle(&token, &settle);
+            self.checks.on_settle(&token, version, &settle);
         }
         let op = if forged {
             Op::Forged { node, token, content: settle.content_hash() }
         } else {
-            let again = self.checks.p03_is_repeat(&token, settle.content_hash());
-            Op::Settle { node, token, settle: settle.clone(), version, again }
+            Op::Settle { node, token, settle: settle.clone(), version }
         };
         let to = self.ask(op);
         self.feed(node, Input::Settle(to, Lessee::Bearer, settle));

@@ -11,12 +11,14 @@ mod life;
 mod look;
 mod misuse;
 mod settle;
+mod shared;
 mod wire;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use dpc_core::ids::{Epoch, LaneId, ObjectId, RecordNumber};
+use dpc_core::recording::TapeBounds;
 use dpc_core::time::{Mono, Now, Span, Wall};
 use dpc_core::{Limits, Wake};
 
@@ -24,10 +26,12 @@ pub use client::{Client, Mode, Op, Pushing, Wish};
 pub use faults::CrashPoint;
 pub use life::{Node, Power};
 pub use misuse::{BadEmits, Forgery};
+pub use shared::{DEAD_AFTER, SELF_FENCE_AFTER};
 pub use wire::Wire;
 
 use crate::checks::Checker;
 use crate::coverage::Coverage;
+use crate::recorder::{Recorder, Recording};
 use crate::trace::Trace;
 
 /// Wall time at the start of every world.
@@ -105,6 +109,12 @@ pub(crate) enum Event {
     Reconnect { client: usize },
     /// A push without an answer is said again.
     Retry { push: Box<Pushing> },
+    /// The store has something to say to a process, or its membership has something to do.
+    Process { node: usize, life: u64 },
+    /// A process that starts asks again for its lane.
+    AskForLane { node: usize, life: u64 },
+    /// A probe of another process has been answered, or not.
+    Probed { node: usize, life: u64, owner: Box<dpc_core::shared::Owner> },
 }
 
 struct Queued {
@@ -137,6 +147,8 @@ pub struct World {
     seq: u64,
     events: BinaryHeap<Reverse<Queued>>,
     pub(crate) nodes: Vec<Node>,
+    /// What the nodes share, if their lanes are in one store.
+    pub(crate) shared: Option<shared::Shared>,
     pub(crate) wires: Vec<Wire>,
     pub(crate) conns: u64,
     pub(crate) clients: Vec<Client>,
@@ -164,6 +176,10 @@ pub struct World {
     look_at: Mono,
     /// What operators were answered, newest last.
     pub answers: Vec<dpc_core::Answer>,
+    /// How cores are recorded, if they are.
+    pub(crate) recording: Option<TapeBounds>,
+    /// Recordings of the lives that have ended.
+    pub(crate) recordings: Vec<Recording>,
 }
 
 impl World {
@@ -174,6 +190,7 @@ impl World {
             seq: 0,
             events: BinaryHeap::new(),
             nodes: Vec::new(),
+            shared: None,
             wires: Vec::new(),
             conns: 0,
             clients: Vec::new(),
@@ -190,8 +207,25 @@ impl World {
             look_at: Mono(0),
             check_every: 1,
             answers: Vec::new(),
+            recording: None,
+            recordings: Vec::new(),
             plan,
         }
+    }
+
+    /// Records every core from here on.
+    pub fn record(&mut self, bounds: TapeBounds) {
+        self.recording = Some(bounds);
+        for life in self.nodes.iter_mut().filter_map(|n| n.life.as_mut()) {
+            life.recorder = Some(Recorder::new(&mut life.core, bounds));
+        }
+    }
+
+    /// The recordings of all lives so far.
+    pub fn take_recordings(&mut self) -> Vec<Recording> {
+        let living = self.nodes.iter_mut().filter_map(|n| n.life.as_mut()?.recorder.take());
+        self.recordings.extend(living.map(Recorder::end));
+        std::mem::take(&mut self.recordings)
     }
 
     /// The time since the world began.
@@ -295,6 +329,9 @@ impl World {
             Event::HungUp { node, life, session } => self.on_hung_up(node, life, session),
             Event::Reconnect { client } => self.on_reconnect(client),
             Event::Retry { push } => self.send_push(*push),
+            Event::Process { node, life } => self.on_process(node, life),
+            Event::AskForLane { node, life } => self.on_ask_for_lane(node, life),
+            Event::Probed { node, life, owner } => self.on_probed(node, life, &owner),
         }
     }
 
@@ -306,6 +343,9 @@ impl World {
             | Event::HungUp { node, .. }
             | Event::Read { node, .. }
             | Event::Think { node, .. }
+            | Event::Process { node, .. }
+            | Event::AskForLane { node, .. }
+            | Event::Probed { node, .. }
             | Event::Lost { node, .. } => Some(*node),
             Event::Arrive { .. }
             | Event::Keepalive { .. }
@@ -323,7 +363,9 @@ impl World {
 
     /// The node of a lane.
     pub fn node_of(&self, lane: LaneId) -> Option<usize> {
-        self.nodes.iter().position(|n| n.lane == lane)
+        let of = |n: &&Node| n.lane == lane;
+        let up = self.nodes.iter().position(|n| of(&n) && n.is_up());
+        up.or_else(|| self.nodes.iter().position(|n| of(&n)))
     }
 
     /// Stops at the first broken promise: what it was.

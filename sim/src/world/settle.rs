@@ -89,10 +89,9 @@ impl World {
             let line = self.settle_line(node, delivery, &settle);
             self.trace.input(self.now, line);
         }
-        self.checks.on_settle(&token, &settle);
+        self.checks.on_settle(&token, delivery.object.version, &settle);
         let version = delivery.object.version;
-        let again = self.checks.p03_is_repeat(&token, settle.content_hash());
-        let to = self.ask(Op::Settle { node, token, settle: settle.clone(), version, again });
+        let to = self.ask(Op::Settle { node, token, settle: settle.clone(), version });
         self.feed(node, Input::Settle(to, lessee, settle));
     }
 
@@ -123,7 +122,7 @@ impl World {
             let Some(delivery) = self.clients[client].hand.remove(lease) else { continue };
             let settle = self.settle_of(LeaseRef::Number(*lease), mode, 0);
             let token = self.token_of(node, &delivery);
-            self.checks.on_settle(&token, &settle);
+            self.checks.on_settle(&token, delivery.object.version, &settle);
             tokens.push((token, delivery.object.version));
             settles.push(settle);
         }

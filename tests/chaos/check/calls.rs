@@ -118,6 +118,10 @@ pub(super) fn check_untouched(story: &Story<'_>, verdict: &mut Verdict) {
             continue;
         }
         verdict.saw("calls of untouched clients");
+        if let (Some(answered), []) = (unit.answered, &unit.call.settles[..]) {
+            let faulty = story.first_fault.is_some_and(|first| unit.asked > first);
+            verdict.untouched[usize::from(faulty)].push(answered - unit.asked);
+        }
         // Refusals that the client has asked for.
         let own_fault = ["ID_REUSED", "LEASE_LOST"].contains(&unit.reason());
         let good = unit.outcome() == Outcome::Done || (unit.outcome() == Outcome::Not && own_fault);

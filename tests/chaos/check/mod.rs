@@ -44,6 +44,8 @@ pub(crate) struct Verdict {
     pub(crate) violations: Vec<Violation>,
     /// How often what was seen: a check that has looked at nothing has shown nothing.
     pub(crate) seen: BTreeMap<&'static str, u64>,
+    /// Microseconds that pushes of untouched clients took, before the first fault and after it.
+    pub(crate) untouched: [Vec<u64>; 2],
 }
 
 impl Verdict {
@@ -83,6 +85,7 @@ pub(crate) fn check_with(lines: &[Line], logs: Option<&Logs>) -> Verdict {
     if let Some(logs) = logs {
         logs::check(&story, logs, &mut verdict);
     }
+    verdict.untouched.iter_mut().for_each(|took| took.sort_unstable());
     for line in lines {
         match &line.event {
             Event::Left { what } => verdict.fail("P11", what),

@@ -60,6 +60,7 @@ pub(super) struct Story<'a> {
     /// What the nodes said at the end, by id.
     pub(super) states: BTreeMap<&'a str, Vec<&'a State>>,
     pub(super) types: Vec<&'a Type>,
+    pub(super) first_fault: Option<u64>,
 }
 
 impl<'a> Story<'a> {
@@ -106,7 +107,10 @@ impl<'a> Story<'a> {
                 Event::State(state) => story.states.entry(&state.id).or_default().push(state),
                 Event::Type(of) => story.types.push(of),
                 Event::Inventory => complete = true,
-                Event::Fault { .. } | Event::Died { .. } | Event::Left { .. } => {}
+                Event::Fault { .. } => {
+                    story.first_fault.get_or_insert(*at);
+                }
+                Event::Died { .. } | Event::Left { .. } => {}
             }
         }
         if !complete {

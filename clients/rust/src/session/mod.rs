@@ -29,9 +29,6 @@ pub use self::delivery::{Delivered, Delivery, FencingKey, Taken};
 pub use self::settle::{BatchError, BatchSettled, Settle, Settled, Verb};
 pub use self::transaction::{Commit, Transaction};
 
-/// The lease of a subscription that names none, as nodes have it.
-const LEASE: Duration = Duration::from_secs(30);
-
 /// What subscription, deliveries, body and task share.
 pub(crate) struct Session {
     state: Mutex<State>,
@@ -147,7 +144,7 @@ impl Subscribe {
         if self.patterns.is_empty() {
             return Err(Error::invalid("patterns", "at least one pattern is needed"));
         }
-        let state = State::new(self.plan(), self.lease.unwrap_or(LEASE));
+        let state = State::new(self.plan(), self.lease);
         let session = Arc::new(Session {
             state: Mutex::new(state),
             nodes: self.nodes,

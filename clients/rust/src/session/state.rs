@@ -24,6 +24,9 @@ const OPS_MAX: usize = 200_000;
 /// How far back a settle looks for one that ends in the same way.
 const MERGE_DEPTH: usize = 4;
 
+/// The lease of a subscription that names none, if the node does not say what it is there.
+const LEASE: Duration = Duration::from_secs(30);
+
 /// A lease of this stream that the application holds.
 pub(super) struct Held {
     /// When it was last known to run for its full time.
@@ -36,7 +39,10 @@ pub(super) struct Held {
 
 pub(super) struct State {
     pub(super) plan: Vec<v1::Subscribe>,
+    /// How long leases run, from their arrival or their extension.
     lease: Duration,
+    /// The application chose it; otherwise the node says what its leases are.
+    lease_chosen: bool,
     /// The open stream.
     pub(super) info: Option<Arc<Info>>,
     /// Counts streams: bodies of older ones end.
@@ -76,10 +82,11 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(plan: Vec<v1::Subscribe>, lease: Duration) -> Self {
+    pub(super) fn new(plan: Vec<v1::Subscribe>, lease: Option<Duration>) -> Self {
         Self {
             plan,
-            lease,
+            lease: lease.unwrap_or(LEASE),
+            lease_chosen: lease.is_some(),
             info: None,
             stream: 0,
             buffer: VecDeque::new(),
@@ -165,6 +172,10 @@ impl State {
             Ok(given) => given,
         };
         let limits = limits.copied().unwrap_or_default();
+        if !self.lease_chosen {
+            let told = limits.lease.and_then(|lease| Duration::try_from(lease).ok());
+            self.lease = told.filter(|lease| !lease.is_zero()).unwrap_or(LEASE);
+        }
         self.items_max = or(limits.items.into(), ITEMS_MAX);
         self.message_max = or(limits.message_bytes, usize::MAX);
         self.bytes_max = self.message_max.min(MESSAGE_BYTES_MAX);

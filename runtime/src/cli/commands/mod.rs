@@ -8,6 +8,7 @@ pub(super) mod parked;
 pub(super) mod push;
 pub(super) mod serve;
 pub(super) mod settle;
+pub(super) mod sim;
 pub(super) mod sub;
 pub(super) mod subscribe;
 pub(super) mod types;

@@ -56,6 +56,12 @@ fn the_documented_commands_parse() {
         "dpc node drain --wait",
         "dpc node resume",
         "dpc node forget b --reclaim --yes",
+        "dpc sim run",
+        "dpc sim run --seed 7 --profile partitions --nodes 3 --only 3,17..20 --trace",
+        "dpc sim run --seed 7 -v",
+        "dpc sim run --seeds 0..1000 --jobs 2 -o json",
+        "dpc sim run --minutes 5 --profile none",
+        "dpc sim meta --seed 7 --profile disk",
         "dpc config show --origin --set limits.max_hops=2 --output json",
         "dpc config validate F",
         "dpc completion bash",
@@ -103,7 +109,16 @@ fn wrong_usage_is_refused() {
         "dpc completion powershell",
         "dpc object get ID -o yaml",
         "dpc bench",
-        "dpc sim run",
+        "dpc sim",
+        "dpc sim run --node a:1",
+        "dpc sim run --seed 7 --seeds 0..9",
+        "dpc sim run --seed 7 --minutes 1",
+        "dpc sim run --seeds 0..9 --minutes 1",
+        "dpc sim run --seeds 9",
+        "dpc sim run --profile fire",
+        "dpc sim run --trace",
+        "dpc sim run --only 3",
+        "dpc sim meta --seeds 0..9",
         "dpc store check",
     ];
     for line in lines {
@@ -149,8 +164,10 @@ fn only_verbs_that_ask_a_node_offer_it() {
         ("dpc object get --help", true),
         ("dpc serve --help", false),
         ("dpc config show --help", false),
+        ("dpc sim run --help", false),
     ] {
         let help = parse(line).map(|_| ()).expect_err("prints help").to_string();
+        assert!(!help.starts_with("Which nodes"), "{line} says what it does: {help}");
         assert_eq!(help.contains("--node <ADDR"), offered, "{line}: {help}");
         assert!(help.contains("--output"), "{line}: {help}");
     }

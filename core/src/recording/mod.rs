@@ -1,0 +1,16 @@
+//! The flight recorder's part of core: what goes in, a snapshot to start from, and the same again.
+
+pub(crate) mod elide;
+mod hashes;
+mod read;
+mod replay;
+mod sliced;
+mod snapshot;
+mod tape;
+
+pub(crate) use hashes::Hashes;
+pub use read::BadRecording;
+pub use replay::{Agreement, Played, PlayedCall, Playing, Replay};
+pub(crate) use sliced::{SlicedMap, SlicedSet, SlicedVec, Slices};
+pub use snapshot::{BadSnapshot, Slice};
+pub use tape::{Chunk, RECORDING_FORMAT, SegmentHead, Tape, TapeBounds};

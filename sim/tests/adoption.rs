@@ -1,0 +1,249 @@
+//! Failover over a shared store: lanes of nodes that are gone are adopted, run until they are empty,
+//! and retired. Every promise is checked at every step, as in the swarm.
+
+use dpc_core::ids::{LaneId, ObjectId};
+use dpc_core::input::{Operator, Which};
+use dpc_core::shared::LaneState;
+use dpc_core::time::Span;
+use sim::shared::{Rates, SharedDb};
+use sim::world::{DEAD_AFTER, Mode, Plan, Power, Wish, World};
+
+/// From the death of a node to the end of its lane, without faults: silence, verdict, turns, and
+/// the work itself.
+const FAILOVER: Span = Span::secs(25);
+
+struct Story {
+    world: World,
+    db: SharedDb,
+}
+
+impl Story {
+    /// So many nodes, each linked to each other.
+    fn new(seed: u64, nodes: usize) -> Self {
+        let trace = std::env::var("DPC_TRACE").is_ok();
+        let mut world = World::new(Plan { trace, ..Plan::story(seed) });
+        let db = world.share_store(8);
+        for node in 0..nodes {
+            world.add_node();
+            (0..node).for_each(|other| {
+                world.link(other, node);
+            });
+        }
+        let mut story = Self { world, db };
+        story.pass(Span::secs(3));
+        story
+    }
+
+    fn pass(&mut self, span: Span) {
+        let until = self.world.now() + span;
+        while self.world.step(until) {
+            if let Some(broken) = self.world.broken().map(str::to_owned) {
+                println!("{}", self.world.trace.take());
+                panic!("{broken}");
+            }
+        }
+        self.world.run_for(until - self.world.now());
+    }
+
+    fn fail_over(&mut self) {
+        self.pass(DEAD_AFTER);
+        self.pass(FAILOVER);
+    }
+
+    fn lane(&self, node: usize) -> LaneId {
+        self.world.nodes()[node].lane
+    }
+
+    fn state(&self, lane: LaneId) -> LaneState {
+        self.db.head(lane, self.world.now()).expect("the lane was made").state
+    }
+
+    fn subscribe(&mut self, node: usize, mode: Mode) -> usize {
+        let wish = Wish {
+            node,
+            pattern: "img".to_owned(),
+            processor: "default".to_owned(),
+            credit: 16,
+            mode,
+            lease: None,
+        };
+        self.world.subscribe(wish)
+    }
+
+    fn push(&mut self, node: usize, text: &str) -> ObjectId {
+        self.world.push_text(node, "img", text)
+    }
+
+    fn push_later(&mut self, node: usize, delay: Span) -> ObjectId {
+        let id = self.world.new_id();
+        let push = World::timed_push(id, "img", "later", Some(delay), None);
+        self.world.push(node, push, 0);
+        id
+    }
+
+    fn deliveries(&self) -> u64 {
+        self.world.checks.deliveries()
+    }
+
+    /// Everything has come to an end, and the books of every lane balance.
+    fn end(mut self) {
+        self.world.checks.check_all_kept();
+        let left = self.world.checks.unfinished();
+        if !left.is_empty() {
+            println!("{}", self.world.trace.take());
+            panic!("P11: not finished: {left:?}");
+        }
+        if let Err(broken) = self.world.end_of_story() {
+            panic!("{broken}");
+        }
+    }
+}
+
+#[test]
+fn a_node_is_killed_for_ever_and_its_objects_are_delivered_by_others() {
+    let mut story = Story::new(1, 3);
+    for n in 0..40 {
+        story.push(1, &format!("{n}"));
+    }
+    let dead = story.lane(1);
+    story.pass(Span::secs(2));
+    story.world.kill(1, Power::Stays);
+    story.subscribe(0, Mode::Finalise);
+    story.pass(DEAD_AFTER);
+    assert_eq!(story.deliveries(), 0, "it may live still");
+    story.pass(FAILOVER);
+    assert_eq!(story.deliveries(), 40);
+    assert_eq!(story.state(dead), LaneState::Retired);
+    story.end();
+}
+
+#[test]
+fn what_is_delayed_or_parked_moves_to_the_adopter_as_it_is() {
+    let mut story = Story::new(2, 2);
+    let later = story.push_later(0, Span::secs(90));
+    let poison = story.push(0, "poison");
+    let rejecting = story.subscribe(0, Mode::Reject);
+    story.pass(Span::secs(2));
+    story.world.leave(rejecting);
+    let dead = story.lane(0);
+    story.world.kill(0, Power::Stays);
+    story.subscribe(1, Mode::Finalise);
+    story.fail_over();
+    assert_eq!(story.state(dead), LaneState::Retired);
+    let heir = story.lane(1);
+    let there: Vec<ObjectId> =
+        story.world.checks.model.lane(heir).things().map(|t| t.object.id).collect();
+    assert!(there.contains(&later) && there.contains(&poison), "{there:?}");
+    assert_eq!(story.deliveries(), 1, "the one that was rejected, once");
+    story.pass(Span::secs(60));
+    assert_eq!(story.deliveries(), 2, "its time has come");
+    story.world.operate(1, Operator::Redrive(Which::All));
+    story.pass(Span::secs(5));
+    assert_eq!(story.deliveries(), 3);
+    story.end();
+}
+
+/// A process that was stopped for longer than `dead_after` and goes on.
+#[test]
+fn a_zombie_is_fenced_and_comes_back_with_a_new_lane() {
+    let mut story = Story::new(3, 3);
+    let holding = story.subscribe(1, Mode::Hold);
+    for n in 0..5 {
+        story.push(1, &format!("{n}"));
+    }
+    story.pass(Span::secs(2));
+    assert_eq!(story.deliveries(), 5);
+    let before = story.lane(1);
+    story.world.pause(1);
+    story.subscribe(0, Mode::Finalise);
+    story.fail_over();
+    assert_eq!(story.deliveries(), 10, "others have them now");
+    story.world.leave(holding);
+    story.world.resume_process(1);
+    story.pass(Span::secs(5));
+    assert_eq!(story.world.coverage.get("fenced"), 1);
+    assert_ne!(story.lane(1), before);
+    story.push(1, "after");
+    story.pass(Span::secs(10));
+    story.end();
+}
+
+#[test]
+fn a_node_that_restarts_in_time_takes_its_own_lane_again() {
+    let mut story = Story::new(4, 2);
+    story.push(0, "kept");
+    story.pass(Span::secs(1));
+    let lane = story.lane(0);
+    story.world.kill(0, Power::Cut);
+    story.pass(Span::secs(6));
+    story.world.restart(0);
+    story.pass(Span::secs(2));
+    story.subscribe(1, Mode::Finalise);
+    story.pass(Span::secs(5));
+    assert_eq!((story.lane(0), story.deliveries()), (lane, 1));
+    assert_eq!(story.world.coverage.get("a lane was adopted"), 0);
+    story.end();
+}
+
+/// An observer that cannot reach the store declares nobody dead, and delivers nothing after its own
+/// proof has run out; the others take it for dead, cannot reach it, and take over.
+#[test]
+fn a_node_that_is_cut_off_from_the_store_is_replaced() {
+    let mut story = Story::new(5, 3);
+    story.push(1, "one");
+    story.pass(Span::secs(1));
+    let now = story.world.now();
+    story.db.cut(1, now + Span::secs(40));
+    for other in [0, 2] {
+        let wire = story.world.wire_between(1, other).expect("all are linked");
+        story.world.cut(wire);
+    }
+    story.subscribe(2, Mode::Finalise);
+    story.fail_over();
+    assert_eq!(story.deliveries(), 1);
+    for wire in 0..3 {
+        story.world.heal(wire);
+    }
+    story.pass(Span::secs(60));
+    story.end();
+}
+
+#[test]
+fn two_survivors_that_claim_at_once_are_told_apart_by_the_store() {
+    for seed in 10..20 {
+        let mut story = Story::new(seed, 4);
+        story.push(3, "one");
+        story.pass(Span::secs(1));
+        story.db.set_rates(Rates {
+            stale: 80,
+            lost_applied: 15,
+            lost_later: 15,
+            ..Rates::default()
+        });
+        story.world.kill(3, Power::Stays);
+        story.subscribe(0, Mode::Finalise);
+        story.fail_over();
+        story.db.heal();
+        story.pass(FAILOVER);
+        story.end();
+    }
+}
+
+/// The adopter dies, too: what it had adopted is an orphan like any other.
+#[test]
+fn an_adopter_that_dies_is_adopted_with_all_it_had() {
+    let mut story = Story::new(6, 4);
+    for n in 0..10 {
+        story.push(3, &format!("{n}"));
+    }
+    story.pass(Span::secs(1));
+    story.world.kill(3, Power::Stays);
+    story.fail_over();
+    let adopter = (0..3).find(|n| !story.world.guests(*n).is_empty()).expect("somebody adopts");
+    story.world.kill(adopter, Power::Cut);
+    let survivor = (0..3).find(|n| *n != adopter).expect("two are left");
+    story.subscribe(survivor, Mode::Finalise);
+    story.fail_over();
+    assert_eq!(story.deliveries(), 10);
+    story.end();
+}

@@ -1,0 +1,56 @@
+//! Disks that fail under the full stack.
+
+use std::time::Duration;
+
+use dpc_client::{Outcome, PushStatus};
+use sim::contract::Fault;
+
+use super::{SOON, client, finish, net, next, object, push_many, task, wait};
+use crate::world::State;
+
+/// A sync fails: the node stops, and says OK to nothing that it had not synced. After its start a
+/// push without an answer is repeated, whichever way the record went.
+pub(super) fn failed_sync() {
+    let mut net = net(&[&[]]);
+    let pushed = task(&mut net, "sender", |world| async move {
+        let long = |options: dpc_client::Options| options.give_up_after(Duration::from_secs(20));
+        let client = super::client_with(&world, "sender", &[0], long);
+        push_many(&world, &client, 0, 5, "img").await;
+        world.lock().nodes[0].fail_next(Fault::SyncFails);
+        client.push(object(&world, 9, "img", "x")).await
+    });
+    let down =
+        |net: &mut crate::net::Net<'_>| matches!(net.world.lock().nodes[0].state, State::Down);
+    assert!(net.run_until(SOON, down), "the node stops by itself");
+    assert_eq!(net.world.lock().coverage.get("stopped by its store"), 1);
+    net.run_for(Duration::from_secs(1));
+    assert!(pushed.take().is_none(), "nobody can answer now");
+    net.restart(0);
+    let receipt = wait(&mut net, SOON, "the repeated push", &pushed).expect("stored");
+    // The record was written and not synced; power was not lost, so recovery has found it.
+    assert_eq!(receipt.stored.status, PushStatus::AlreadyExists);
+    finish(net);
+}
+
+/// A disk below its reserve: pushes are refused and nothing else; when there is room again, pushes
+/// are taken again.
+pub(super) fn low() {
+    let mut net = net(&[&[]]);
+    let done = task(&mut net, "client", |world| async move {
+        let client = client(&world, "client", &[0]);
+        let subscription = client.subscribe(["img"]).await.expect("subscribes");
+        client.push(object(&world, 1, "img", "x")).await.expect("stored");
+        let delivery = next(&subscription).await;
+        world.lock().nodes[0].free = 0;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let refused = client.push(object(&world, 2, "img", "x")).await.expect_err("no room");
+        assert_eq!(refused.outcome(), Outcome::DefinitelyNot, "{refused}");
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+        delivery.finalise().await.expect("settles go on");
+        world.lock().nodes[0].mend_disk();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        client.push(object(&world, 3, "img", "x")).await.expect("stored");
+    });
+    wait(&mut net, Duration::from_secs(20), "the story", &done);
+    finish(net);
+}

@@ -1,0 +1,236 @@
+//! Runs many seeds, or tells one.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Failed;
+use sim::coverage::Coverage;
+use tracing::Level;
+
+use crate::swarm::{self, Report};
+use crate::{determinism, telling};
+
+/// The seeds of `cargo test`.
+const SOME: Range<u64> = 0..20;
+
+/// A range of at least so many seeds has to have seen everything that is named.
+const MANY: u64 = 300;
+
+/// What has to occur in [`SOME`]: a set of runs without it would prove less than it seems.
+const NAMED: &[&str] = &[
+    "advanced",
+    "an object with hops was delivered",
+    "an object with two hops was delivered",
+    "checkpoint written",
+    "connections reset",
+    "cut",
+    "cut one way",
+    "delivered",
+    "delivered again",
+    "disk stalled",
+    "emitted",
+    "held",
+    "id index lost",
+    "id looked up in the index",
+    "id pushed again",
+    "killed",
+    "lease lost",
+    "operator answered",
+    "power cut",
+    "push answered as known",
+    "push refused",
+    "push with unknown outcome",
+    "restarted",
+    "settle refused",
+    "settle repeated and answered the same",
+    "settle with unknown outcome",
+    "settled by token",
+    "several hops for one demand",
+    "stopped as ordered",
+    "stopped by its store",
+    "subscription closed",
+    "subscription dropped",
+    "taken without a stream",
+    "transaction done",
+    "transfers forgotten",
+    "work begun",
+];
+
+/// What has to occur besides in many seeds.
+const NAMED_OF_MANY: &[&str] = &[
+    "carried forward",
+    "client killed",
+    "disk below its reserve",
+    "end carried forward",
+    "handled and kept",
+    "held copy dropped",
+    "log truncated",
+    "nothing failed",
+    "operator not answered",
+    "shadow carried forward",
+    "subscription not opened",
+    "take not answered",
+    "transaction refused",
+    "transaction with unknown outcome",
+];
+
+const USAGE: &str =
+    "cargo sim [--seeds A..B | --seed S [--trace [LEVEL]]] | TEST [libtest's flags]";
+
+/// What the command line asks for besides tests.
+pub(crate) enum Order {
+    /// These seeds, over all processors.
+    Many(Range<u64>),
+    /// One seed, with its log.
+    One(u64, Level),
+    /// One seed as the determinism test tells it.
+    Tell(u64),
+}
+
+impl Order {
+    /// Reads the command line; `None` if it is for the test runner.
+    pub(crate) fn from_args(args: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
+        let args: Vec<String> = args.collect();
+        let words: Vec<&str> = args.iter().map(String::as_str).collect();
+        let number =
+            |text: &str| text.parse().map_err(|_| format!("`{text}` is not a number; {USAGE}"));
+        Ok(Some(match words[..] {
+            ["--seeds", range] => {
+                let (a, b) = range.split_once("..").ok_or_else(|| USAGE.to_owned())?;
+                Self::Many(number(a)?..number(b)?)
+            }
+            ["--seed", seed] => {
+                let seed = number(seed)?;
+                Self::Many(seed..seed + 1)
+            }
+            ["--seed", seed, "--trace"] => Self::One(number(seed)?, Level::INFO),
+            ["--seed", seed, "--trace", level] => {
+                let level = level.parse().map_err(|_| format!("`{level}` is not a level; {USAGE}"));
+                Self::One(number(seed)?, level?)
+            }
+            [determinism::TELL, seed] => Self::Tell(number(seed)?),
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Does it.
+    pub(crate) fn run(self) -> ExitCode {
+        match self {
+            Self::Many(seeds) => {
+                let many = seeds.end.saturating_sub(seeds.start) >= MANY;
+                let all = run(seeds);
+                all.print();
+                let missing = if many { all.missing(&[NAMED, NAMED_OF_MANY]) } else { Vec::new() };
+                if !missing.is_empty() {
+                    println!("never occurred: {missing:?}");
+                }
+                ExitCode::from(u8::from(!missing.is_empty() || !all.failed.is_empty()))
+            }
+            Self::One(seed, level) => {
+                let report = telling::with(level, std::io::stdout(), || swarm::run(seed));
+                println!("{}\n{:?} of simulated time", report.coverage, report.simulated);
+                match report.broken {
+                    Some(what) => println!("seed {seed}: {what}"),
+                    None => return ExitCode::SUCCESS,
+                }
+                ExitCode::FAILURE
+            }
+            Self::Tell(seed) => {
+                determinism::tell(seed);
+                ExitCode::SUCCESS
+            }
+        }
+    }
+}
+
+/// The seeds of `cargo test`.
+pub(crate) fn some() -> Result<(), Failed> {
+    let all = run(SOME);
+    all.print();
+    let missing = all.missing(&[NAMED]);
+    if !missing.is_empty() {
+        return Err(format!("never occurred: {missing:?}").into());
+    }
+    match all.failed.as_slice() {
+        [] => Ok(()),
+        failed => Err(format!("{} seeds broke a promise: {failed:?}", failed.len()).into()),
+    }
+}
+
+/// What a set of runs gave.
+#[derive(Default)]
+struct All {
+    coverage: Coverage,
+    failed: Vec<u64>,
+    runs: u64,
+    simulated: Duration,
+    real: Duration,
+}
+
+impl All {
+    fn add(&mut self, seed: u64, report: Option<Report>) {
+        self.runs += 1;
+        let Some(report) = report else { return self.failed.push(seed) };
+        self.coverage.merge(&report.coverage);
+        self.simulated += report.simulated;
+        if let Some(what) = report.broken {
+            println!("seed {seed}: {what}\n  {}", again(seed));
+            self.failed.push(seed);
+        }
+    }
+
+    /// What never occurred, of what these lists name.
+    fn missing(&self, lists: &[&[&'static str]]) -> Vec<&'static str> {
+        let names = lists.iter().copied().flatten().copied();
+        names.filter(|name| self.coverage.get(name) == 0).collect()
+    }
+
+    fn print(&self) {
+        let (simulated, real) = (self.simulated.as_secs_f64(), self.real.as_secs_f64());
+        println!("{}", self.coverage);
+        println!(
+            "{} seeds, {} of them failed; {simulated:.0} s of simulated time in {real:.0} s",
+            self.runs,
+            self.failed.len(),
+        );
+    }
+}
+
+/// The command that shows one seed again.
+fn again(seed: u64) -> String {
+    format!("cargo sim --seed {seed} --trace")
+}
+
+/// Runs seeds on every processor. One seed is one thread, and knows nothing of the others.
+#[expect(clippy::disallowed_methods, reason = "how long the machine takes is told to people only")]
+fn run(seeds: Range<u64>) -> All {
+    let began = Instant::now();
+    let next = AtomicU64::new(seeds.start);
+    let all = Mutex::new(All::default());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let report = catch_unwind(AssertUnwindSafe(|| swarm::run(seed))).ok();
+                    if report.is_none() {
+                        println!("seed {seed} panicked\n  {}", again(seed));
+                    }
+                    all.lock().expect("nobody panics while holding it").add(seed, report);
+                }
+            });
+        }
+    });
+    let mut all = all.into_inner().expect("nobody panicked while holding it");
+    all.failed.sort_unstable();
+    all.real = began.elapsed();
+    all
+}
