@@ -278,7 +278,8 @@ impl Core {
     }
 
     fn encode_times(&self, w: &mut Writer) {
-        let pages: Vec<_> = self.due_pages.iter().collect();
+        let doubted: Vec<_> = self.doubted.iter().map(|record| (self.now.wall, *record)).collect();
+        let pages: Vec<_> = self.due_pages.iter().chain(&doubted).collect();
         let in_memory: Vec<(Wall, RecordNumber)> = self
             .memory
             .iter()
@@ -287,8 +288,9 @@ impl Core {
                 times.map(|t| (t, live.at.record))
             })
             .collect();
-        w.int((pages.len() + in_memory.len()) as u64);
-        for (at, record) in pages.into_iter().chain(&in_memory) {
+        let looked_at: Vec<_> = self.scans.due().map(|record| (self.now.wall, record)).collect();
+        w.int((pages.len() + in_memory.len() + looked_at.len()) as u64);
+        for (at, record) in pages.into_iter().chain(&in_memory).chain(&looked_at) {
             w.int(at.0);
             w.int(record.0);
         }

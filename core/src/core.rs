@@ -15,10 +15,11 @@ use crate::ids::{Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use crate::input::{Input, ReplyTo};
 use crate::lane::Lane;
 use crate::lease::Leases;
-use crate::limits::{CLOCK_JUMP, CLOCK_STEADY, GENERATION_JUMP_MAX, Limits};
+use crate::limits::{CLOCK_JUMP, CLOCK_STEADY, CLOCK_STEP, GENERATION_JUMP_MAX, Limits};
 use crate::loads::Loads;
 use crate::memory::{Memory, Slot, Then};
 use crate::mesh::Mesh;
+use crate::message::Protocols;
 use crate::names::Name;
 use crate::parts::Parts;
 use crate::planted::{Bug, planted};
@@ -57,6 +58,8 @@ pub struct Settings {
     pub seed: u64,
     /// Bounds and defaults.
     pub limits: Limits,
+    /// The versions of the link protocol that it speaks.
+    pub protocols: Protocols,
     /// `self_fence_after`, where other nodes can claim the lane: without proof of ownership for so
     /// long nothing is delivered (R6). `None` for a lane on a disk of its own.
     pub fence: Option<Span>,
@@ -146,6 +149,9 @@ pub struct Core {
     /// Records to look into when their time comes: delayed or expiring objects on disk.
     #[serde(skip)]
     pub(crate) due_pages: SlicedSet<(Wall, RecordNumber)>,
+    /// Records with something in them that is past its expiry by a clock that is not trusted: they
+    /// are looked into when the clock is trusted again, or put back.
+    pub(crate) doubted: BTreeSet<RecordNumber>,
     /// Objects in memory that expire.
     #[serde(skip)]
     pub(crate) expiring: SlicedSet<(Wall, ObjectId)>,
@@ -208,7 +214,7 @@ impl Core {
             subs: Subscriptions::default(),
             leases: Leases::default(),
             takes: Takes::default(),
-            mesh: Mesh::default(),
+            mesh: Mesh::new(settings.protocols),
             transfers: Transfers::default(),
             loads: Loads::default(),
             resolving: Resolving::default(),
@@ -216,6 +222,7 @@ impl Core {
             timers: SlicedSet::default(),
             once: SlicedMap::default(),
             later: Effects::new(),
+            doubted: BTreeSet::new(),
             due_pages: SlicedSet::default(),
             expiring: SlicedSet::default(),
             blamed: SlicedSet::default(),
@@ -503,7 +510,8 @@ impl Core {
 
     /// Refusals that every request for more work meets.
     pub(crate) fn check_open_for_work(&self) -> Result<(), Refusal> {
-        if self.draining.is_some() {
+        let held_up = planted(Bug::PeersHoldUpPushes) && !self.transfers.outgoing.is_empty();
+        if self.draining.is_some() || held_up {
             return Err(Refusal::new(
                 crate::refusal::Code::Unavailable,
                 "DRAINING",
@@ -542,6 +550,9 @@ impl Core {
 
     /// Adds objects to a decision of the open record; equal decisions are stored once.
     pub(crate) fn decide(&mut self, decision: Decision, object: (ObjectId, u32)) {
+        if planted(Bug::OfferNotRecorded) && decision.step == crate::decision::Step::Offer {
+            return;
+        }
         let same = self.decisions.iter_mut().rev().take(8).find(|(d, _)| *d == decision);
         match same {
             Some((_, objects)) => objects.push(object),
@@ -620,6 +631,9 @@ impl Core {
             self.clock_trusted_at = Some(now.mono + CLOCK_STEADY);
             fx.push(Effect::Note(Note::ClockJumped(ms)));
         }
+        if expected - now.wall > CLOCK_STEP {
+            self.look_at_doubted(now.wall);
+        }
         if self.clock_trusted_at.is_some_and(|at| now.mono >= at) {
             self.trust_clock(fx);
         }
@@ -629,7 +643,16 @@ impl Core {
     pub(crate) fn trust_clock(&mut self, fx: &mut Effects) {
         if self.clock_trusted_at.take().is_some() {
             fx.push(Effect::Note(Note::ClockSteady));
+            self.look_at_doubted(self.now.wall);
         }
+    }
+
+    /// What seemed to have expired is looked at again.
+    fn look_at_doubted(&mut self, wall: Wall) {
+        for record in std::mem::take(&mut self.doubted) {
+            self.due_pages.insert((wall, record));
+        }
+        self.look_at_wall(wall);
     }
 
     pub(crate) fn clock_is_trusted(&self) -> bool {

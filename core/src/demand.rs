@@ -14,13 +14,14 @@ use crate::subscriptions::{GroupId, may_take};
 
 impl Core {
     /// Somebody here wants something that nobody here wanted before: new demand, with a generation
-    /// of its own. Demand that comes back a moment after it vanished is told later.
+    /// of its own. Demand that comes and goes is told at most once in each `redistribution_delay`:
+    /// what it moves is bounded, and it is served all the same.
     pub(crate) fn demand_appears(&mut self, group: GroupId) {
         let generation = self.own_generation();
         let key = self.subs.group(group).key.clone();
         let damped = self.limits.redistribution_delay;
-        let until =
-            self.mesh.vanished.remove(&key).map(|at| at + damped).filter(|at| *at > self.now.mono);
+        let told = self.mesh.appeared.get(&key).map(|at| *at + damped);
+        let until = told.filter(|at| *at > self.now.mono);
         let g = self.subs.group_mut(group);
         (g.generation, g.hidden_until) = (generation, until);
         if let Some(until) = until {
@@ -40,12 +41,11 @@ impl Core {
         Generation { counter, lane: self.lane.id, incarnation: self.lane.incarnation }
     }
 
-    pub(crate) fn demand_vanishes(&mut self, key: DemandKey) {
-        let now = self.now.mono;
-        let damped = self.limits.redistribution_delay;
-        self.mesh.vanished.retain(|_, at| *at + damped > now);
-        self.mesh.vanished.insert(key.clone(), now);
-        self.mark_demand(key);
+    /// Own demand is told to a peer that did not know of it.
+    fn note_appearance(&mut self, key: &DemandKey) {
+        let (now, damped) = (self.now.mono, self.limits.redistribution_delay);
+        self.mesh.appeared.retain(|_, at| *at + damped > now);
+        self.mesh.appeared.insert(key.clone(), now);
     }
 
     /// The adverts of a demand are looked at in a moment.
@@ -112,7 +112,7 @@ impl Core {
         adverts: &mut Vec<Advert>,
         windows: &mut Vec<Window>,
     ) {
-        let l = self.mesh.link_mut(link).expect("just listed");
+        let (l, paths) = self.mesh.link_and_paths(link).expect("just listed");
         let received = l.received.get(key).copied().unwrap_or(0);
         let Some((mut demand, free)) = best else {
             if l.told.remove(key).is_some() {
@@ -121,6 +121,7 @@ impl Core {
             return;
         };
         let told = l.told.get(key);
+        let appears = told.is_none() && demand.distance == 0;
         let before = told.map_or(0, |t| t.window);
         let used = if planted(Bug::WindowNotReturned) { 0 } else { received };
         demand.window = before.max(used + free);
@@ -129,8 +130,13 @@ impl Core {
                 && t.path == demand.path
         });
         if !same {
+            demand.path = paths.share(demand.path);
             l.told.insert(key.clone(), demand.clone());
-            return adverts.push(Advert { key: key.clone(), demand: Some(demand) });
+            adverts.push(Advert { key: key.clone(), demand: Some(demand) });
+            if appears {
+                self.note_appearance(key);
+            }
+            return;
         }
         let grown = demand.window - before;
         if grown > 0 && (grown * 2 >= free || before <= received) {
@@ -150,9 +156,9 @@ impl Core {
         let own = self.own_demand(key);
         let beyond = self
             .mesh
-            .wanted(key.pattern.as_str())
-            .filter(|(k, via)| k == key && *via != link)
-            .filter_map(|(_, via)| self.demand_via(*via, key, towards));
+            .who_wants(key)
+            .filter(|via| *via != link)
+            .filter_map(|via| self.demand_via(via, key, towards));
         own.into_iter().chain(beyond).max_by(|(a, a_free), (b, b_free)| {
             let rank =
                 |d: &Demand, free: u64| (free > 0, std::cmp::Reverse(d.distance), d.generation);
@@ -174,7 +180,7 @@ impl Core {
         let free = wanted.saturating_sub(waiting);
         let demand = Demand {
             distance: 0,
-            path: vec![(self.name.clone(), self.lane.id)],
+            path: [(self.name.clone(), self.lane.id)].into(),
             generation: group.generation,
             window: 0,
         };
@@ -189,8 +195,8 @@ impl Core {
         {
             return None;
         }
-        let mut path = vec![(self.name.clone(), self.lane.id)];
-        path.extend(known.path.iter().cloned());
+        let here = (self.name.clone(), self.lane.id);
+        let path = std::iter::once(here).chain(known.path.iter().cloned()).collect();
         let open = known.window.saturating_sub(remote.offered).min(u64::from(self.limits.transit));
         let in_transit = self.mesh.transit.get(key).map_or(0, |(_, count)| *count);
         let demand =
@@ -256,9 +262,9 @@ impl Core {
     fn pass_refresh(&mut self, from: LinkId, refresh: Refresh, fx: &mut Effects) {
         let way = self
             .mesh
-            .wanted(refresh.key.pattern.as_str())
-            .filter(|(k, via)| *k == refresh.key && *via != from)
-            .filter_map(|(_, via)| Some((*via, self.mesh.link(*via)?.demands.get(&refresh.key)?)))
+            .who_wants(&refresh.key)
+            .filter(|via| *via != from)
+            .filter_map(|via| Some((via, self.mesh.link(via)?.demands.get(&refresh.key)?)))
             .filter(|(_, remote)| remote.demand.generation.lane == refresh.generation.lane)
             .min_by_key(|(via, remote)| (remote.demand.distance, *via))
             .map(|(via, _)| via);

@@ -258,6 +258,9 @@ pub struct NodeView {
     pub up: bool,
     /// The link, if up.
     pub link: Option<LinkId>,
+    /// The version of the link protocol that the two use; of this node: its newest. 0 without a
+    /// link.
+    pub protocol: u32,
     /// Whether it drains (known of this node only).
     pub draining: bool,
     /// What it wants: patterns and processors with their distance from here.

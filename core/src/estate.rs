@@ -29,7 +29,7 @@ use crate::record::{Ending, Entry, How, Standing, TransferId};
 use crate::refusal::{Code, Refusal};
 use crate::settle::end_of;
 use crate::time::{Mono, Wall};
-use crate::transfer::{Held, InState, Incoming, Moved, REFUSED_PAUSE};
+use crate::transfer::{Held, InState, Incoming, REFUSED_PAUSE};
 
 /// What a core knows of adoptions.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -261,15 +261,7 @@ impl Core {
             let of = (legacy.object.id, legacy.object.moves);
             self.decide(Decision::new(self.now.wall, Step::Move, who), of);
         }
-        let entry = Entry::Moved {
-            transfer: id,
-            receiver: receiver.clone(),
-            shadows: shadows.iter().copied().collect(),
-        };
-        let at = self.lane.write(&entry);
-        let out = self.transfers.outgoing.get_mut(&n).expect("the caller found it");
-        (out.moving, out.estate) = (Some(at.record), moving);
-        self.transfers.insert_moved(id, Moved { receiver, shadows, taken: None });
+        self.write_moved_mark(n, id, receiver, shadows).estate = moving;
     }
 
     fn end_legacy(&mut self, id: TransferId, legacy: &Legacy) {

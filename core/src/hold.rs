@@ -8,7 +8,7 @@ use crate::catalogue::Shelf;
 use crate::core::{Core, Timer};
 use crate::decision::{Decision, Step};
 use crate::effect::{Effect, Effects, Note};
-use crate::ids::{Epoch, Incarnation, LaneId, LinkId, Loc, RecordNumber};
+use crate::ids::{LinkId, Loc, RecordNumber};
 use crate::input::Input;
 use crate::lane::entry_bytes;
 use crate::limits::{GENERATION_JUMP_MAX, HANDLED_MAX, MARKS_MAX, PATH_MAX};
@@ -58,7 +58,7 @@ impl Core {
     /// A transfer of this link's lane to this one, and not one of those that are forgotten.
     pub(crate) fn check_transfer(&self, link: LinkId, id: TransferId) -> Result<(), OfferRefused> {
         let known = self.mesh.link(link).is_some_and(|l| l.lane == id.sender);
-        let fresh = id.n > self.forgotten_through(&id);
+        let fresh = id.n > self.transfers.forgotten_through(&id);
         if known && id.receiver == self.lane.id && fresh {
             Ok(())
         } else {
@@ -97,11 +97,6 @@ impl Core {
     ) {
         let message = Message::Decline { transfer, reason };
         fx.push(Effect::Send { link, message, after: None });
-    }
-
-    fn forgotten_through(&self, id: &TransferId) -> u64 {
-        let sender = (id.sender, id.epoch, id.incarnation);
-        self.transfers.forgotten.get(&sender).copied().unwrap_or(0)
     }
 
     fn check_offer(&self, link: LinkId, offer: &Offer) -> Result<(), OfferRefused> {
@@ -279,7 +274,7 @@ impl Core {
 
     /// The sender has committed: what is held becomes ready with the next record.
     pub(crate) fn on_release(&mut self, link: LinkId, id: TransferId, fx: &mut Effects) {
-        let through = self.forgotten_through(&id);
+        let through = self.transfers.forgotten_through(&id);
         let Some(incoming) = self.transfers.incoming.get_mut(&id) else {
             let message = if id.n <= through {
                 Message::Taken(id)
@@ -394,22 +389,6 @@ impl Core {
         if !ids.is_empty() {
             self.arm_once(self.limits.offer_timeout.times(2), Timer::Doubt);
         }
-    }
-
-    pub(crate) fn on_forget(
-        &mut self,
-        sender: LaneId,
-        epoch: Epoch,
-        incarnation: Incarnation,
-        through: u64,
-    ) {
-        let known =
-            self.transfers.forgotten.get(&(sender, epoch, incarnation)).copied().unwrap_or(0);
-        if through <= known {
-            return;
-        }
-        self.transfers.forget_through(sender, epoch, incarnation, through);
-        self.lane.write(&Entry::Forgotten { sender, epoch, incarnation, through });
     }
 }
 

@@ -201,7 +201,7 @@ impl Lane {
             epoch: if planted(Bug::FirstEpochWritten) { Epoch(1) } else { self.epoch },
             number: draft.number,
             wall: now.wall,
-            previous: self.hash,
+            previous: if planted(Bug::RecordsNotLinked) { [0; 16] } else { self.hash },
             checkpoint: self.checkpoint,
             entries: draft.entries,
         };

@@ -178,5 +178,7 @@ pub const ADVERT_COALESCE: Span = Span::millis(3);
 pub const LIST_MAX: u32 = 1_000;
 /// A forward jump of the wall clock beyond this stops expiry until it is confirmed.
 pub const CLOCK_JUMP: Span = Span::secs(3_600);
+/// A wall clock that goes back farther than this was put right, or wrong.
+pub const CLOCK_STEP: Span = Span::secs(1);
 /// How long the wall clock must be steady after a jump before expiry goes on by itself.
 pub const CLOCK_STEADY: Span = Span::secs(600);

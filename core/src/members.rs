@@ -141,7 +141,7 @@ impl Members {
     pub fn next_wake(&self) -> Mono {
         let beat = (!self.beating).then_some(self.beat_at);
         let read = self.reading.is_none().then_some(self.read_at);
-        let free = self.adopted() < self.ways.adopted_max;
+        let free = self.adopted() + self.claiming.len() < self.ways.adopted_max;
         let turns = self.orphans.iter().filter(|(lane, _)| free && !self.claiming.contains(lane));
         let turns = turns.map(|(_, orphan)| orphan.turn);
         beat.into_iter().chain(read).chain(turns).min().unwrap_or(self.now + self.ways.heartbeat)

@@ -4,25 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{Core, Timer};
-use crate::effect::{Answer, Effect, Effects, Note};
+use crate::core::Core;
+use crate::effect::{Effect, Effects, Note};
 use crate::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
-use crate::input::{Input, ReplyTo};
+use crate::input::ReplyTo;
 use crate::limits::HELLO_PEERS_MAX;
 use crate::message::{
-    Advert, Demand, DemandKey, Hello, LaneHello, LinkRefusal, Message, PROTOCOL, PROTOCOL_MIN,
-    PassedAnswer, Window,
+    Advert, Demand, DemandKey, Hello, LaneHello, LinkRefusal, Message, Protocols, Window,
 };
 use crate::names::{Name, Pattern};
-use crate::object::{Hash16, Token};
+use crate::paths::Paths;
 use crate::peers::Peers;
 use crate::planted::{Bug, planted};
-use crate::record::PeerSeen;
+use crate::record::{Entry, PeerSeen};
 use crate::recording::{SlicedMap, Slices};
 use crate::time::{Mono, Span};
 
 /// How long a passed settle waits for its answer.
-const PASS_TIMEOUT: Span = Span::secs(2);
+pub(crate) const PASS_TIMEOUT: Span = Span::secs(2);
 
 /// Most passed settles that wait.
 pub(crate) const PASSES_MAX: usize = 4_096;
@@ -36,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) name: Name,
     pub(crate) lane: LaneId,
     pub(crate) incarnation: Incarnation,
+    /// The version of the link protocol that both sides use: the newest common one.
+    pub(crate) protocol: u32,
     /// What the peer can use.
     pub(crate) demands: BTreeMap<DemandKey, Remote>,
     /// Objects offered since the link came up for demands that are withdrawn now: windows are
@@ -47,6 +48,9 @@ pub(crate) struct Link {
     pub(crate) received: BTreeMap<DemandKey, u64>,
     pub(crate) sent_objects: u64,
     pub(crate) received_objects: u64,
+    /// How long an offer over it waits for its answer: a slow link needs longer than
+    /// `offer_timeout`, and an offer that is taken back too early has to cross it again.
+    pub(crate) patience: Span,
 }
 
 /// A peer's demand as it was told, and what of its window has been used.
@@ -60,7 +64,7 @@ pub(crate) struct Remote {
 
 /// Who waits for a passed settle.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-enum Asker {
+pub(crate) enum Asker {
     Client(ReplyTo),
     Link(LinkId, u64),
 }
@@ -72,13 +76,16 @@ pub(crate) struct Mesh {
     links: SlicedMap<LinkId, Link>,
     /// What peers' lanes were known to be.
     pub(crate) peers: Peers,
-    /// Which links want what, by pattern.
+    /// Which links want what.
     #[serde(skip)]
-    wanted: BTreeMap<Pattern, BTreeSet<(DemandKey, LinkId)>>,
+    wanted: BTreeSet<(DemandKey, LinkId)>,
+    /// The ways that demand comes and goes.
+    #[serde(skip)]
+    pub(crate) paths: Paths,
     /// Demands whose adverts may have changed.
     pub(crate) dirty: BTreeSet<DemandKey>,
-    /// Demands that vanished here a moment ago.
-    pub(crate) vanished: BTreeMap<DemandKey, Mono>,
+    /// Own demands that were told as new a moment ago, with when: those that flap wait.
+    pub(crate) appeared: BTreeMap<DemandKey, Mono>,
     /// When a newer generation was last asked for.
     pub(crate) refresh_asked: BTreeMap<(LinkId, DemandKey), Mono>,
     /// Objects here in transit, by demand, with the era of the count.
@@ -86,11 +93,22 @@ pub(crate) struct Mesh {
     pub(crate) transit_era: u64,
     /// The record that the last adverts waited for.
     pub(crate) adverts_after: RecordNumber,
-    asks: BTreeMap<u64, (Asker, Mono)>,
-    last_ask: u64,
+    pub(crate) asks: BTreeMap<u64, (Asker, Mono)>,
+    pub(crate) last_ask: u64,
+    protocols: Protocols,
 }
 
 impl Mesh {
+    pub(crate) fn new(protocols: Protocols) -> Self {
+        assert!(protocols.oldest <= protocols.newest, "a node speaks at least one version");
+        Self { protocols, ..Self::default() }
+    }
+
+    /// The newest version of the link protocol that this node speaks.
+    pub(crate) fn newest_protocol(&self) -> u32 {
+        self.protocols.newest
+    }
+
     /// What goes into a snapshot in slices: a link with its adverts is one entry.
     pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 1] {
         [&mut self.links]
@@ -99,10 +117,7 @@ impl Mesh {
     /// What follows from the slices.
     pub(crate) fn derive(&mut self) {
         for (link, l) in &self.links {
-            for key in l.demands.keys() {
-                let wanted = self.wanted.entry(key.pattern.clone()).or_default();
-                wanted.insert((key.clone(), *link));
-            }
+            self.wanted.extend(l.demands.keys().map(|key| (key.clone(), *link)));
         }
     }
 
@@ -126,14 +141,34 @@ impl Mesh {
         self.links().next().is_some()
     }
 
-    /// Demands of peers for a pattern.
+    /// A link, and the paths that what is told over it shares with others.
+    pub(crate) fn link_and_paths(&mut self, link: LinkId) -> Option<(&mut Link, &mut Paths)> {
+        let l = self.links.get_mut(&link).filter(|l| l.ready)?;
+        Some((l, &mut self.paths))
+    }
+
+    /// Demands of peers for a pattern, by whatever processor.
     pub(crate) fn wanted(&self, pattern: &str) -> impl Iterator<Item = &(DemandKey, LinkId)> {
-        self.wanted.get(pattern).into_iter().flatten()
+        let least = DemandKey::new(Pattern::unchecked(pattern), Name::least());
+        let known = self.wanted.range((least, LinkId(0))..);
+        known.take_while(move |(key, _)| key.pattern.as_str() == pattern)
+    }
+
+    /// The links over which a demand is told.
+    pub(crate) fn who_wants(&self, key: &DemandKey) -> impl Iterator<Item = LinkId> {
+        let all = (key.clone(), LinkId(0))..=(key.clone(), LinkId(u64::MAX));
+        self.wanted.range(all).map(|(_, link)| *link)
     }
 
     /// Whether a demand can be reached over another link than this one.
     pub(crate) fn has_demand_beyond(&self, link: LinkId, key: &DemandKey) -> bool {
-        self.wanted(key.pattern.as_str()).any(|(k, l)| k == key && *l != link)
+        self.who_wants(key).any(|l| l != link)
+    }
+
+    /// The key as another link has told it, so that it is in memory once.
+    fn shared(&self, key: DemandKey) -> DemandKey {
+        let known = self.wanted.range((key.clone(), LinkId(0))..).next();
+        known.filter(|(k, _)| *k == key).map_or(key, |(k, _)| k.clone())
     }
 
     pub(crate) fn count_received(&mut self, link: LinkId, key: &DemandKey, count: u64) {
@@ -160,20 +195,16 @@ impl Mesh {
     }
 
     fn index(&mut self, key: &DemandKey, link: LinkId, there: bool) {
-        let set = self.wanted.entry(key.pattern.clone()).or_default();
         if there {
-            set.insert((key.clone(), link));
-            return;
-        }
-        set.remove(&(key.clone(), link));
-        if set.is_empty() {
-            self.wanted.remove(&key.pattern);
+            self.wanted.insert((key.clone(), link));
+        } else {
+            self.wanted.remove(&(key.clone(), link));
         }
     }
 
     /// All keys of demand that peers have told.
     pub(crate) fn remote_keys(&self) -> BTreeSet<DemandKey> {
-        self.wanted.values().flatten().map(|(key, _)| key.clone()).collect()
+        self.wanted.iter().map(|(key, _)| key.clone()).collect()
     }
 }
 
@@ -190,12 +221,14 @@ impl Core {
             name: self.name.clone(),
             lane: LaneId::default(),
             incarnation: Incarnation(0),
+            protocol: 0,
             demands: BTreeMap::new(),
             spent: BTreeMap::new(),
             told: BTreeMap::new(),
             received: BTreeMap::new(),
             sent_objects: 0,
             received_objects: 0,
+            patience: self.limits.offer_timeout,
         };
         let before = self.mesh.links.insert(link, l);
         assert!(before.is_none(), "the edge numbers links");
@@ -210,8 +243,8 @@ impl Core {
         let latest = self.mesh.peers.by_age().rev().take(HELLO_PEERS_MAX);
         let known = latest.map(|p| (p.lane, p.epoch, p.number)).collect();
         Hello {
-            protocol: PROTOCOL,
-            protocol_min: PROTOCOL_MIN,
+            protocol: self.mesh.protocols.newest,
+            protocol_min: self.mesh.protocols.oldest,
             name: self.name.clone(),
             lanes: vec![LaneHello { lane, epoch, incarnation, number, hash }],
             generation: self.generation(),
@@ -244,6 +277,9 @@ impl Core {
         }
         if let Message::Refuse(refusal) = message {
             let name = l.name.clone();
+            if refusal == LinkRefusal::Forgotten(self.lane.id) {
+                self.learn_forgotten();
+            }
             if let LinkRefusal::RolledBack { lane, known, .. } = &refusal
                 && *lane == self.lane.id
                 && self.see_own_epoch(known.0, fx)
@@ -310,9 +346,10 @@ impl Core {
         }
         let l = self.mesh.links.get_mut(&link).expect("the caller found it");
         (l.name, l.lane, l.incarnation) = (hello.name.clone(), own.lane, own.incarnation);
-        if let Err(refusal) = self.check_hello(link, hello, own) {
-            return self.refuse_link(link, refusal, fx);
-        }
+        let protocol = match self.check_hello(link, hello, own) {
+            Ok(protocol) => protocol,
+            Err(refusal) => return self.refuse_link(link, refusal, fx),
+        };
         match self.rival_of(link, own) {
             Some((rival, true)) => {
                 // The peer has restarted, or this link is the preferred one of two.
@@ -326,7 +363,8 @@ impl Core {
         }
         self.see_generation(hello.generation);
         self.note_peer(hello, own);
-        self.mesh.links.get_mut(&link).expect("the caller found it").ready = true;
+        let l = self.mesh.links.get_mut(&link).expect("the caller found it");
+        (l.ready, l.protocol) = (true, protocol);
         fx.push(Effect::Note(Note::LinkReady(link, hello.name.clone(), own.lane)));
         self.resume_transfers(link, own.lane, fx);
         let own_keys = self.subs.groups().map(|(_, g)| g.key.clone());
@@ -334,10 +372,13 @@ impl Core {
         keys.into_iter().for_each(|key| self.mark_demand(key));
     }
 
-    fn check_hello(&self, link: LinkId, hello: &Hello, own: LaneHello) -> Result<(), LinkRefusal> {
-        if hello.protocol < PROTOCOL_MIN || hello.protocol_min > PROTOCOL {
-            return Err(LinkRefusal::Protocol { ours: PROTOCOL });
-        }
+    /// Whether the peer may be linked, and the version of the protocol that both will use.
+    fn check_hello(&self, link: LinkId, hello: &Hello, own: LaneHello) -> Result<u32, LinkRefusal> {
+        let ours = self.mesh.protocols;
+        let theirs = Protocols { oldest: hello.protocol_min, newest: hello.protocol };
+        let Some(protocol) = ours.common(theirs) else {
+            return Err(LinkRefusal::Protocol { ours: ours.newest });
+        };
         if own.lane == self.lane.id {
             return Err(LinkRefusal::Itself);
         }
@@ -364,7 +405,17 @@ impl Core {
         if hello.generation > self.generation().saturating_add(crate::limits::GENERATION_JUMP_MAX) {
             return Err(LinkRefusal::Generation(hello.generation));
         }
-        Ok(())
+        Ok(protocol)
+    }
+
+    /// A peer has forgotten this lane for ever: that is kept, so that whoever takes the lane's
+    /// objects over knows that they are copies (R6).
+    fn learn_forgotten(&mut self) {
+        if !self.transfers.verdicts.contains(&self.lane.id) {
+            self.transfers.forget_lane(self.lane.id);
+            self.lane.write(&Entry::Verdict(self.lane.id));
+            self.lane.urge();
+        }
     }
 
     /// Another ready link to the same lane, and whether the new one takes its place: always when
@@ -409,7 +460,8 @@ impl Core {
     }
 
     fn on_adverts(&mut self, link: LinkId, adverts: Vec<Advert>, fx: &mut Effects) {
-        for advert in adverts {
+        for mut advert in adverts {
+            advert.key = self.mesh.shared(advert.key);
             let Some(l) = self.mesh.links.get_mut(&link) else { return };
             if l.demands.len() >= crate::limits::ADVERTS_MAX && !l.demands.contains_key(&advert.key)
             {
@@ -436,8 +488,8 @@ impl Core {
                 }
             }
             let there = useful.is_some();
-            let l = self.mesh.links.get_mut(&link).expect("just found");
-            match useful {
+            let (l, paths) = self.mesh.link_and_paths(link).expect("just found");
+            match useful.map(|d| Demand { path: paths.share(d.path), ..d }) {
                 Some(demand) => match l.demands.get_mut(&advert.key) {
                     Some(remote) => remote.demand = demand,
                     None => {
@@ -470,7 +522,7 @@ impl Core {
     /// Something about a peer's demand has changed: objects may move, adverts may change.
     pub(crate) fn on_demand_changed(&mut self, key: &DemandKey) {
         self.stir_matching(key);
-        if self.mesh.wanted(key.pattern.as_str()).all(|(k, _)| k != key) {
+        if self.mesh.who_wants(key).next().is_none() {
             // What was in transit for it is stranded: it is backlog from now on.
             self.mesh.transit.remove(key);
         }
@@ -483,106 +535,6 @@ impl Core {
                 self.stirred.insert(queue);
             }
         }
-    }
-
-    /// Passes a settle on to the owner of its lease's lane. Says whether there is a way.
-    pub(crate) fn pass_settle(
-        &mut self,
-        to: ReplyTo,
-        token: Token,
-        content: Hash16,
-        fx: &mut Effects,
-    ) -> bool {
-        let hops = self.limits.max_hops;
-        self.pass_on(Asker::Client(to), hops, token, content, None, fx)
-    }
-
-    fn pass_on(
-        &mut self,
-        asker: Asker,
-        hops: u32,
-        token: Token,
-        content: Hash16,
-        not: Option<LinkId>,
-        fx: &mut Effects,
-    ) -> bool {
-        let direct = self.mesh.link_to(token.lane);
-        let Some(link) = direct.or_else(|| self.way_back(token)).filter(|l| Some(*l) != not) else {
-            return false;
-        };
-        if self.mesh.asks.len() >= PASSES_MAX || hops == 0 {
-            return false;
-        }
-        self.mesh.last_ask += 1;
-        let ask = self.mesh.last_ask;
-        let until = self.now.mono + PASS_TIMEOUT;
-        self.mesh.asks.insert(ask, (asker, until));
-        self.arm(until, Timer::Pass(ask));
-        let message = Message::PassSettle { ask, hops_left: hops - 1, token, content };
-        fx.push(Effect::Send { link, message, after: None });
-        true
-    }
-
-    /// The neighbour that an object came from.
-    fn way_back(&self, token: Token) -> Option<LinkId> {
-        let slot = self.memory.by_id(token.object)?;
-        let last = self.object(slot).path.last()?;
-        self.mesh.links().find(|(_, l)| l.name == *last).map(|(id, _)| id)
-    }
-
-    fn on_pass_settle(
-        &mut self,
-        link: LinkId,
-        ask: u64,
-        hops_left: u32,
-        token: Token,
-        content: Hash16,
-        fx: &mut Effects,
-    ) {
-        let missing = self.unresolved([token.object]);
-        if !missing.is_empty() && self.resolving.is_full() {
-            let message = Message::PassedSettle { ask, answer: PassedAnswer::Unknown };
-            return fx.push(Effect::Send { link, message, after: None });
-        }
-        if !missing.is_empty() {
-            let message = Message::PassSettle { ask, hops_left, token, content };
-            return self.stall_quietly(missing, Input::Peer(link, message), fx);
-        }
-        let answer = self.owner_answer(token, content);
-        let asker = Asker::Link(link, ask);
-        let passed = answer == PassedAnswer::Unknown
-            && self.pass_on(asker, hops_left, token, content, Some(link), fx);
-        if !passed {
-            let message = Message::PassedSettle { ask, answer };
-            // Both answers that say what was done tell of what is written, which may be open still.
-            let after = self.lane.barrier().filter(|_| answer != PassedAnswer::Unknown);
-            fx.push(Effect::Send { link, message, after });
-        }
-    }
-
-    fn on_passed_settle(&mut self, ask: u64, answer: PassedAnswer, fx: &mut Effects) {
-        let Some((asker, until)) = self.mesh.asks.remove(&ask) else { return };
-        self.disarm(until, Timer::Pass(ask));
-        match asker {
-            Asker::Link(link, ask) => {
-                let message = Message::PassedSettle { ask, answer };
-                fx.push(Effect::Send { link, message, after: None });
-            }
-            Asker::Client(to) => {
-                let answer = match answer {
-                    PassedAnswer::Done => Answer::Done(1),
-                    PassedAnswer::LeaseLost => Answer::RefusedAt(0, crate::lease::lease_lost()),
-                    PassedAnswer::Unknown => Answer::Unknown(
-                        "the node that gave the lease could not be asked; ask it, or wait for the redelivery".into(),
-                    ),
-                };
-                self.reply(to, answer, fx);
-            }
-        }
-    }
-
-    pub(crate) fn on_pass_over(&mut self, ask: u64, fx: &mut Effects) {
-        self.on_passed_settle(ask, PassedAnswer::Unknown, fx);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What nodes say to each other over a link. Plain values: the edges turn them into protobuf.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,30 @@ pub const PROTOCOL: u32 = 1;
 
 /// The oldest version of the link protocol that this program understands.
 pub const PROTOCOL_MIN: u32 = 1;
+
+/// The versions of the link protocol that a node speaks: this program's, unless a test plays an
+/// older or a newer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protocols {
+    /// The oldest.
+    pub oldest: u32,
+    /// The newest.
+    pub newest: u32,
+}
+
+impl Default for Protocols {
+    fn default() -> Self {
+        Self { oldest: PROTOCOL_MIN, newest: PROTOCOL }
+    }
+}
+
+impl Protocols {
+    /// The newest version that both speak, if there is one: what a link between them uses.
+    pub fn common(self, other: Self) -> Option<u32> {
+        let newest = self.newest.min(other.newest);
+        (newest >= self.oldest.max(other.oldest)).then_some(newest)
+    }
+}
 
 /// One message of a link. Links deliver in order or break.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -173,14 +198,37 @@ pub struct Advert {
     pub demand: Option<Demand>,
 }
 
-/// Demand is told and kept per pattern and processor name.
+/// Demand is told and kept per pattern and processor name. Clones are one in memory: a node keeps
+/// the key of a demand in several places for each link.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct DemandKey {
+pub struct DemandKey(Arc<Wanted>);
+
+/// What is wanted, and by whom.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Wanted {
     /// A type or a prefix.
     pub pattern: Pattern,
     /// The processor that wants it.
     pub processor: Name,
 }
+
+impl DemandKey {
+    /// What is wanted, and by whom.
+    pub fn new(pattern: Pattern, processor: Name) -> Self {
+        Self(Arc::new(Wanted { pattern, processor }))
+    }
+}
+
+impl Deref for DemandKey {
+    type Target = Wanted;
+
+    fn deref(&self) -> &Wanted {
+        &self.0
+    }
+}
+
+/// Nodes with their lanes, one link from each to the next. Clones are one in memory.
+pub type Path = Arc<[(Name, LaneId)]>;
 
 /// Demand as one node tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,7 +236,7 @@ pub struct Demand {
     /// Links between the teller and the origin; 0 at the origin.
     pub distance: u32,
     /// The nodes on the way, the teller first, the origin last.
-    pub path: Vec<(Name, LaneId)>,
+    pub path: Path,
     /// Its generation.
     pub generation: Generation,
     /// How many objects may be handed over since the link came up: an absolute total.

@@ -329,14 +329,16 @@ impl Object {
         (self.entity.payload.len() + self.entity.headers.as_packed().len()) as u64
     }
 
-    /// Adds the mark of a settle of the present version.
+    /// Adds the mark of a settle of the present version. A release does not end its version, so a
+    /// version may have several: whoever got no answer to a release has to learn that it was done,
+    /// also after the next holder has settled. Room is made by those that a later settle of their
+    /// version has followed; the last one of each version stays longest (R5).
     pub fn mark(&mut self, token: Token, content: Hash16) {
-        let version = self.version;
-        self.marks.retain(|m| m.version != version);
-        if self.marks.len() == MARKS_MAX {
-            self.marks.remove(0);
+        self.marks.push(SettleMark { version: self.version, token, content });
+        if self.marks.len() > MARKS_MAX {
+            let followed = self.marks.windows(2).position(|m| m[0].version == m[1].version);
+            self.marks.remove(followed.unwrap_or(0));
         }
-        self.marks.push(SettleMark { version, token, content });
     }
 }
 

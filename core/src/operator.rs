@@ -7,17 +7,15 @@ use crate::core::{Core, Timer};
 use crate::effect::{
     Answer, Effect, Effects, LeaseEnd, NodeView, Note, SubscriptionView, TypeView,
 };
-use crate::ids::{LaneId, ObjectId, RecordNumber};
+use crate::ids::{ObjectId, RecordNumber};
 use crate::input::{Input, ListState, Operator, ReplyTo, Which};
 use crate::lease::Holder;
 use crate::limits::LIST_MAX;
 use crate::memory::Phase;
-use crate::names::Name;
-use crate::record::{Ending, Entry};
+use crate::record::Ending;
 use crate::refusal::{Code, Refusal};
 use crate::resolve::{Known, Stored};
 use crate::scan::{Chosen, Listing, Work};
-use crate::transfer::InState;
 
 /// Most scans that people have ordered at once.
 pub(crate) const SCANS_MAX: usize = 32;
@@ -119,7 +117,7 @@ impl Core {
         }
     }
 
-    fn check_scans(&self) -> Result<(), Refusal> {
+    pub(crate) fn check_scans(&self) -> Result<(), Refusal> {
         if self.scans.len() >= SCANS_MAX {
             let message =
                 "too many listings and orders over many objects are under way; retry in a moment";
@@ -275,6 +273,7 @@ impl Core {
             is_self: true,
             up: true,
             link: None,
+            protocol: self.mesh.newest_protocol(),
             draining: self.draining.is_some(),
             demand: own_demand,
             sent: 0,
@@ -295,6 +294,7 @@ impl Core {
                 is_self: false,
                 up: true,
                 link: Some(id),
+                protocol: l.protocol,
                 draining: false,
                 demand,
                 sent: l.sent_objects,
@@ -302,13 +302,17 @@ impl Core {
                 in_doubt: self.transfers.in_doubt(l.lane),
             });
         }
-        for peer in self.mesh.peers.by_age().filter(|p| !seen.contains(&p.lane)) {
+        let forgotten = &self.transfers.verdicts;
+        let away =
+            |p: &&crate::record::PeerSeen| !seen.contains(&p.lane) && !forgotten.contains(&p.lane);
+        for peer in self.mesh.peers.by_age().filter(away) {
             views.push(NodeView {
                 name: peer.name.clone(),
                 lane: peer.lane,
                 is_self: false,
                 up: false,
                 link: None,
+                protocol: 0,
                 draining: false,
                 demand: Vec::new(),
                 sent: 0,
@@ -395,66 +399,6 @@ impl Core {
         for to in std::mem::take(&mut self.drain_waiters) {
             self.reply(to, Answer::Done(leases + ready), fx);
         }
-    }
-
-    /// A peer is gone for ever: every lane of its name that is not linked now. One that is linked is
-    /// the same node with a new disk, and stays. With `reclaim` what was moved to it and not settled here comes back
-    /// flagged, and so does what is held from it.
-    fn forget_node(&mut self, to: ReplyTo, name: &Name, reclaim: bool, fx: &mut Effects) {
-        let lanes: Vec<LaneId> =
-            self.mesh.peers.by_age().filter(|p| p.name == *name).map(|p| p.lane).collect();
-        if lanes.is_empty() {
-            let message = format!("no node called {name} has ever been linked to this one");
-            return self.refuse(
-                to,
-                Refusal::new(Code::NotFound, "NODE_UNKNOWN", message).given(name),
-                fx,
-            );
-        }
-        let lanes: Vec<LaneId> =
-            lanes.into_iter().filter(|lane| self.mesh.link_to(*lane).is_none()).collect();
-        if lanes.is_empty() {
-            let message = format!("{name} is linked to this node now; stop it first, for good");
-            return self.refuse(
-                to,
-                Refusal::new(Code::FailedPrecondition, "NODE_ALIVE", message).given(name),
-                fx,
-            );
-        }
-        if let Err(refusal) = self.check_scans() {
-            return self.refuse(to, refusal, fx);
-        }
-        let mut places = BTreeSet::new();
-        let mut done = 0;
-        for lane in lanes {
-            self.transfers.verdicts.insert(lane);
-            self.lane.write(&Entry::Verdict(lane));
-            self.mesh.peers.remove(&lane);
-            if reclaim {
-                let to_it = self.transfers.moved.iter().filter(|(id, _)| id.receiver == lane);
-                places.extend(to_it.flat_map(|(_, moved)| moved.shadows.iter().copied()));
-                done += self.reclaim_held(lane);
-            }
-        }
-        self.lane.urge();
-        let records: BTreeSet<RecordNumber> = places.iter().map(|at| at.record).collect();
-        self.start_scan(Work::Reclaim { to, places, done }, records, fx);
-    }
-
-    /// What is held from a lane that is gone becomes ready here.
-    fn reclaim_held(&mut self, lane: LaneId) -> u64 {
-        let held = self.transfers.incoming.iter();
-        let held = held.filter(|(id, i)| id.sender == lane && i.state == InState::Held);
-        let ids: Vec<_> = held.map(|(id, i)| (*id, i.items.len() as u64)).collect();
-        let mut count = 0;
-        let mut unheard = Effects::new();
-        for (id, objects) in ids {
-            self.on_release(crate::ids::LinkId(0), id, &mut unheard);
-            count += objects;
-        }
-        // There is nobody to tell: the answers were for a peer that is gone.
-        drop(unheard);
-        count
     }
 }
 

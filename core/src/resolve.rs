@@ -15,9 +15,11 @@ use crate::limits::RESOLVING_MAX;
 use crate::loads::Purpose;
 use crate::memory::Slot;
 use crate::object::{Hash16, Object};
+use crate::reclaim::CopyFound;
 use crate::record::{End, Entry, Standing};
 use crate::refusal::Refusal;
 use crate::remember::Found;
+use crate::scan::ScanId;
 
 /// Ids being looked up and inputs that wait for them.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -34,7 +36,16 @@ pub(crate) struct Resolving {
 struct Stalled {
     missing: BTreeSet<ObjectId>,
     ids: Vec<ObjectId>,
-    input: Input,
+    waiting: Waiting,
+}
+
+/// What waits for ids to be looked up.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Waiting {
+    /// An input that is handled again.
+    Input(Input),
+    /// A scan that brings copies back, with those of one record.
+    Reclaim(ScanId, Vec<CopyFound>),
 }
 
 /// An object as the log holds it.
@@ -135,10 +146,15 @@ impl Core {
 
     /// The same for an input that nobody waits for an answer of.
     pub(crate) fn stall_quietly(&mut self, ids: Vec<ObjectId>, input: Input, fx: &mut Effects) {
+        self.look_up(ids, Waiting::Input(input), fx);
+    }
+
+    /// Looks ids up for something that waits for them.
+    pub(crate) fn look_up(&mut self, ids: Vec<ObjectId>, waiting: Waiting, fx: &mut Effects) {
         let n = self.resolving.next;
         self.resolving.next += 1;
         let missing = ids.iter().copied().collect();
-        self.resolving.stalled.insert(n, Stalled { missing, ids: ids.clone(), input });
+        self.resolving.stalled.insert(n, Stalled { missing, ids: ids.clone(), waiting });
         for id in ids {
             if self.resolving.asked.contains_key(&id) {
                 continue;
@@ -216,7 +232,10 @@ impl Core {
         for n in ready {
             let stalled = self.resolving.stalled.remove(&n).expect("just found");
             let next = self.resolving.next;
-            self.dispatch(stalled.input, fx);
+            match stalled.waiting {
+                Waiting::Input(input) => self.dispatch(input, fx),
+                Waiting::Reclaim(scan, copies) => self.reclaim_looked_up(scan, copies, fx),
+            }
             if let Some(again) = self.resolving.stalled.get_mut(&next) {
                 // It waits once more for some of its ids: the others stay known meanwhile.
                 again.ids.extend(stalled.ids.iter().copied());

@@ -10,7 +10,6 @@ use crate::core::Core;
 use crate::effect::Effects;
 use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::object::Object;
-use crate::planted::{Bug, planted};
 use crate::record::{BadRecord, End, Ending, Entry, Header, How, Standing, TransferId};
 use crate::remember::PartInfo;
 use crate::store::StoreError;
@@ -106,7 +105,6 @@ impl Core {
             Entry::Forgotten { sender, epoch, incarnation, through } => {
                 self.transfers.forget_through(sender, epoch, incarnation, through);
             }
-            Entry::Begun(_) if planted(Bug::BlameForgotten) => {}
             Entry::Begun(locs) => {
                 self.blamed
                     .extend(locs.into_iter().filter(|at| self.catalogue.shelf_of(*at).is_some()));
@@ -116,10 +114,8 @@ impl Core {
                 self.mesh.peers.insert(peer);
             }
             Entry::Generation(counter) => self.restore_generation(counter),
-            Entry::Verdict(lane) => {
-                self.transfers.verdicts.insert(lane);
-                self.mesh.peers.remove(&lane);
-            }
+            Entry::Verdict(lane) => self.transfers.forget_lane(lane),
+            Entry::Undone(end) => self.forget_end(Some(end)),
             Entry::Duplicate { transfer, ty, .. } => {
                 // A transfer of nothing but duplicates is held and released like any other.
                 let held = || Incoming { state: InState::Held, items: Vec::new(), key: None };
@@ -159,6 +155,7 @@ impl Core {
                 let before = self.apply_leave(was)?;
                 if how == How::Reclaimed {
                     self.transfers.drop_shadow(was);
+                    self.free_held(was);
                 }
                 if how == How::Carried {
                     self.transfers.carried(was, at);
@@ -367,6 +364,18 @@ impl Core {
             .collect()
     }
 
+    /// How a survivor is to stand in the lane that takes it over: as it stood, but parked if this
+    /// node was told that its lane is forgotten and its copies reclaimed elsewhere (R6).
+    pub fn survivor_standing(&self, stood: Standing) -> Standing {
+        let forgotten = self.transfers.verdicts.contains(&self.lane.id);
+        match stood {
+            Standing::Flowing | Standing::Held(_) if forgotten => {
+                Standing::Parked("possible duplicate: its lane was forgotten and reclaimed".into())
+            }
+            stood => stood,
+        }
+    }
+
     /// Takes over an object of another lane, as one of [`Core::survivors`] stands there. It may
     /// exist elsewhere, too, and says so. What is to be durable comes with the next records.
     pub fn bring_back(&mut self, now: Now, standing: &Standing, object: Object, fx: &mut Effects) {
@@ -378,9 +387,7 @@ impl Core {
         let slot = self.write_reclaimed(None, object);
         match standing {
             Standing::Parked(reason) | Standing::HeldParked(_, reason) => {
-                let at = self.memory.get(slot).at;
-                self.memory.cancel(at.record, slot);
-                self.park(slot, reason.clone(), fx);
+                self.park_reclaimed(slot, reason.clone(), fx);
             }
             Standing::Flowing | Standing::Held(_) | Standing::Shadow(_) => {}
         }

@@ -13,12 +13,13 @@ use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::input::{ListState, ReplyTo};
 use crate::lane::entry_bytes;
 use crate::loads::Purpose;
-use crate::memory::{Slot, Then};
+use crate::memory::Slot;
 use crate::names::Pattern;
 use crate::object::Object;
 use crate::planted::{Bug, planted};
 use crate::record::{Ending, Entry, How, Standing};
 use crate::remember::Found;
+use crate::resolve::Waiting;
 use crate::time::{Span, Wall};
 use crate::view::View;
 
@@ -67,19 +68,28 @@ pub(crate) struct Listing {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Scan {
-    work: Work,
+pub(crate) struct Scan {
+    pub(crate) work: Work,
     records: VecDeque<RecordNumber>,
+    /// The record that is being read.
+    reading: Option<RecordNumber>,
 }
 
 /// All scans under way.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Scans {
-    scans: BTreeMap<ScanId, Scan>,
+    pub(crate) scans: BTreeMap<ScanId, Scan>,
     last: ScanId,
 }
 
 impl Scans {
+    /// Records in which something is due and that are not looked at yet. A checkpoint has to name
+    /// them: nobody would look into them after a restart from it.
+    pub(crate) fn due(&self) -> impl Iterator<Item = RecordNumber> {
+        let scans = self.scans.values().filter(|s| matches!(s.work, Work::Due));
+        scans.flat_map(|s| s.reading.into_iter().chain(s.records.iter().copied()))
+    }
+
     pub(crate) fn is_carrying(&self) -> bool {
         self.scans.values().any(|s| matches!(s.work, Work::Carry))
     }
@@ -103,18 +113,20 @@ impl Core {
     ) {
         self.scans.last += 1;
         let id = self.scans.last;
-        self.scans.scans.insert(id, Scan { work, records: records.into_iter().collect() });
+        let scan = Scan { work, records: records.into_iter().collect(), reading: None };
+        self.scans.scans.insert(id, scan);
         self.step_scan(id, fx);
     }
 
-    fn step_scan(&mut self, id: ScanId, fx: &mut Effects) {
+    pub(crate) fn step_scan(&mut self, id: ScanId, fx: &mut Effects) {
         let scan = self.scans.scans.get_mut(&id).expect("scans end by themselves");
         let enough = matches!(&scan.work, Work::List(l) if l.found.len() >= l.limit);
         // A record without anything alive may have been cut off the log since the scan began.
         while scan.records.front().is_some_and(|record| self.catalogue.page(*record).is_none()) {
             scan.records.pop_front();
         }
-        match scan.records.pop_front() {
+        scan.reading = scan.records.pop_front();
+        match scan.reading {
             Some(record) if !enough => self.load(record, Purpose::Scan(id), fx),
             _ => {
                 let scan = self.scans.scans.remove(&id).expect("just found");
@@ -147,6 +159,17 @@ impl Core {
     ) {
         let scan = self.scans.scans.get_mut(&id).expect("a scan waits for its record");
         let mut work = std::mem::replace(&mut scan.work, Work::Due);
+        if let Work::Reclaim { places, .. } = &work {
+            let copies = self.copies_in(entries, places);
+            let ids: Vec<ObjectId> = copies.iter().map(|c| c.object.id).collect();
+            self.scans.scans.get_mut(&id).expect("nothing ends a scan inside").work = work;
+            let missing = self.unresolved(ids);
+            return if missing.is_empty() {
+                self.reclaim_looked_up(id, copies, fx);
+            } else {
+                self.look_up(missing, Waiting::Reclaim(id, copies), fx);
+            };
+        }
         for (at, entry) in entries {
             assert_eq!(at.record, record, "the edge answers what was asked");
             if let Some(shelf) = self.catalogue.shelf_of(*at)
@@ -203,11 +226,6 @@ impl Core {
             {
                 let view = self.view_on_disk(shelf, standing, object);
                 listing.found.push(view);
-            }
-            (Work::Reclaim { places, done, .. }, Entry::Object { object, .. })
-                if shelf == Shelf::Shadow && places.contains(&at) && self.reclaim(at, object) =>
-            {
-                *done += 1;
             }
             _ => {}
         }
@@ -401,7 +419,8 @@ impl Core {
         let (Shelf::Ready(_) | Shelf::Delayed(_)) = shelf else { return };
         let expired = object.expires_at.is_some_and(|t| t <= self.now.wall);
         if expired && !self.clock_is_trusted() {
-            return self.watch_page(self.now.wall + Span::secs(60), at.record);
+            self.doubted.insert(at.record);
+            return;
         }
         // What would only go back to its shelf stays there until it is due.
         let ahead = if self.may_delay_in_memory() { Span::secs(1) } else { Span::ZERO };
@@ -478,36 +497,6 @@ impl Core {
     pub(crate) fn records_with(&self, wanted: impl Fn(Shelf) -> bool) -> Vec<RecordNumber> {
         let has = |p: &crate::catalogue::Page| p.sets.iter().any(|s| wanted(s.shelf));
         self.catalogue.iter().filter(|(_, p)| has(p)).map(|(n, _)| *n).collect()
-    }
-
-    /// Brings a shadow back as a ready object, flagged as a possible duplicate.
-    fn reclaim(&mut self, at: Loc, object: &Object) -> bool {
-        if self.memory.by_id(object.id).is_some() {
-            return false;
-        }
-        self.catalogue.take(at, Shelf::Shadow);
-        self.transfers.drop_shadow(at);
-        self.write_reclaimed(Some(at), object.clone());
-        true
-    }
-
-    /// Writes an object that was brought back from a copy; it flows when that is durable.
-    pub(crate) fn write_reclaimed(&mut self, was: Option<Loc>, mut object: Object) -> Slot {
-        (object.possible_duplicate, object.chase) = (true, None);
-        let ty = self.queues.intern(&object.entity.ty);
-        let queue = self.queue_for(ty, &object.handled);
-        self.lane.reserve(entry_bytes(&object));
-        let standing = Standing::Flowing;
-        let at = self.lane.write_object(How::Reclaimed, was, None, &standing, &mut object);
-        self.catalogue.put(at, Shelf::Memory, at);
-        self.remembered.note(object.id, at);
-        self.queues.ty_mut(ty).books.reclaimed += 1;
-        let decision = Decision::new(self.now.wall, Step::Reclaim, None);
-        self.decide(decision, (object.id, object.moves));
-        let slot = self.admit(object, at, at, queue);
-        self.memory.when_committed(at.record, slot, Then::Flow);
-        self.lane.urge();
-        slot
     }
 }
 

@@ -43,7 +43,7 @@ impl Core {
         }
         let key: SubKey = (s.session, s.subscription);
         let lease = s.lease.unwrap_or(self.limits.lease);
-        let demand = DemandKey { pattern: s.pattern, processor: s.processor };
+        let demand = DemandKey::new(s.pattern, s.processor);
         let existing = self.subs.subs.get(&key).map(|sub| sub.group);
         match existing {
             Some(group) if self.subs.group(group).key == demand => {
@@ -168,7 +168,7 @@ impl Core {
         self.hungry.remove(&group);
         self.starved.remove(&group);
         self.subs.remove_group(group);
-        self.demand_vanishes(key);
+        self.mark_demand(key);
     }
 
     /// Gives ready objects to groups with free credit, a turn each until nothing more can move.

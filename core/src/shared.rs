@@ -68,6 +68,10 @@ pub struct LaneRow {
     pub hash: Hash16,
     /// The last record that was published before the present epoch began.
     pub began: RecordNumber,
+    /// The first record that is kept. It stands here because truncation has to be fenced like a
+    /// commit: what an old owner has forgotten the next one may still need. Rows below it are
+    /// deleted plainly, whenever.
+    pub first: RecordNumber,
 }
 
 /// What a read of the tables gives. It may be older than what another read gave.
@@ -107,6 +111,8 @@ pub enum Set {
     },
     /// The owner proves that it still owns the lane; nothing changes. In state owned.
     Renew,
+    /// The owner forgets everything below this record. In state owned.
+    Truncate(RecordNumber),
     /// An observer declares the owner dead. In state owned.
     Dead,
     /// A new owner, one epoch higher. Not in state retired.
@@ -181,7 +187,7 @@ impl Update {
     pub fn holds(&self, row: &LaneRow) -> bool {
         let state = match self.set {
             Set::Claim(_) => row.state != LaneState::Retired,
-            Set::Publish { .. } | Set::Renew | Set::Dead | Set::Retire => {
+            Set::Publish { .. } | Set::Renew | Set::Truncate(_) | Set::Dead | Set::Retire => {
                 row.state == LaneState::Owned
             }
         };
@@ -196,6 +202,7 @@ impl Update {
         match &self.set {
             Set::Publish { number, hash } => (row.number, row.hash) = (*number, *hash),
             Set::Renew => {}
+            Set::Truncate(below) => row.first = row.first.max(*below),
             Set::Dead => row.state = LaneState::Dead,
             Set::Retire => row.state = LaneState::Retired,
             Set::Claim(owner) => {
@@ -220,6 +227,7 @@ impl Update {
             Set::Publish { .. } if row.epoch == self.epoch.next() => Some(true),
             Set::Publish { .. } => None,
             Set::Renew => Some(false),
+            Set::Truncate(below) => Some(row.first >= *below),
             Set::Dead => Some(mine && row.state == LaneState::Dead),
             Set::Retire => Some(mine && row.state == LaneState::Retired),
             Set::Claim(owner) => {
@@ -310,6 +318,7 @@ mod tests {
             number: RecordNumber(7),
             hash: [7; 16],
             began: RecordNumber(5),
+            first: RecordNumber(1),
         }
     }
 
@@ -330,7 +339,7 @@ mod tests {
     fn a_dead_owner_changes_nothing_any_more() {
         let mut row = row();
         update(Set::Dead, None).apply(&mut row);
-        for set in [Set::Renew, Set::Dead, Set::Retire] {
+        for set in [Set::Renew, Set::Dead, Set::Retire, Set::Truncate(RecordNumber(5))] {
             assert!(!update(set.clone(), None).holds(&row), "{set:?}");
         }
         assert!(!publish().holds(&row));

@@ -52,7 +52,7 @@ impl Core {
         if let Err(refusal) = self.check_take(&take) {
             return self.refuse(to, refusal, fx);
         }
-        let key = DemandKey { pattern: take.pattern, processor: take.processor };
+        let key = DemandKey::new(take.pattern, take.processor);
         let group = self.group_for(&key);
         let n = self.takes.last + 1;
         self.takes.last = n;
@@ -82,7 +82,7 @@ impl Core {
             let message = format!("{limit} receives are waiting; retry in a moment");
             return Err(Refusal::exhausted("sessions", u64::from(limit), message));
         }
-        let key = DemandKey { pattern: take.pattern.clone(), processor: take.processor.clone() };
+        let key = DemandKey::new(take.pattern.clone(), take.processor.clone());
         let limit = self.limits.subscriptions;
         if self.takes.held.len() >= limit as usize && self.subs.find(&key).is_none() {
             let message = "too many different receives; their demand lingers, retry in a moment";

@@ -35,6 +35,9 @@ use crate::time::{Mono, Span, Wall};
 /// How long what a peer has refused is not offered to it again.
 pub(crate) const REFUSED_PAUSE: Span = Span::secs(1);
 
+/// How many times `offer_timeout` an offer over a slow link waits at most.
+const PATIENCE_MAX: u64 = 64;
+
 /// An offer of this incarnation that is not decided.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Outgoing {
@@ -51,6 +54,8 @@ pub(crate) struct Outgoing {
     /// Bytes of its payloads.
     bytes: u64,
     deadline: Mono,
+    /// How long it waits for its answer in all.
+    patience: Span,
 }
 
 /// A committed transfer whose receiver may still need its answer, or whose shadow is kept.
@@ -111,13 +116,13 @@ pub(crate) struct Transfers {
     pub(crate) verdicts: BTreeSet<LaneId>,
     /// Those of `moved` that are not taken: TAKEN costs nothing for all that is kept.
     #[serde(skip)]
-    untaken: BTreeSet<TransferId>,
+    pub(crate) untaken: BTreeSet<TransferId>,
     /// Shadows by place, for carrying.
     #[serde(skip)]
     shadows: BTreeMap<Loc, TransferId>,
     /// Transfers whose FORGET has been said, by receiver's lane.
-    forget_said: BTreeMap<LaneId, u64>,
-    last: u64,
+    pub(crate) forget_said: BTreeMap<LaneId, u64>,
+    pub(crate) last: u64,
 }
 
 impl Transfers {
@@ -169,6 +174,20 @@ impl Transfers {
         for incoming in self.incoming.values_mut().filter(|i| i.state != InState::Taken) {
             incoming.items.iter_mut().filter(|h| h.at == at).for_each(|h| h.at = to);
         }
+    }
+
+    /// A held object leaves its transfer, which is over when it was the last one.
+    pub(crate) fn take_held(&mut self, at: Loc) -> Option<Held> {
+        let of = |(id, i): (&TransferId, &Incoming)| {
+            i.items.iter().position(|h| h.at == at).map(|item| (*id, item))
+        };
+        let (id, item) = self.incoming.iter().find_map(of)?;
+        let items = &mut self.incoming.get_mut(&id).expect("just found").items;
+        let held = items.remove(item);
+        if items.is_empty() {
+            self.incoming.remove(&id);
+        }
+        Some(held)
     }
 
     /// Takes a committed transfer into account.
@@ -274,7 +293,7 @@ impl Core {
         self.transfers.last += 1;
         let n = self.transfers.last;
         let l = self.mesh.link(link).expect("offers go over links that are up");
-        let (receiver, peer) = (l.lane, l.name.clone());
+        let (receiver, peer, patience) = (l.lane, l.name.clone(), l.patience);
         let (sender, epoch, incarnation) = (self.lane.id, self.lane.epoch, self.lane.incarnation);
         let id = TransferId { sender, receiver, epoch, incarnation, n };
         // It goes out behind the others of its link. Without that time a slow link would be offered
@@ -282,9 +301,22 @@ impl Core {
         let before = self.transfers.outgoing.values().filter(|o| o.link == link);
         let ahead: u64 = before.map(|o| o.bytes).sum();
         let transport = Span::millis((ahead + bytes) / LINK_BYTES_PER_MS_MIN);
-        let deadline = self.now.mono + self.limits.offer_timeout + transport;
+        // What even that underestimates, the link has learned.
+        let patience = Span(patience.0 + transport.0);
+        let deadline = self.now.mono + patience;
         self.arm(deadline, Timer::Offer(n));
-        let out = Outgoing { id, link, peer, key, slots, estate, moving: None, bytes, deadline };
+        let out = Outgoing {
+            id,
+            link,
+            peer,
+            key,
+            slots,
+            estate,
+            moving: None,
+            bytes,
+            deadline,
+            patience,
+        };
         self.transfers.outgoing.insert(n, out);
         id
     }
@@ -293,11 +325,26 @@ impl Core {
         let Some(out) = self.transfers.outgoing.get(&n) else { return };
         if out.moving.is_none() && out.deadline <= self.now.mono {
             let (link, id) = (out.link, out.id);
+            let longer = out.patience.times(2).min(self.limits.offer_timeout.times(PATIENCE_MAX));
+            if let Some(l) = self.mesh.link_mut(link) {
+                l.patience = l.patience.max(longer);
+            }
             self.pause(n);
             if !planted(Bug::AbortOfOpenOffer) {
                 self.withdraw(n, Refused::Timeout);
             }
             fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
+        }
+    }
+
+    /// An offer was answered: from now on its link waits between two and four times as long as that
+    /// took.
+    fn learn_patience(&mut self, n: u64) {
+        let Some(out) = self.transfers.outgoing.get(&n) else { return };
+        let took = Span(out.patience.0 - (out.deadline - self.now.mono).0.min(out.patience.0));
+        let (least, link) = (self.limits.offer_timeout, out.link);
+        if let Some(l) = self.mesh.link_mut(link) {
+            l.patience = l.patience.min(took.times(4)).max(took.times(2)).max(least);
         }
     }
 
@@ -340,6 +387,7 @@ impl Core {
         if self.transfers.outgoing[&n].moving.is_some() {
             return;
         }
+        self.learn_patience(n);
         self.timers_disarm_offer(n);
         if !self.transfers.outgoing[&n].estate.is_empty() {
             return self.on_estate_accepted(link, n, refused, fx);
@@ -383,15 +431,27 @@ impl Core {
             let who = Some(format!("node {receiver}").into());
             self.decide(Decision::new(self.now.wall, Step::Move, who), (object_id, moves));
         }
+        self.write_moved_mark(n, id, receiver, shadows).slots = slots;
+    }
+
+    /// MOVED itself, behind the ends that it is of. The transfer waits for its commit.
+    pub(crate) fn write_moved_mark(
+        &mut self,
+        n: u64,
+        id: TransferId,
+        receiver: Name,
+        shadows: BTreeSet<Loc>,
+    ) -> &mut Outgoing {
         let entry = Entry::Moved {
             transfer: id,
             receiver: receiver.clone(),
             shadows: shadows.iter().copied().collect(),
         };
         let at = self.lane.write(&entry);
-        let out = self.transfers.outgoing.get_mut(&n).expect("the caller found it");
-        (out.moving, out.slots) = (Some(at.record), slots);
         self.transfers.insert_moved(id, Moved { receiver, shadows, taken: None });
+        let out = self.transfers.outgoing.get_mut(&n).expect("the caller found it");
+        out.moving = Some(at.record);
+        out
     }
 
     fn timers_disarm_offer(&mut self, n: u64) {
@@ -402,6 +462,7 @@ impl Core {
     pub(crate) fn on_decline(&mut self, id: TransferId, _reason: OfferRefused) {
         let open = self.transfers.outgoing.get(&id.n);
         if open.is_some_and(|o| o.id == id && o.moving.is_none()) {
+            self.learn_patience(id.n);
             self.pause(id.n);
             self.withdraw(id.n, Refused::RefusedByPeer);
         }
@@ -464,30 +525,6 @@ impl Core {
         self.say_forget(link, id.receiver, fx);
     }
 
-    /// Tells the receiver below which number everything is decided and taken.
-    fn say_forget(&mut self, link: LinkId, receiver: LaneId, fx: &mut Effects) {
-        let (epoch, incarnation) = (self.lane.epoch, self.lane.incarnation);
-        let mine = |id: &&TransferId| {
-            id.receiver == receiver && id.epoch == epoch && id.incarnation == incarnation
-        };
-        let open = self.transfers.outgoing.values().map(|o| &o.id).filter(mine);
-        let first = TransferId { sender: self.lane.id, receiver, epoch, incarnation, n: 0 };
-        let untaken = self.transfers.untaken.range(first..).take(1).filter(mine);
-        let lowest = open.chain(untaken).map(|id| id.n).min();
-        let below = u64::from(!planted(Bug::ForgottenOneTooFar));
-        let through = lowest.map_or(self.transfers.last, |n| n - below);
-        let said = self.transfers.forget_said.entry(receiver).or_default();
-        if through > *said {
-            *said = through;
-            let sender = self.lane.id;
-            let message = Message::Forget { sender, epoch, incarnation, through };
-            // The receiver may forget only what this side remembers as taken.
-            let after = Some(self.lane.ticket());
-            self.lane.urge();
-            fx.push(Effect::Send { link, message, after });
-        }
-    }
-
     /// Shadows of taken transfers go after their retention, or when they are too many.
     pub(crate) fn forget_old_shadows(&mut self) {
         let before = self.now.wall.0.saturating_sub(self.limits.shadow_retention.as_millis());
@@ -541,11 +578,8 @@ impl Core {
             fx.push(Effect::Send { link, message: Message::Status(id), after: None });
         }
         self.transfers.forget_said.remove(&lane);
-        self.say_forget_on_resume(link, lane, fx);
-    }
-
-    fn say_forget_on_resume(&mut self, link: LinkId, lane: LaneId, fx: &mut Effects) {
-        if self.transfers.last > 0 {
+        // A lane in its first epoch that has offered nothing has nothing to be forgotten.
+        if self.transfers.last > 0 || self.lane.epoch > Epoch(1) {
             self.say_forget(link, lane, fx);
         }
     }
@@ -578,23 +612,5 @@ impl Core {
         if self.transfers.incoming.values().any(|i| i.state == InState::Held) {
             self.arm_once(self.limits.offer_timeout.times(2), Timer::Doubt);
         }
-    }
-}
-
-impl Transfers {
-    /// Forgets decided transfers of a sender's incarnation. Older incarnations of the sender are
-    /// kept as long as something of them is in doubt.
-    pub(crate) fn forget_through(
-        &mut self,
-        sender: LaneId,
-        epoch: Epoch,
-        incarnation: Incarnation,
-        through: u64,
-    ) {
-        self.forgotten.insert((sender, epoch, incarnation), through);
-        self.incoming.retain(|id, i| {
-            let same = (id.sender, id.epoch, id.incarnation) == (sender, epoch, incarnation);
-            !(same && id.n <= through && i.state == InState::Taken)
-        });
     }
 }

@@ -35,6 +35,7 @@ impl Bench {
             seed: 7,
             limits: Limits::default(),
             fence: Some(SELF_FENCE_AFTER),
+            protocols: dpc_core::message::Protocols::default(),
             heir: None,
         };
         let (first, last) = (RecordNumber(1), RecordNumber(0));

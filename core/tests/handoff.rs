@@ -6,7 +6,9 @@ use dpc_core::ids::{
     SubscriptionId,
 };
 use dpc_core::input::{ReplyTo, Subscribe};
-use dpc_core::message::{DemandKey, Hello, LaneHello, Message, Offer, OfferRefused, PROTOCOL};
+use dpc_core::message::{
+    DemandKey, Hello, LaneHello, Message, Offer, OfferRefused, PROTOCOL, Protocols,
+};
 use dpc_core::names::{Name, Pattern, TypeName};
 use dpc_core::object::{Entity, Headers, Object};
 use dpc_core::record::TransferId;
@@ -31,6 +33,7 @@ impl Bench {
             incarnation: Incarnation(1),
             seed: 7,
             limits: Limits::default(),
+            protocols: Protocols::default(),
             fence: None,
             heir: None,
         };
@@ -83,7 +86,7 @@ impl Bench {
 
     fn subscribe(&mut self) {
         self.tell(Input::OpenSession(SessionId(1)));
-        let DemandKey { pattern, processor } = key();
+        let (pattern, processor) = (key().pattern.clone(), key().processor.clone());
         let (session, subscription) = (SessionId(1), SubscriptionId(1));
         let s = Subscribe { session, subscription, pattern, processor, credit: 8, lease: None };
         self.tell(Input::Subscribe(ReplyTo { request: RequestId(1), seq: 0 }, s));
@@ -95,7 +98,7 @@ fn name(text: &str) -> Name {
 }
 
 fn key() -> DemandKey {
-    DemandKey { pattern: Pattern::new("img").expect("valid"), processor: name("default") }
+    DemandKey::new(Pattern::new("img").expect("valid"), name("default"))
 }
 
 fn transfer(n: u64) -> TransferId {

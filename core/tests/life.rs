@@ -5,6 +5,7 @@ use dpc_core::ids::{
     Epoch, Incarnation, LaneId, ObjectId, RecordNumber, RequestId, SessionId, SubscriptionId,
 };
 use dpc_core::input::{LeaseRef, Lessee, Operator, ReplyTo, Settle, Subscribe, Verb};
+use dpc_core::message::Protocols;
 use dpc_core::names::{Name, Pattern, TypeName};
 use dpc_core::object::{Entity, Headers, Push};
 use dpc_core::store::Claimed;
@@ -27,6 +28,7 @@ impl Bench {
             incarnation: Incarnation(incarnation),
             seed: 7,
             limits: Limits::default(),
+            protocols: Protocols::default(),
             fence: None,
             heir: None,
         };

@@ -16,6 +16,7 @@ use crate::edge::Index;
 use crate::gate::Gate;
 use crate::history::{HistoryHandle, Report};
 use crate::observe;
+use crate::recorder::Recorder;
 use crate::service::{Batch, Hub};
 
 /// Inputs that are handled before the transport gets its turn.
@@ -77,6 +78,7 @@ pub(crate) struct Driver<S, I> {
     disk_low: bool,
     disk_checked: Option<Mono>,
     fx: Effects,
+    recorder: Option<Recorder>,
 }
 
 /// Why a driver ended before it was told to: the node stops with this message.
@@ -90,6 +92,7 @@ impl<S: Store, I: Index> Driver<S, I> {
         inbox: mpsc::UnboundedReceiver<Batch>,
         edges: Edges<S, I>,
         claimed: &Claimed,
+        recorder: Option<Recorder>,
     ) -> Self {
         Self {
             core,
@@ -103,6 +106,7 @@ impl<S: Store, I: Index> Driver<S, I> {
             disk_low: false,
             disk_checked: None,
             fx: Effects::new(),
+            recorder,
         }
     }
 
@@ -110,6 +114,9 @@ impl<S: Store, I: Index> Driver<S, I> {
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), Halt> {
         self.hub.set_last_record(self.gate.committed());
         self.core.start(self.hub.clock.now(), &mut self.fx);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.begin(&mut self.core);
+        }
         self.perform_new()?;
         loop {
             self.check_disk()?;
@@ -120,6 +127,8 @@ impl<S: Store, I: Index> Driver<S, I> {
                 // Answers of the store come first: others wait for them.
                 Some(completed) = self.edges.completed.1.recv() => self.complete(completed)?,
                 () = told(&mut stop) => return self.finish().await,
+                // It is short, and under load it would never come behind the clients.
+                () = asked(&mut self.recorder) => self.serve_recording()?,
                 Some(batch) = self.inbox.recv() => self.feed(batch)?,
                 () = sleep_until(wake) => self.handle(Input::Wake)?,
             }
@@ -150,14 +159,38 @@ impl<S: Store, I: Index> Driver<S, I> {
     }
 
     fn handle(&mut self, input: Input) -> Result<(), Halt> {
-        self.core.handle(self.hub.clock.now(), input, &mut self.fx);
+        self.tell_core(input);
         self.perform_new()
+    }
+
+    /// Core handles an input, on the record.
+    fn tell_core(&mut self, input: Input) {
+        let now = self.hub.clock.now();
+        assert!(self.fx.is_empty(), "what came before has been performed");
+        if let Some(recorder) = &mut self.recorder {
+            recorder.call(now, &input);
+        }
+        self.core.handle(now, input, &mut self.fx);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.outcome(&mut self.core, &self.fx);
+        }
+    }
+
+    /// Somebody wants the recording. It can begin only when core's effects are out.
+    fn serve_recording(&mut self) -> Result<(), Halt> {
+        if !self.core.can_be_copied() {
+            self.handle(Input::Wake)?;
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.serve(&mut self.core);
+        }
+        Ok(())
     }
 
     /// A record is durable: core learns of it, then what waited for it goes, then what follows.
     fn commit(&mut self, number: RecordNumber, record: Bytes) -> Result<(), Halt> {
         self.hub.set_last_record(number);
-        self.core.handle(self.hub.clock.now(), Input::Committed(number), &mut self.fx);
+        self.tell_core(Input::Committed(number));
         for effect in self.gate.open(number) {
             self.perform(effect)?;
         }
@@ -279,7 +312,11 @@ impl<S: Store, I: Index> Driver<S, I> {
             return;
         }
         let now = self.hub.clock.now();
-        let Some(record) = self.core.take_record(now) else { return };
+        let record = self.core.take_record(now);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.take(now, record.as_ref());
+        }
+        let Some(record) = record else { return };
         let done = self.done(Completed::Appended);
         self.edges.store.append(self.epoch, record.number, record.bytes.clone(), done);
         self.appending = Some((record.number, record.bytes, now.mono));
@@ -329,6 +366,13 @@ impl<S: Store, I: Index> Driver<S, I> {
             // The driver has ended: nobody waits for the answer.
             let _ended = sender.send(completed(answer));
         })
+    }
+}
+
+async fn asked(recorder: &mut Option<Recorder>) {
+    match recorder {
+        Some(recorder) => recorder.asked().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -5,18 +5,19 @@ use std::sync::Arc;
 use dpc_core::effect::PartIds;
 use dpc_core::ids::{LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::names::Name;
-use dpc_core::store::{Claimed, Done, StoreError};
+use dpc_core::store::{Claimed, Done, Store, StoreError};
 use dpc_core::{Limits, PartInfo, Span};
 use dpc_proto::v1;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
-use crate::config::{Address, Config};
+use crate::config::{Address, Config, StoreKind};
 use crate::edge::{Clock, Index, OsEntropy, TcpDial, TcpListen};
 use crate::history::{History, HistoryOptions};
 use crate::node::{self, Bounds, Chance, Data, NodeError, Order, Ready, Reports, Setup, Sockets};
-use crate::store::{Embedded, IndexDb, Options, Part, disk_free};
+use crate::recorder::RecorderPlace;
+use crate::store::{Embedded, IndexDb, Options, Part, Postgres, PostgresOptions, Seat, disk_free};
 
 /// Runs the node of a configuration until a signal ends it. A restored data folder gets a new lane
 /// first.
@@ -36,6 +37,9 @@ pub async fn serve(
         admin: listen("listen.admin", &config.listen.admin).await?,
         dialer: TcpDial,
     };
+    if config.store.kind == StoreKind::Postgres {
+        return serve_postgres(config, restored, sockets, ready).await;
+    }
     if restored {
         let name = Name::new("node_name", "restored").expect("a valid name");
         let clock = Clock::of_machine();
@@ -44,10 +48,56 @@ pub async fn serve(
         crate::restored::check(&config.data_dir)?;
     }
     let (store, lane) = Embedded::open(&config.data_dir, &Options::default())?;
-    let mut index = IndexDb::open(&config.data_dir.join("index"), lane)?;
-    let parts = parts_of(&mut index).await?;
     let dir = config.data_dir.clone();
     let free = Box::new(move || disk_free(&dir).ok());
+    run(config, setup(config, lane)?, (store, free), sockets, ready).await
+}
+
+/// Runs a node whose lane is in Postgres. What its folder holds can be built again from the lane,
+/// except for which lane it is.
+async fn serve_postgres(
+    config: &Config,
+    restored: bool,
+    sockets: Sockets<TcpListen, TcpDial>,
+    ready: impl FnOnce(&Ready),
+) -> Result<(), NodeError> {
+    if restored {
+        return Err(StoreError::Refused(
+            "--restored is for a data folder with an embedded store; a lane in Postgres that was \
+             restored from a backup needs a new data_dir, and its objects stay behind"
+                .into(),
+        )
+        .into());
+    }
+    let seat = Seat::open(&config.data_dir)?;
+    let setup = Setup {
+        store: "postgres",
+        durability: v1::Durability::Committed,
+        ..setup(config, seat.lane())?
+    };
+    let options = PostgresOptions {
+        url: config.store.url.clone().expect("a checked configuration has it"),
+        create_tables: config.store.create_tables,
+        patience: config.store.patience.0,
+        node: setup.name.to_string(),
+    };
+    let store = Postgres::open(seat, options)?;
+    // The disk under the lane is the database's own: it refuses when it is full.
+    let free = Box::new(|| None);
+    run(config, setup, (store, free), sockets, ready).await
+}
+
+/// Runs a node on a store, with index and history on the node's own disk.
+async fn run<S: Store + Send + 'static>(
+    config: &Config,
+    setup: Setup,
+    (store, free): (S, Box<dyn FnMut() -> Option<u64> + Send>),
+    sockets: Sockets<TcpListen, TcpDial>,
+    ready: impl FnOnce(&Ready),
+) -> Result<(), NodeError> {
+    let lane = setup.lane;
+    let mut index = IndexDb::open(&config.data_dir.join("index"), lane)?;
+    let parts = parts_of(&mut index).await?;
     let data = Data { store, index, parts, free };
     let chance = Chance { clock: Clock::of_machine(), entropy: Box::new(|| Box::new(OsEntropy)) };
     let opened = Arc::new(std::sync::Mutex::new(None));
@@ -60,7 +110,6 @@ pub async fn serve(
             Ok(Some((handle, stands)))
         })
     };
-    let setup = setup(config, lane)?;
     let order = orders()?;
     let result = node::run(setup, data, sockets, chance, open_history, order, ready).await;
     // What was fed becomes durable there, so that the next start has less to catch up with.
@@ -146,7 +195,14 @@ pub(crate) fn setup(config: &Config, lane: LaneId) -> Result<Setup, NodeError> {
         store: "embedded",
         durability: v1::Durability::Synced,
         disk_reserve: config.limits.disk_reserve.0,
+        recorder: recorder(config),
     })
+}
+
+/// Where the flight recorder writes; with too little room there is none.
+fn recorder(config: &Config) -> Option<RecorderPlace> {
+    let bytes = config.limits.recorder_bytes.0;
+    (bytes > 0).then(|| RecorderPlace { dir: config.data_dir.join("recorder"), bytes })
 }
 
 fn history(

@@ -15,6 +15,7 @@ pub mod history;
 mod link;
 pub mod node;
 mod observe;
+mod recorder;
 mod restored;
 mod routes;
 mod serve;

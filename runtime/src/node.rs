@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dpc_core::ids::{Incarnation, LaneId, RecordNumber};
+use dpc_core::message::Protocols;
 use dpc_core::names::Name;
 use dpc_core::record::{entries, mentions, open_header};
 use dpc_core::store::{Claimed, READ_BYTES_MAX, Store, StoreError};
@@ -18,6 +19,7 @@ use crate::driver::{Completed, Disk, Driver, Edges, Halt};
 use crate::edge::{Clock, Dial, Entropy, Index, Listen};
 use crate::history::{HistoryHandle, Report};
 use crate::link::{Links, keep_dialling};
+use crate::recorder::{self, Recorder, RecorderPlace};
 use crate::routes;
 use crate::serve::{Connections, serve_admin, serve_grpc};
 pub use crate::service::{Addresses, Bounds, Identity};
@@ -59,6 +61,8 @@ pub struct Setup {
     pub durability: v1::Durability,
     /// Free bytes of disk below which pushes are refused.
     pub disk_reserve: u64,
+    /// Where it records what goes into core, if it does.
+    pub recorder: Option<RecorderPlace>,
 }
 
 /// The sockets of a node.
@@ -166,6 +170,7 @@ where
         incarnation,
         seed: random.next_u64(),
         limits: setup.limits.clone(),
+        protocols: Protocols::default(),
         fence: None,
         heir: None,
     };
@@ -204,7 +209,8 @@ where
         completed,
     };
     let (stop, stopped) = watch::channel(false);
-    let driver = Driver::new(core, Arc::clone(&hub), inbox, edges, &claimed);
+    let recorder = open_recorder(&hub, setup.recorder.as_ref());
+    let driver = Driver::new(core, Arc::clone(&hub), inbox, edges, &claimed, recorder);
     let driver = tokio::spawn(driver.run(stopped));
 
     let addresses = Addresses {
@@ -222,6 +228,22 @@ where
         tracing::info!("connections were still open when the node stopped");
     }
     result
+}
+
+/// Starts the recorder. A node runs without one rather than not at all.
+fn open_recorder(hub: &Hub, place: Option<&RecorderPlace>) -> Option<Recorder> {
+    let place = place?;
+    match recorder::open(place) {
+        Ok((recorder, handle)) => {
+            hub.set_recorder(handle);
+            Some(recorder)
+        }
+        Err(error) => {
+            let dir = place.dir.display();
+            tracing::warn!("the flight recorder is off: it cannot use {dir}: {error}");
+            None
+        }
+    }
 }
 
 /// Starts everything that listens and dials.
@@ -263,7 +285,7 @@ async fn live(
         () = ordered(&mut order, Order::Drain) => None,
     };
     if let Some(ended) = halted {
-        return end(hub, ended, "it cannot go on");
+        return end(hub, ended, "it cannot go on").await;
     }
     if *order.borrow() == Order::Drain {
         tracing::info!("draining; a second signal stops at once");
@@ -278,13 +300,13 @@ async fn live(
             () = tokio::time::sleep(deadline) => None,
         };
         if let Some(ended) = halted {
-            return end(hub, ended, "it cannot go on");
+            return end(hub, ended, "it cannot go on").await;
         }
     }
     tracing::info!("stopping");
     stop.send_replace(true);
     let ended = driver.await;
-    end(hub, ended, "it was told to")
+    end(hub, ended, "it was told to").await
 }
 
 /// Waits until the order is at least this one. Whoever gives orders and goes away lets the node run.
@@ -294,7 +316,7 @@ async fn ordered(order: &mut watch::Receiver<Order>, at_least: Order) {
     }
 }
 
-fn end(
+async fn end(
     hub: &Hub,
     ended: Result<Result<(), Halt>, tokio::task::JoinError>,
     why: &str,
@@ -304,7 +326,19 @@ fn end(
     match ended {
         Ok(Ok(())) => Ok(()),
         Ok(Err(halt)) => Err(NodeError::Halted(halt)),
-        Err(error) => Err(NodeError::Halted(format!("a bug: {error}"))),
+        Err(error) => Err(NodeError::Halted(format!("a bug: {error}{}", kept(hub).await))),
+    }
+}
+
+/// Keeps the recording of a panic, and says where it is.
+async fn kept(hub: &Hub) -> String {
+    let Some(recorder) = hub.recorder() else { return String::new() };
+    match recorder.keep().await {
+        Some(path) => {
+            let path = path.display();
+            format!("; what led to it is recorded in {path}: dpc sim replay {path} --last 20")
+        }
+        None => "; the flight recorder has nothing of it".to_owned(),
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use dpc_core::ids::{Incarnation, LaneId, RecordNumber};
+use dpc_core::message::Protocols;
 use dpc_core::names::Name;
 use dpc_core::record::{Entry, entries};
 use dpc_core::store::{Appended, Store, StoreError};
@@ -59,6 +60,7 @@ pub(crate) async fn renew(
         incarnation: Incarnation(1),
         seed: 1,
         limits: limits.clone(),
+        protocols: Protocols::default(),
         fence: None,
         heir: None,
     };
@@ -108,6 +110,7 @@ impl Target {
                 if let Entry::Object { standing, object, .. } = entry
                     && positions.contains(&at.position)
                 {
+                    let standing = source.survivor_standing(standing);
                     self.core.bring_back(now(), &standing, *object, &mut fx);
                     moved += 1;
                 }

@@ -212,6 +212,8 @@ fn a_claim_fences<H: Harness>(s: &mut Suite<H>) {
     assert!(is_fenced(&answer), "the old owner renews: {answer:?}");
     let answer = s.retire(&mut old);
     assert!(is_fenced(&answer), "the old owner retires: {answer:?}");
+    let answer = s.ask_lane(&mut old.store, |store, done| store.truncate(RecordNumber(4), done));
+    assert!(answer.is_err(), "the old owner truncates: {answer:?}");
     let next = s.commit(&mut new);
     let found: Vec<Bytes> = s.read_all(&mut new).into_iter().map(|(_, b)| b).collect();
     assert_eq!(found, [kept, vec![next]].concat(), "what the old owner committed, and the next");

@@ -22,7 +22,7 @@ use dpc_core::time::{Mono, Span};
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-pub use damage::{Backup, Damage};
+pub use damage::Damage;
 
 use crate::contract::Fault;
 
@@ -38,6 +38,7 @@ pub const DELAY_SPREAD: Span = Span(1_500);
 #[derive(Clone)]
 pub struct SimDisk(Arc<Mutex<Disk>>);
 
+#[derive(Clone)]
 struct Disk {
     lane: LaneId,
     rng: Pcg64Mcg,
@@ -56,14 +57,29 @@ struct Disk {
     stalled_until: Mono,
     /// Committed records that were damaged.
     damaged: BTreeSet<RecordNumber>,
+    /// What becomes of the record that is on its way at the next crash; by seed, if none is said.
+    fate: Option<Fate>,
 }
 
+/// What a crash leaves of a record that was on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing.
+    Lost,
+    /// Written, and lost with the power if nobody syncs it.
+    Unsynced,
+    /// Durable without anyone knowing.
+    Synced,
+}
+
+#[derive(Clone)]
 struct Row {
     bytes: Bytes,
     synced: bool,
 }
 
 /// A write whose answer was lost and that arrives by itself, unless a claim comes first.
+#[derive(Clone)]
 struct Late {
     due: Mono,
     epoch: Epoch,
@@ -104,7 +120,30 @@ impl SimDisk {
             bytes_max: u64::MAX,
             stalled_until: Mono(0),
             damaged: BTreeSet::new(),
+            fate: None,
         })))
+    }
+
+    /// Another disk with the same content.
+    pub fn copied(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.lock().clone())))
+    }
+
+    /// Puts the content of a copy back. What is wrong with the machine stays as it is, and nothing
+    /// is on its way any more. No store may be open on it.
+    pub fn become_copy_of(&self, copy: &Self) {
+        let copy = copy.lock();
+        let disk = &mut *self.lock();
+        (disk.lane, disk.epoch, disk.first) = (copy.lane, copy.epoch, copy.first);
+        (disk.head, disk.head_hash) = (copy.head, copy.head_hash);
+        (disk.rows, disk.damaged) = (copy.rows.clone(), copy.damaged.clone());
+        disk.late.clear();
+    }
+
+    /// Decides what the next crash leaves of the record that is on its way, and what the next loss
+    /// of power leaves of a record that was not synced: nothing.
+    pub fn decide(&self, fate: Fate) {
+        self.lock().fate = Some(fate);
     }
 
     /// Opens a store on the disk. More than one may be open: an owner that was declared dead and
@@ -129,6 +168,9 @@ impl SimDisk {
     pub fn power_cut(&self) {
         let disk = &mut *self.lock();
         disk.late.clear();
+        if disk.fate == Some(Fate::Unsynced) {
+            return disk.rows.retain(|_, row| row.synced);
+        }
         let rng = &mut disk.rng;
         disk.rows.retain(|_, row| row.synced || !rng.next_u64().is_multiple_of(3));
         for row in disk.rows.values_mut().filter(|row| !row.synced) {
@@ -486,11 +528,13 @@ impl Drop for SimStore {
         let disk = &mut *self.disk.lock();
         for (_, op) in self.queue.drain(..) {
             let Op::Append(epoch, number, record, _) = op else { continue };
-            let fate = disk.rng.next_u64() % 3;
-            if fate == 0 || disk.refusal(epoch, number, &record).is_some() {
+            let fates = [Fate::Lost, Fate::Unsynced, Fate::Synced];
+            let drawn = fates[usize::try_from(disk.rng.next_u64() % 3).expect("below three")];
+            let fate = disk.fate.unwrap_or(drawn);
+            if fate == Fate::Lost || disk.refusal(epoch, number, &record).is_some() {
                 return;
             }
-            disk.write(number, record, fate == 2);
+            disk.write(number, record, fate == Fate::Synced);
             return;
         }
     }

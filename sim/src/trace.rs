@@ -12,6 +12,7 @@ use dpc_core::record::{Ending, Entry, How, Standing, entries};
 use dpc_core::time::Mono;
 use dpc_core::{Answer, Effect};
 
+use crate::ledger::{DEEDS, Ledger};
 use crate::world::{Pushing, World};
 
 /// So much of a payload is written out.
@@ -30,6 +31,9 @@ pub struct Trace {
     waiting: Option<String>,
     /// What a script waits for: who, does what, in which words; and whether it has happened.
     watch: Option<(String, &'static str, String, bool)>,
+    /// Whether what happens is noted for the expectations of a script.
+    witnessed: bool,
+    pub(crate) ledger: Ledger,
 }
 
 impl Trace {
@@ -40,7 +44,16 @@ impl Trace {
 
     /// Tells only what a story needs, from here on.
     pub fn tell_story(&mut self) {
-        (self.on, self.brief) = (true, true);
+        (self.on, self.brief, self.witnessed) = (true, true, true);
+    }
+
+    /// Goes on telling.
+    pub(crate) fn unmute(&mut self) {
+        self.on = true;
+    }
+
+    pub(crate) fn is_witnessed(&self) -> bool {
+        self.witnessed
     }
 
     /// Tells nothing from here on.
@@ -50,23 +63,29 @@ impl Trace {
 
     /// A line of the script itself.
     pub(crate) fn script(&mut self, line: &str) {
+        if !self.on {
+            return;
+        }
         self.waiting = None;
         self.text.push_str(line);
         self.text.push('\n');
     }
 
-    /// Watches for a message that a node gets or sends, or a record that it writes.
+    /// Watches for something that a node does.
     pub(crate) fn watch_for(&mut self, who: &str, how: &str, what: &str) -> Result<(), String> {
-        let known = ["gets", "sends", "writes"].into_iter().find(|k| *k == how);
-        let how = known.ok_or_else(|| format!("a node gets, sends or writes, but not {how}"))?;
+        let how = deed(how)?;
         self.watch = Some((who.to_owned(), how, what.to_owned(), false));
         Ok(())
     }
 
-    /// Something happens that may be watched for.
-    pub(crate) fn saw(&mut self, who: &Name, how: &str, what: &dyn Fn() -> String) {
-        if let Some((name, watched, words, seen)) = &mut self.watch {
-            *seen |= name == who.as_str() && *watched == how && tidy(&what()).contains(&*words);
+    /// Something happens that may be watched for or counted.
+    pub(crate) fn saw(&mut self, at: Mono, who: &Name, how: &str, what: &dyn Fn() -> String) {
+        if self.witnessed {
+            let what = what();
+            if let Some((name, watched, words, seen)) = &mut self.watch {
+                *seen |= name == who.as_str() && *watched == how && tidy(&what).contains(&*words);
+            }
+            self.ledger.note(at, who, how, &what);
         }
     }
 
@@ -132,9 +151,15 @@ impl Trace {
     }
 }
 
+/// One of the things that a node can be said to do.
+pub(crate) fn deed(word: &str) -> Result<&'static str, String> {
+    let known = DEEDS.into_iter().find(|deed| *deed == word);
+    known.ok_or_else(|| format!("a node {}, but it does not say what {word} is", DEEDS.join(", ")))
+}
+
 /// Lanes in traces are numbered like their nodes, objects by their last digits:
 /// `x1.1@00000002` is `x1.1@n2`.
-fn tidy(line: &str) -> String {
+pub(crate) fn tidy(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
     while let Some(i) = rest.find("0000000") {
@@ -144,6 +169,9 @@ fn tidy(line: &str) -> String {
         let whole = &tail[..tail.find(|c| !hex(c)).unwrap_or(tail.len())];
         match whole.len() {
             8 => out.push_str(&format!("n{}", whole.trim_start_matches('0'))),
+            36 if whole.ends_with("000000000000") => {
+                out.push_str(&format!("n{}", whole[..8].trim_start_matches('0')));
+            }
             36 => out.push_str(whole[24..].trim_start_matches('0')),
             _ => out.push_str(whole),
         }
@@ -398,6 +426,7 @@ pub(crate) fn entry_text(entry: &Entry) -> Option<String> {
         Entry::Forgotten { .. }
         | Entry::Checkpoint { .. }
         | Entry::Peer(_)
-        | Entry::Generation(_) => None,
+        | Entry::Generation(_)
+        | Entry::Undone(_) => None,
     }
 }

@@ -5,7 +5,9 @@ use dpc_core::ids::{LaneId, ObjectId};
 use dpc_core::input::{Operator, Which};
 use dpc_core::shared::LaneState;
 use dpc_core::time::Span;
+use sim::coverage::Coverage;
 use sim::shared::{Rates, SharedDb};
+use sim::swarm::{self, Options, Profile};
 use sim::world::{DEAD_AFTER, Mode, Plan, Power, Wish, World};
 
 /// From the death of a node to the end of its lane, without faults: silence, verdict, turns, and
@@ -246,4 +248,49 @@ fn an_adopter_that_dies_is_adopted_with_all_it_had() {
     story.fail_over();
     assert_eq!(story.deliveries(), 10);
     story.end();
+}
+
+/// What has to occur in the seeds below.
+const NAMED: [&str; 12] = [
+    "a claim came to nothing",
+    "a lane was adopted",
+    "a lane was retired",
+    "a node came back with a new lane",
+    "a node took its own lane again",
+    "a node was gone for ever",
+    "a silent node answered a probe",
+    "an owner in doubt was found in the list of lanes",
+    "estate offered",
+    "fenced",
+    "inherited and parked",
+    "inherited before its time",
+];
+
+/// Random runs over a shared store. `DPC_SEEDS=a..b` chooses the seeds.
+#[test]
+fn every_seed_over_a_shared_store_keeps_every_promise() {
+    let seeds = std::env::var("DPC_SEEDS").ok().map_or(0..100, |text| {
+        let (a, b) = text.split_once("..").expect("DPC_SEEDS=a..b");
+        a.parse().expect("a number")..b.parse().expect("a number")
+    });
+    let trace = std::env::var("DPC_TRACE").is_ok();
+    let options = Options { profile: Profile::Shared, trace, ..Options::default() };
+    let (mut coverage, mut failed) = (Coverage::default(), Vec::new());
+    for seed in seeds {
+        let report = swarm::run(seed, &options);
+        if trace {
+            println!("{}", report.trace);
+        }
+        coverage.merge(&report.coverage);
+        if let Some(broken) = report.broken {
+            println!("seed {seed}: {broken}\n  dpc sim run {}", report.again);
+            failed.push(seed);
+        }
+    }
+    println!("{coverage}");
+    assert!(failed.is_empty(), "{} seeds broke a promise: {failed:?}", failed.len());
+    if std::env::var("DPC_SEEDS").is_err() {
+        let missing: Vec<_> = NAMED.iter().filter(|name| coverage.get(name) == 0).collect();
+        assert!(missing.is_empty(), "never occurred: {missing:?}");
+    }
 }

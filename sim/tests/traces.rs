@@ -52,3 +52,43 @@ fn every_scenario_is_told_as_its_snapshot_says() {
 fn every_snapshot_has_its_scenario() {
     assert_eq!(names("snapshots", ".snap"), names("scenarios", ".scn"));
 }
+
+/// Rows of `docs/scenarios.md`: the name and the file of each.
+fn documented() -> Vec<(String, String)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/scenarios.md");
+    let table = std::fs::read_to_string(path).expect("the table is there");
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| ["));
+    rows.map(|row| {
+        let (name, rest) = row.split_once("](../").expect("a row names its file");
+        let (file, _) = rest.split_once(')').expect("a link ends");
+        (name.to_owned(), file.to_owned())
+    })
+    .collect()
+}
+
+#[test]
+fn every_scenario_is_in_the_table_once_and_the_reverse() {
+    let rows = documented();
+    let scripts: Vec<&String> =
+        rows.iter().filter(|(_, file)| file.ends_with(".scn")).map(|(name, _)| name).collect();
+    let unique: BTreeSet<String> = scripts.iter().map(|name| (*name).clone()).collect();
+    assert_eq!(scripts.len(), unique.len(), "a scenario stands in the table twice");
+    assert_eq!(unique, names("scenarios", ".scn"));
+    for (name, file) in rows {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(&file);
+        let text = std::fs::read_to_string(path).expect("the file of a row is there");
+        let is_test = text.contains(&format!("fn {}(", name.replace('-', "_")));
+        assert!(file.ends_with(&format!("/{name}.scn")) || is_test, "{name} is not in {file}");
+    }
+}
+
+#[test]
+fn every_scenario_says_its_invariant_first_and_asserts_it() {
+    for name in names("scenarios", ".scn") {
+        let path = folder("scenarios").join(format!("{name}.scn"));
+        let script = std::fs::read_to_string(&path).expect("it can be read");
+        assert!(script.starts_with("# "), "{name} does not begin with its invariant");
+        let asserted = script.lines().any(|line| line.starts_with("expect "));
+        assert!(asserted, "{name} is only told, and asserts nothing");
+    }
+}

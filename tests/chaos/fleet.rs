@@ -44,8 +44,8 @@ pub(crate) struct Fleet {
     is: Vec<Is>,
     /// Nodes whose disk has no room.
     starved: Vec<bool>,
-    /// Until then a node may end for want of the space that it did not have.
-    excused: Vec<Instant>,
+    /// A node that had no space may end of it until it was seen alive after this time.
+    excused: Vec<Option<Instant>>,
     links: Vec<Proxy>,
     clients: Vec<Proxy>,
     disks: Vec<Disk>,
@@ -97,7 +97,7 @@ impl Fleet {
         }
         let is = vec![Is::Up; nodes.len()];
         let starved = vec![false; nodes.len()];
-        let excused = vec![Instant::now(); nodes.len()];
+        let excused = vec![None; nodes.len()];
         Self { nodes, is, starved, excused, links, clients, disks, history, _proxies: proxies }
     }
 
@@ -144,11 +144,14 @@ impl Fleet {
             if self.is[index] == Is::Down {
                 continue;
             }
-            let Some(status) = self.nodes[index].ended() else { continue };
+            let Some(status) = self.nodes[index].ended() else {
+                self.excused[index] = self.excused[index].filter(|until| Instant::now() < *until);
+                continue;
+            };
             self.is[index] = Is::Down;
             let node = self.nodes[index].ready.node.clone();
             let what = format!("{node} ended by itself: {status}");
-            if self.starved[index] || Instant::now() < self.excused[index] {
+            if self.starved[index] || self.excused[index].is_some() {
                 self.history.note(Event::Fault { what: format!("{what}, its disk was full") });
             } else {
                 self.history.note(Event::Died { node, what });
@@ -213,7 +216,7 @@ impl Fleet {
     fn free(&mut self, index: usize) {
         self.disks[index].free();
         self.starved[index] = false;
-        self.excused[index] = Instant::now() + DYING;
+        self.excused[index] = Some(Instant::now() + DYING);
     }
 
     fn signal(&mut self, index: usize, from: Is, to: Is, signal: Signal) {

@@ -5,6 +5,7 @@
 
 pub mod disk;
 pub mod history;
+pub mod postgres;
 
 use std::collections::BTreeMap;
 use std::fs::File;

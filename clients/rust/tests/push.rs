@@ -258,6 +258,8 @@ async fn a_node_that_owes_answers_and_sends_none_is_left() {
     assert_eq!(stream.take(1).await, first);
     stream.stored(1, 1);
     within(push).await.unwrap().unwrap();
+    // The node hears that nobody reads its answers any more.
+    silent.left().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -223,6 +223,24 @@ async fn a_settle_without_an_answer_is_repeated_by_its_token_at_the_same_lane() 
     assert!(within(settle).await.unwrap_err().is_lease_lost());
 }
 
+/// Found by `tests/chaos/run pause`: the streams that a client had given up while its node stood
+/// still were open for ever after, and took every other object.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_given_up_is_ended_at_its_node() {
+    let net = Net::default();
+    let mut node = net.node("a");
+    let (subscription, mut silent) = subscribed(&net.client(&["a"]), &mut node).await;
+    silent.deliver([1]);
+    let delivery = next(&subscription).await;
+    let _settled = delivery.finalise().into_future();
+    silent.settlement().await;
+    // The node owes an answer, and says nothing to the next stream either.
+    let mut mute = node.next_session().await;
+    let _session = node.open_session().await;
+    silent.left().await;
+    mute.left().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_settle_in_doubt_whose_lane_does_not_return_is_unknown() {
     let net = Net::default();

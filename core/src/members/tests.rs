@@ -17,7 +17,8 @@ fn row(n: u8, owner: u64, epoch: u64, state: LaneState) -> LaneRow {
     let name = Name::new("node", &format!("n{owner}")).expect("a valid name");
     let owner = Owner { incarnation: Incarnation(owner), name, address: "".into() };
     let (number, hash) = (RecordNumber(0), [0; 16]);
-    LaneRow { lane: lane(n), owner, epoch: Epoch(epoch), state, number, hash, began: number }
+    let (epoch, first) = (Epoch(epoch), RecordNumber(1));
+    LaneRow { lane: lane(n), owner, epoch, state, number, hash, began: number, first }
 }
 
 /// One process over tables that a test writes.
@@ -186,6 +187,7 @@ fn a_process_runs_a_limited_number_of_lanes_and_says_when_more_wait() {
     let done = bench.done();
     let claims = done.iter().filter(|m| matches!(m, Move::Claim(..))).count();
     assert_eq!((claims, done.last()), (2, Some(&Move::TooMany(2))));
+    assert!(bench.members.next_wake() > bench.now, "those that wait are no reason to wake");
     for n in [10, 11] {
         bench.table.lanes.insert(lane(n), row(n, 1, 2, LaneState::Owned));
         bench.hear(Heard::Runs(lane(n), Epoch(2)));

@@ -234,6 +234,15 @@ fn storage(page: &mut Page, hub: &Hub) {
     page.single("dpc_store_syncs_total", "counter", "Syncs of the store: one a record.", count);
     let bytes = metrics.record_bytes.get();
     page.single("dpc_record_bytes_total", "counter", "Bytes of committed records.", bytes);
+    let (on, stored, dropped) = hub.recorder().map_or((0, 0, 0), |recorder| {
+        let counts = &recorder.counts;
+        let on = u64::from(counts.on.load(Ordering::Relaxed));
+        (on, counts.stored.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed))
+    });
+    page.single("dpc_recorder_on", "gauge", "Whether the flight recorder records.", on);
+    page.single("dpc_recorder_bytes", "gauge", "Bytes of the recording on the disk.", stored);
+    let name = "dpc_recorder_dropped_bytes_total";
+    page.single(name, "counter", "Bytes not recorded because the disk was too slow.", dropped);
 }
 
 /// Microseconds as seconds, without rounding.

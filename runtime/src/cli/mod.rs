@@ -24,7 +24,8 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use commands::{
-    config, demo, node, object, parked, push, serve, settle, sim, sub, subscribe, types,
+    config, demo, node, object, parked, push, record, serve, settle, sim, store, sub, subscribe,
+    types,
 };
 use exit::Exit;
 use failure::Failure;
@@ -55,7 +56,7 @@ struct Cli {
 }
 
 /// The verbs that ask no node: `--node` there is a mistake about what they do.
-const ASKS_NOBODY: [&str; 5] = ["serve", "demo", "sim", "config", "completion"];
+const ASKS_NOBODY: [&str; 6] = ["serve", "demo", "sim", "store", "config", "completion"];
 
 impl Cli {
     /// The definition. `--node` is not offered by the verbs that ask no node.
@@ -136,6 +137,12 @@ enum Command {
     /// Check every promise in a simulated world, seed by seed.
     #[command(subcommand, after_help = "Example:\n  dpc sim run --seeds 0..1000")]
     Sim(sim::SimCommand),
+    /// Get the flight recorder's recording of a running node.
+    #[command(subcommand, after_help = "Example:\n  dpc record dump a.dpcrec")]
+    Record(record::RecordCommand),
+    /// Prepare and check the database of a store that is not embedded.
+    #[command(subcommand, after_help = "Example:\n  dpc store check --config dpc.toml")]
+    Store(store::StoreCommand),
     /// See and check the configuration.
     #[command(subcommand, after_help = "Example:\n  dpc config show --origin")]
     Config(config::ConfigCommand),
@@ -234,6 +241,8 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Type(command) => block_on(types::run(command, output)),
         Command::Node(command) => block_on(node::run(command, output)),
         Command::Sim(command) => block_on(sim::run(command, output)),
+        Command::Record(command) => block_on(record::run(command, output)),
+        Command::Store(command) => block_on(store::run(command, output)),
         Command::Config(command) => config::run(command, output),
         Command::Completion(args) => complete(args.shell, output),
     }

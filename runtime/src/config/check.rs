@@ -68,11 +68,27 @@ fn check_listeners(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
 }
 
 fn check_store(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
-    let given = match loaded.config.store.kind {
-        StoreKind::Embedded => return,
-        StoreKind::Cassandra => "cassandra",
-        StoreKind::Postgres => "postgres",
-    };
-    let origin = loaded.origin("store.kind");
-    errors.push(ConfigError::StoreNotBuilt { given: given.to_owned(), origin });
+    let store = &loaded.config.store;
+    match store.kind {
+        StoreKind::Cassandra => {
+            let origin = loaded.origin("store.kind");
+            errors.push(ConfigError::StoreNotBuilt { given: "cassandra".to_owned(), origin });
+        }
+        StoreKind::Postgres if store.url.is_none() => {
+            let origin = loaded.origin("store.kind");
+            errors.push(ConfigError::Missing { key: "store.url", because: "store.kind", origin });
+        }
+        StoreKind::Embedded if store.url.is_some() => {
+            errors.push(ConfigError::Contradiction {
+                key: "store.url",
+                given: store.url.clone().unwrap_or_default(),
+                origin: loaded.origin("store.url"),
+                relation: "unset beside",
+                other: "store.kind",
+                other_value: "embedded".to_owned(),
+                other_origin: loaded.origin("store.kind"),
+            });
+        }
+        StoreKind::Embedded | StoreKind::Postgres => {}
+    }
 }

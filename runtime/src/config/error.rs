@@ -100,9 +100,20 @@ pub enum ConfigError {
         /// Where it came from.
         origin: Origin,
     },
+    /// A key that another one needs.
+    #[error("{key} is not set, and {because} needs it ({origin})")]
+    Missing {
+        /// The key.
+        key: &'static str,
+        /// The other.
+        because: &'static str,
+        /// Where the other came from.
+        origin: Origin,
+    },
     /// A store that this version does not have.
     #[error(
-        "store.kind: \"{given}\" is not built yet in this version ({origin}); kind = \"embedded\" is"
+        "store.kind: \"{given}\" is not built yet in this version ({origin}); \"embedded\" and \
+         \"postgres\" are"
     )]
     StoreNotBuilt {
         /// The kind.
@@ -123,6 +134,7 @@ impl ConfigError {
             Self::Unknown { .. } => "CONFIG_UNKNOWN_KEY",
             Self::OutOfRange { .. } => "CONFIG_OUT_OF_RANGE",
             Self::Contradiction { .. } => "CONFIG_CONTRADICTION",
+            Self::Missing { .. } => "CONFIG_MISSING",
             Self::NotLoopback { .. } => "CONFIG_NOT_LOOPBACK",
             Self::StoreNotBuilt { .. } => "STORE_NOT_BUILT",
         }
@@ -136,7 +148,9 @@ impl ConfigError {
             Self::Unknown { key, .. }
             | Self::Malformed { key, .. }
             | Self::OutOfRange { key, .. } => Some(key),
-            Self::Contradiction { key, .. } | Self::NotLoopback { key, .. } => Some(key),
+            Self::Contradiction { key, .. }
+            | Self::Missing { key, .. }
+            | Self::NotLoopback { key, .. } => Some(key),
             Self::StoreNotBuilt { .. } => Some("store.kind"),
         }
     }
@@ -145,7 +159,10 @@ impl ConfigError {
     #[must_use]
     pub fn given(&self) -> Option<&str> {
         match self {
-            Self::Unreadable { .. } | Self::Syntax { .. } | Self::Unknown { .. } => None,
+            Self::Unreadable { .. }
+            | Self::Syntax { .. }
+            | Self::Unknown { .. }
+            | Self::Missing { .. } => None,
             Self::NotAssignment { given }
             | Self::Malformed { given, .. }
             | Self::OutOfRange { given, .. }

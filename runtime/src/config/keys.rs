@@ -30,6 +30,7 @@ pub(super) enum Kind {
     Peers,
     Period(Period, Period),
     Size(Size, Size),
+    Url,
 }
 
 /// Why a value is not taken.
@@ -156,6 +157,9 @@ impl Kind {
                 .to_owned(),
             Self::Period(..) => Period::ACCEPTED.to_owned(),
             Self::Size(..) => Size::ACCEPTED.to_owned(),
+            Self::Url => "postgresql://USER@HOST:PORT/DATABASE, or key=value pairs, without a \
+                          password: that comes from the environment as PGPASSWORD"
+                .to_owned(),
         }
     }
 
@@ -170,6 +174,7 @@ impl Kind {
             Self::Level if text.split(',').all(is_level) => Ok(text_of(text)),
             Self::Name => text.parse::<NodeName>().map(text_of).map_err(|_| self.malformed()),
             Self::Path if !text.is_empty() => Ok(text_of(text)),
+            Self::Url if is_url(text) => Ok(text_of(text)),
             Self::Period(min, max) => {
                 let period = text.parse::<Period>().map_err(|_| self.malformed())?;
                 within(period, min, max).map(text_of)
@@ -229,6 +234,12 @@ fn text_of(value: impl ToString) -> Value {
     Value::String(value.to_string())
 }
 
+/// An address of a database that can be shown to anybody.
+fn is_url(text: &str) -> bool {
+    let parsed = text.parse::<tokio_postgres::Config>();
+    !text.is_empty() && parsed.is_ok_and(|config| config.get_password().is_none())
+}
+
 fn is_level(part: &str) -> bool {
     let (module, level) = part.split_once('=').unwrap_or(("_", part));
     let module_ok = !module.is_empty()
@@ -268,6 +279,7 @@ mod tests {
         let node_name = Some("a".parse().expect("a name"));
         let mut config = Config { node_name, ..Config::default() };
         config.retention.parked = Some(Period::hours(1));
+        config.store.url = Some("postgresql://localhost/dpc".to_owned());
         let mut found = Vec::new();
         flatten("", &table_of(&config), &mut found);
         let mut known: Vec<_> = keys().map(|key| key.name.to_owned()).collect();

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::check::check;
 use super::error::{ConfigError, ConfigErrors};
-use super::keys::{self, Fault, Key};
+use super::keys::{self, Fault, Key, Kind};
 use super::sections::Config;
 
 /// Where a value came from.
@@ -235,7 +235,10 @@ impl Layers {
                 return;
             }
             Err(Fault::Malformed(accepted)) => {
-                ConfigError::Malformed { key: name, given: given(), accepted, origin }
+                // An address that was refused may hold a password.
+                let secret = matches!(key.kind, Kind::Url);
+                let given = if secret { "what was given".to_owned() } else { given() };
+                ConfigError::Malformed { key: name, given, accepted, origin }
             }
             Err(Fault::OutOfRange(limit)) => {
                 ConfigError::OutOfRange { key: name, given: given(), limit, origin }

@@ -55,6 +55,14 @@ section! {
         /// Which store.
         "store.kind" kind: StoreKind = StoreKind::Embedded,
             Kind::Choice(&["embedded", "cassandra", "postgres"]);
+        /// The address of the database; its password comes from PGPASSWORD.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "store.url" url: Option<String> = None, Kind::Url;
+        /// Make dpc's tables in the database if they are not there.
+        "store.create_tables" create_tables: bool = true, Kind::Flag;
+        /// How long an outage of the database may last before the node gives up.
+        "store.patience" patience: Period = Period::secs(60),
+            Kind::Period(Period::secs(1), Period::hours(24));
     }
 }
 
@@ -125,6 +133,9 @@ section! {
         "limits.types" types: u32 = 100_000, Kind::Count(1, 10_000_000);
         /// Free disk below which pushes, emits and advances are refused.
         "limits.disk_reserve" disk_reserve: Size = Size::mib(256), Kind::Size(Size(0), Size(1 << 44));
+        /// Disk for the flight recorder: the last inputs of the node, without what clients carry;
+        /// 0 switches it off.
+        "limits.recorder_bytes" recorder_bytes: Size = Size(0), Kind::Size(Size(0), Size(1 << 40));
         /// How long an offer to a peer waits for its answer.
         "limits.offer_timeout" offer_timeout: Period = Period::secs(2),
             Kind::Period(Period::millis(10), Period::mins(10));

@@ -152,8 +152,11 @@ fn bad_values_name_key_value_and_what_is_accepted() {
         ("store.kind=sqlite", "accepted: \"embedded\" or \"cassandra\" or \"postgres\""),
         (
             "store.kind=cassandra",
-            "\"cassandra\" is not built yet in this version (--set); kind = \"embedded\" is",
+            "\"cassandra\" is not built yet in this version (--set); \"embedded\" and \"postgres\" are",
         ),
+        ("store.kind=postgres", "store.url is not set, and store.kind needs it (--set)"),
+        ("store.url=postgresql://db/dpc", "must be unset beside store.kind, which is embedded"),
+        ("store.url=postgresql://dpc:secret@db/dpc", "without a password: that comes from"),
         ("log.level=loud", "accepted: off, error, warn"),
         ("log.format=xml", "accepted: \"text\" or \"json\""),
         ("limits", "--set limits: accepted: key=value"),
@@ -171,6 +174,7 @@ fn bad_values_name_key_value_and_what_is_accepted() {
         assert_eq!(errors.len(), 1, "{assignment}: {errors:?}");
         let shown = errors[0].to_string();
         assert!(shown.contains(expected), "{assignment}: {shown}");
+        assert!(!shown.contains("secret"), "{shown}");
     }
     for good in ["log.level=info,runtime=debug,tonic::transport=off", "store.kind=embedded"] {
         assert!(set(&[good]).load().is_ok(), "{good}");
@@ -289,7 +293,8 @@ fn every_limit_reaches_exactly_one_bound_of_the_node() {
     let built = |config: &Config| {
         let lane = dpc_core::ids::LaneId([1; 16]);
         let setup = crate::embedded::setup(config, lane).expect("a valid configuration");
-        let all = format!("{:#?}\n{:#?}\n{}", setup.limits, setup.bounds, setup.disk_reserve);
+        let (reserve, recorder) = (setup.disk_reserve, setup.recorder);
+        let all = format!("{:#?}\n{:#?}\n{reserve}\n{recorder:?}", setup.limits, setup.bounds);
         all.lines().map(str::to_owned).collect::<Vec<_>>()
     };
     let node_name = Some("a".parse().expect("a name"));

@@ -203,10 +203,8 @@ mod tests {
             marks: Vec::new(),
             possible_duplicate: false,
         };
-        let key = DemandKey {
-            pattern: Pattern::new("img").expect("valid"),
-            processor: Name::new("name", "default").expect("valid"),
-        };
+        let pattern = Pattern::new("img").expect("valid");
+        let key = DemandKey::new(pattern, Name::new("name", "default").expect("valid"));
         Message::Offer(Offer { transfer: transfer(n), key, objects: [object].into() })
     }
 

@@ -26,6 +26,7 @@ use crate::admin::metrics::Metrics;
 use crate::edge::Clock;
 use crate::history::HistoryHandle;
 use crate::link::Links;
+use crate::recorder::RecorderHandle;
 use crate::wire::error;
 
 /// Bytes of requests on their way to core, all connections together. Who comes then, waits.
@@ -153,6 +154,7 @@ pub(crate) struct Hub {
     pub(crate) history: Option<HistoryHandle>,
     last_record: AtomicU64,
     addresses: OnceLock<Addresses>,
+    recorder: OnceLock<RecorderHandle>,
     inbox: mpsc::UnboundedSender<Batch>,
     room: Arc<Semaphore>,
     pushed_room: Arc<Semaphore>,
@@ -184,6 +186,7 @@ impl Hub {
             history,
             last_record: AtomicU64::new(0),
             addresses: OnceLock::new(),
+            recorder: OnceLock::new(),
             inbox,
             room: room(INBOX_BYTES_MAX),
             pushed_room: room(PUSHED_BYTES_MAX),
@@ -198,6 +201,15 @@ impl Hub {
     /// The addresses, once the ports are open.
     pub(crate) fn addresses(&self) -> Addresses {
         self.addresses.get().cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn set_recorder(&self, recorder: RecorderHandle) {
+        assert!(self.recorder.set(recorder).is_ok(), "the recorder is opened once");
+    }
+
+    /// The flight recorder, where there is one.
+    pub(crate) fn recorder(&self) -> Option<&RecorderHandle> {
+        self.recorder.get()
     }
 
     pub(crate) fn set_addresses(&self, addresses: Addresses) {

@@ -7,6 +7,7 @@ mod inspect;
 mod operator;
 mod outbox;
 mod push;
+mod recording;
 mod session;
 mod tally;
 

@@ -8,15 +8,17 @@ use dpc_core::ids::ObjectId;
 use dpc_core::input::{ListState, Operator, ReplyTo, Which};
 use dpc_core::limits::LIST_MAX;
 use dpc_core::names::{Name, Pattern, TypeName};
-use dpc_core::refusal::Refusal;
+use dpc_core::refusal::{Code, Refusal};
 use dpc_core::{Input, Span};
 use dpc_proto::v1;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use v1::operator_service_server::OperatorService;
 use v1::told::Answer as Known;
 
 use super::hub::{Drained, Hub, Phase};
 use super::inspect::{inspect, view_of_finished};
+use super::recording;
 use super::tally::{Expect, Tally};
 use crate::history::{ListQuery, OutcomeKind};
 use crate::wire::{ITEMS_MAX, error, object, timestamp, view};
@@ -76,12 +78,8 @@ impl Desk {
         let query = ListQuery { pattern, since, outcome, limit: (limit + 1).min(LIST_MAX) };
         let found = history.list(query).await.map_err(|problem| {
             error::status(
-                &Refusal::new(
-                    dpc_core::refusal::Code::Unavailable,
-                    "HISTORY_UNAVAILABLE",
-                    problem.to_string(),
-                )
-                .retry_after(Span::secs(1)),
+                &Refusal::new(Code::Unavailable, "HISTORY_UNAVAILABLE", problem.to_string())
+                    .retry_after(Span::secs(1)),
             )
         })?;
         let more = found.objects.len() > limit as usize || !found.complete;
@@ -439,6 +437,20 @@ impl OperatorService for Desk {
             alarms: self.hub.alarms.list(self.hub.clock.now().wall),
             limits: Some(view::limits(&self.hub.limits)),
         }))
+    }
+
+    type DumpRecordingStream = ReceiverStream<Result<v1::DumpRecordingResponse, Status>>;
+
+    async fn dump_recording(
+        &self,
+        _request: Request<v1::DumpRecordingRequest>,
+    ) -> Result<Response<Self::DumpRecordingStream>, Status> {
+        let Some(recorder) = self.hub.recorder() else {
+            let text = "the node keeps no recording; limits.recorder_bytes switches it on";
+            let off = Refusal::new(Code::FailedPrecondition, "RECORDER_OFF", text);
+            return Err(error::status(&off));
+        };
+        recording::send(recorder).await.map(Response::new)
     }
 
     async fn drain_node(

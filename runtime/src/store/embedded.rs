@@ -11,14 +11,12 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use dpc_core::ids::{Epoch, LaneId, RecordNumber};
-use dpc_core::record::{hash_of, open, open_header};
-use dpc_core::store::{
-    Appended, Claimed, Done, READ_BYTES_MAX, RECORD_BYTES_MAX, ReadDone, Store, StoreError,
-};
+use dpc_core::record::hash_of;
+use dpc_core::store::{Appended, Claimed, Done, READ_BYTES_MAX, ReadDone, Store, StoreError};
 
 pub use super::log::Options;
 
-use super::folder::Folder;
+use super::folder::{EMBEDDED, Folder};
 use super::head::{Head, HeadWriter, Turn};
 use super::log::Log;
 use super::{damaged, io_error, precheck, rescue};
@@ -167,7 +165,7 @@ struct Keeper {
 
 impl Keeper {
     fn open(path: &Path, options: &Options) -> Result<Self, StoreError> {
-        let folder = Folder::open(path)?;
+        let folder = Folder::open(path, EMBEDDED)?;
         let found = Head::read(&folder.head(), folder.lane)?;
         let log = folder.log();
         let version = log.join("version");
@@ -307,33 +305,18 @@ impl Keeper {
         Ok(())
     }
 
-    /// Checks one record: that it is there, undamaged, of this lane and number, linked to the one
-    /// before if that is known, and the acknowledged one if it is the last.
     fn check(
         &self,
         number: RecordNumber,
         record: Option<&Bytes>,
         previous: Option<[u8; 16]>,
     ) -> Result<(), StoreError> {
-        let damaged = |what: String| self.log.damaged(number, what);
-        let record = record.ok_or_else(|| {
-            damaged(format!("it is missing; HEAD says that the log reaches {}", self.head.last))
-        })?;
-        let (header, _) = open(record).map_err(|bad| damaged(bad.to_string()))?;
-        if (header.lane, header.number) != (self.head.lane, number) {
-            return Err(damaged(format!("it is record {} of {}", header.number, header.lane)));
-        }
-        if previous.is_some_and(|previous| previous != header.previous) {
-            return Err(damaged("it is not linked to the record before it".into()));
-        }
-        if number == self.head.last && hash_of(record) != self.head.last_hash {
-            return Err(damaged("it is not the record that was acknowledged".into()));
-        }
-        Ok(())
+        let checked = self.head.tip().check(number, record, previous);
+        checked.map_err(|what| self.log.damaged(number, what))
     }
 
     fn append(&mut self, epoch: Epoch, number: RecordNumber, record: Bytes) -> Appended {
-        if let Err(error) = self.admit(epoch, number, &record) {
+        if let Err(error) = self.head.tip().admit(epoch, number, &record) {
             return Appended::DefinitelyNot(error);
         }
         let last_hash = hash_of(&record);
@@ -349,35 +332,6 @@ impl Keeper {
         self.head.last = number;
         self.head.last_hash = last_hash;
         Appended::Committed
-    }
-
-    fn admit(&self, epoch: Epoch, number: RecordNumber, record: &Bytes) -> Result<(), StoreError> {
-        let refused = |why: String| Err(StoreError::Refused(why));
-        let head = &self.head;
-        if epoch < head.epoch {
-            return Err(StoreError::Fenced { epoch: head.epoch });
-        }
-        if epoch > head.epoch {
-            return refused(format!("epoch {epoch} was never claimed"));
-        }
-        if number != head.last.next() {
-            return refused(format!("record {number} does not follow record {}", head.last));
-        }
-        if record.len() > RECORD_BYTES_MAX {
-            let bytes = record.len();
-            return refused(format!("a record of {bytes} B, the limit is {RECORD_BYTES_MAX} B"));
-        }
-        match open_header(record) {
-            Ok(header)
-                if header.lane == head.lane
-                    && header.number == number
-                    && header.previous == head.last_hash =>
-            {
-                Ok(())
-            }
-            Ok(header) => refused(format!("{header:?} is not the next record of this log")),
-            Err(bad) => refused(bad.to_string()),
-        }
     }
 
     fn read(
@@ -414,11 +368,7 @@ impl Keeper {
     }
 
     fn truncate(&mut self, below: RecordNumber) -> Result<(), StoreError> {
-        let last = self.head.last;
-        if below > last.next() {
-            let why = format!("cannot forget below {below}: the last record is {last}");
-            return Err(StoreError::Refused(why));
-        }
+        self.head.tip().may_truncate(below)?;
         if below <= self.head.first {
             return Ok(());
         }

@@ -3,12 +3,16 @@
 //! A new folder is made under the name `FORMAT.new`, which becomes `FORMAT` when everything else is
 //! there and synced: a folder with `FORMAT.new` was never finished, so nothing in it was ever
 //! acknowledged, and a folder with a log and neither file is damaged.
+//!
+//! FORMAT also says which store keeps the lane's log, if that is not the folder itself. Such a
+//! folder holds who the lane is, and what can be built again from its log.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use dpc_core::ids::LaneId;
+use dpc_core::ids::{Epoch, LaneId};
 use dpc_core::store::StoreError;
 
 use super::head::Head;
@@ -19,6 +23,9 @@ const FORMAT: u32 = 1;
 
 const TITLE: &str = "dpc data folder";
 
+/// The store whose log is in the folder.
+pub(super) const EMBEDDED: &str = "embedded";
+
 /// An open data folder. Dropping it gives the lock back.
 pub(super) struct Folder {
     pub(super) path: PathBuf,
@@ -27,16 +34,26 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Opens the folder at `path`, and makes it first if it is not there.
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Opens the folder at `path` of a lane that `store` keeps, and makes it first if it is not
+    /// there.
+    pub(super) fn open(path: &Path, store: &str) -> Result<Self, StoreError> {
         fs::create_dir_all(path).map_err(|error| unusable(path, &error))?;
         let lock = lock(path)?;
         let format = path.join("FORMAT");
-        let lane = match fs::read(&format) {
+        let (lane, found) = match fs::read(&format) {
             Ok(text) => parse(&format, &text)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => make(path)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                (make(path, store)?, store.to_owned())
+            }
             Err(error) => return Err(unusable(path, &error)),
         };
+        if found != store {
+            return Err(StoreError::Refused(format!(
+                "data directory {} belongs to lane {lane}, which is kept in store \"{found}\", and \
+                 store.kind is \"{store}\": choose that store again, or another data_dir",
+                path.display()
+            )));
+        }
         Ok(Self { path: path.to_owned(), lane, _lock: lock })
     }
 
@@ -51,6 +68,31 @@ impl Folder {
     pub(super) fn rescue(&self) -> PathBuf {
         self.path.join("rescue")
     }
+
+    /// The epoch of the last claim of a lane that is kept elsewhere, if it was ever claimed: that
+    /// store must know of it.
+    pub(super) fn claimed(&self) -> Result<Option<Epoch>, StoreError> {
+        let path = self.path.join("CLAIMED");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_error(&path, &error)),
+        };
+        let epoch = text.trim().strip_prefix("epoch ").and_then(|epoch| epoch.parse().ok());
+        let epoch = epoch.ok_or_else(|| damaged(&path, "it does not name an epoch"))?;
+        Ok(Some(Epoch(epoch)))
+    }
+
+    /// Remembers a claim, durably.
+    pub(super) fn note_claim(&self, epoch: Epoch) -> Result<(), StoreError> {
+        let (path, new) = (self.path.join("CLAIMED"), self.path.join("CLAIMED.new"));
+        let note = || -> std::io::Result<()> {
+            write_synced(&new, &format!("epoch {epoch}\n"))?;
+            fs::rename(&new, &path)?;
+            sync_folder(&self.path)
+        };
+        note().map_err(|error| io_error(&path, &error))
+    }
 }
 
 /// The folder cannot be used: the person who chose it has to act.
@@ -64,6 +106,9 @@ fn unusable(path: &Path, error: &std::io::Error) -> StoreError {
     }
 }
 
+/// How long the lock is waited for while this process itself seems to hold it.
+const OWN_LOCK_MAX: Duration = Duration::from_secs(2);
+
 fn lock(path: &Path) -> Result<File, StoreError> {
     let mut file = OpenOptions::new()
         .create(true)
@@ -72,19 +117,25 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         .truncate(false)
         .open(path.join("LOCK"))
         .map_err(|error| unusable(path, &error))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            // The holder is named as a help only; the refusal stands without it.
-            let known = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
-            let who = if known { format!(" (pid {})", pid.trim()) } else { String::new() };
-            return Err(StoreError::Refused(format!(
-                "data directory {} is locked by another process{who}",
-                path.display()
-            )));
+    let began = Instant::now();
+    loop {
+        let holder = match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => holder(&mut file),
+            Err(TryLockError::Error(error)) => return Err(unusable(path, &error)),
+        };
+        // A child that is just being started holds what its parent had open until it becomes another
+        // program: a lock that was given back a moment ago may still be held by such a child.
+        if holder == Some(std::process::id()) && began.elapsed() < OWN_LOCK_MAX {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
         }
-        Err(TryLockError::Error(error)) => return Err(unusable(path, &error)),
+        // The holder is named as a help only; the refusal stands without it.
+        let who = holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        return Err(StoreError::Refused(format!(
+            "data directory {} is locked by another process{who}",
+            path.display()
+        )));
     }
     let write_pid = |file: &mut File| {
         file.set_len(0)?;
@@ -95,7 +146,14 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     Ok(file)
 }
 
-fn make(path: &Path) -> Result<LaneId, StoreError> {
+/// The process that the lock names.
+fn holder(file: &mut File) -> Option<u32> {
+    let mut pid = String::new();
+    file.rewind().and_then(|()| file.read_to_string(&mut pid)).ok()?;
+    pid.trim().parse().ok()
+}
+
+fn make(path: &Path, store: &str) -> Result<LaneId, StoreError> {
     let unfinished = path.join("FORMAT.new");
     let (head, log) = (path.join("HEAD"), path.join("log"));
     if !unfinished.exists() && (head.exists() || log.exists()) {
@@ -104,13 +162,15 @@ fn make(path: &Path) -> Result<LaneId, StoreError> {
     let make = || -> std::io::Result<LaneId> {
         let mut lane = LaneId([0; 16]);
         getrandom::fill(&mut lane.0).map_err(std::io::Error::other)?;
-        write_synced(&unfinished, &text(lane))?;
+        write_synced(&unfinished, &text(lane, store))?;
         sync_folder(path)?;
         if log.exists() {
             fs::remove_dir_all(&log)?;
         }
-        Head::make(&head, lane)?;
-        fs::create_dir(&log)?;
+        if store == EMBEDDED {
+            Head::make(&head, lane)?;
+            fs::create_dir(&log)?;
+        }
         fs::rename(&unfinished, path.join("FORMAT"))?;
         sync_folder(path)?;
         Ok(lane)
@@ -120,6 +180,7 @@ fn make(path: &Path) -> Result<LaneId, StoreError> {
     Ok(lane)
 }
 
+/// Writes a file that is there, whole, when this returns.
 fn write_synced(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(text.as_bytes())?;
@@ -130,14 +191,16 @@ fn sync_folder(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn text(lane: LaneId) -> String {
+fn text(lane: LaneId, store: &str) -> String {
     let made = jiff::Timestamp::now();
-    let body = format!("{TITLE}\nformat {FORMAT}\nlane {lane}\ncreated {made:.0}\n");
+    let kept = if store == EMBEDDED { String::new() } else { format!("store {store}\n") };
+    let body = format!("{TITLE}\nformat {FORMAT}\nlane {lane}\ncreated {made:.0}\n{kept}");
     let check = blake3::hash(body.as_bytes()).to_hex();
     format!("{body}check {check}\n")
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<LaneId, StoreError> {
+/// The lane that a FORMAT file names, and the store that keeps it.
+fn parse(path: &Path, bytes: &[u8]) -> Result<(LaneId, String), StoreError> {
     let bad = |what: &str| damaged(path, what);
     let text = std::str::from_utf8(bytes).map_err(|_| bad("it is not text"))?;
     let mut lines = text.lines();
@@ -158,7 +221,9 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<LaneId, StoreError> {
                 return Err(bad("its content does not match its checksum"));
             }
             let lane = lines.next().and_then(|line| line.strip_prefix("lane ")?.parse().ok());
-            lane.ok_or_else(|| bad("it does not name its lane"))
+            let store = lines.find_map(|line| line.strip_prefix("store ")).unwrap_or(EMBEDDED);
+            let lane = lane.ok_or_else(|| bad("it does not name its lane"))?;
+            Ok((lane, store.to_owned()))
         }
     }
 }

@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use dpc_core::ids::{Epoch, LaneId, RecordNumber};
 use dpc_core::store::StoreError;
 
+use super::chain::Tip;
 use super::{damaged, io_error};
 
 const SLOT_BYTES: usize = 4096;
@@ -47,6 +48,12 @@ pub(super) struct Found {
 }
 
 impl Head {
+    /// The end of the log that it speaks of.
+    pub(super) fn tip(&self) -> Tip {
+        let Self { lane, epoch, first, last, last_hash, clean: _ } = *self;
+        Tip { lane, epoch, first, last, last_hash }
+    }
+
     /// Writes the HEAD of a new log, both slots, synced.
     pub(super) fn make(path: &Path, lane: LaneId) -> std::io::Result<()> {
         let head = Self {

@@ -1,4 +1,6 @@
-//! The embedded store of a lane, in one folder on the node's own disk.
+//! The stores of a lane: the embedded one, and Postgres ([`Postgres`]).
+//!
+//! The embedded store keeps a lane in one folder on the node's own disk.
 //!
 //! ```text
 //! FORMAT   text: version of the layout, lane, when it was made
@@ -14,11 +16,13 @@
 //! where records were acknowledged, every record carries number, lane, hash and the hash of the one
 //! before, and `rescue/` keeps what fjall would cut or delete until the log has proved complete.
 
+mod chain;
 mod embedded;
 mod folder;
 mod head;
 mod index;
 mod log;
+mod postgres;
 mod precheck;
 mod rescue;
 
@@ -28,6 +32,7 @@ use dpc_core::store::StoreError;
 
 pub use embedded::{Embedded, Options};
 pub use index::{IndexDb, Part, PartInfo};
+pub use postgres::{Postgres, PostgresOptions, Seat, Tables, postgres_tables};
 
 /// How many bytes a process without privileges can still write to the device of `dir`.
 pub fn disk_free(dir: &Path) -> Result<u64, StoreError> {

@@ -59,6 +59,7 @@ pub(crate) async fn start_at(name: &str, dir: &Path, peers: &[String], nodes: &s
         store: "embedded",
         durability: v1::Durability::Synced,
         disk_reserve: 0,
+        recorder: None,
     };
     let dir = dir.to_owned();
     let free_dir = dir.clone();

@@ -309,7 +309,7 @@ fn advert_from_wire(advert: v1::Advert) -> Result<Advert, BadMessage> {
         .path
         .iter()
         .map(|hop| Ok((Name::new("node", &hop.node)?, lane_from_wire(&hop.lane)?)))
-        .collect::<Result<Vec<_>, BadMessage>>()?;
+        .collect::<Result<_, BadMessage>>()?;
     let demand = Demand {
         distance: demand.distance,
         path,
@@ -328,10 +328,7 @@ pub(super) fn key_to_wire(key: &DemandKey) -> v1::DemandKey {
 
 pub(super) fn key_from_wire(key: Option<v1::DemandKey>) -> Result<DemandKey, BadMessage> {
     let key = key.ok_or_else(|| BadMessage::new("a demand without its key"))?;
-    Ok(DemandKey {
-        pattern: Pattern::new(&key.pattern)?,
-        processor: Name::new("processor", &key.processor)?,
-    })
+    Ok(DemandKey::new(Pattern::new(&key.pattern)?, Name::new("processor", &key.processor)?))
 }
 
 fn generation_to_wire(generation: &Generation) -> v1::Generation {

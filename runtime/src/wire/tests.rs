@@ -20,7 +20,7 @@ fn name(text: &str) -> Name {
 }
 
 fn key() -> DemandKey {
-    DemandKey { pattern: Pattern::new("acme.*").unwrap(), processor: name("p") }
+    DemandKey::new(Pattern::new("acme.*").unwrap(), name("p"))
 }
 
 fn transfer() -> TransferId {
@@ -129,7 +129,7 @@ fn refusals() -> Vec<LinkRefusal> {
 fn every_link_message_survives_the_wire() {
     let demand = Demand {
         distance: 2,
-        path: vec![(name("b"), LaneId([2; 16])), (name("c"), LaneId([3; 16]))],
+        path: [(name("b"), LaneId([2; 16])), (name("c"), LaneId([3; 16]))].into(),
         generation: generation(),
         window: 64,
     };
@@ -222,4 +222,21 @@ fn what_no_node_says_is_malformed() {
     assert!(link::from_wire(Wire::Estate(estate)).is_err(), "parked outside the estate");
     let empty = v1::Hello { node: "a".to_owned(), ..v1::Hello::default() };
     assert!(link::from_wire(Wire::Hello(empty)).is_err(), "without a lane");
+}
+
+/// The bytes that docs/scale.md counts with, for a type of 24 bytes and node names of 8: adverts of
+/// demand at 1, 4 and 8 nodes away, one withdrawn, and a window.
+#[test]
+fn news_of_demand_is_small() {
+    let key = DemandKey::new(Pattern::new("acme.orders.OrderPlaced1").unwrap(), name("default"));
+    let bytes = |message: &Message| link::to_wire(message).encoded_len();
+    let advert = |hops: u8| {
+        let path = (0..hops).map(|n| (name("node-123"), LaneId([n; 16]))).collect();
+        let demand = Demand { distance: 7, path, generation: generation(), window: 10_000 };
+        Message::Adverts(vec![Advert { key: key.clone(), demand: Some(demand) }])
+    };
+    let withdrawn = Message::Adverts(vec![Advert { key: key.clone(), demand: None }]);
+    let window = Message::Windows(vec![Window { key: key.clone(), total: 1_000_000 }]);
+    let sizes = [&advert(1), &advert(4), &advert(8), &withdrawn, &window].map(bytes);
+    assert_eq!(sizes, [102, 195, 315, 41, 45], "docs/scale.md counts with these");
 }

@@ -1,7 +1,7 @@
 //! Takes committed records in, entry by entry, and compares each with everything before it: P3, P6,
 //! P7, P9, P10, P17 and R8 as the logs show them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use dpc_core::decision::Step;
@@ -12,6 +12,9 @@ use dpc_core::record::{End, Ending, Entry, How, Standing, TransferId, entries, h
 use super::Key;
 use super::model::{Lane, Model, Route, Thing};
 use crate::coverage::Coverage;
+
+/// A decision is in the log at most so many records after what it explains.
+const EXPLAINED_WITHIN: u64 = 100;
 
 impl Model {
     /// Takes a committed record in; what is wrong with it goes to `broken`, named by its promise.
@@ -54,9 +57,8 @@ impl Model {
                 .push(format!("P6: record {number} of {name} has {}, after {epoch}", header.epoch));
         }
         l.epoch = l.epoch.max(header.epoch);
-        self.wall = header.wall;
         let settles = entries.iter().any(|(_, e)| settled_in(e).is_some());
-        let mut fold = Fold { model: self, lane, broken, seen, undecided: Vec::new() };
+        let mut fold = Fold { model: self, lane, number, broken, seen };
         for (at, entry) in entries {
             fold.entry(at, entry, settles);
         }
@@ -79,10 +81,9 @@ fn settled_in(entry: &Entry) -> Option<ObjectId> {
 struct Fold<'a> {
     model: &'a mut Model,
     lane: LaneId,
+    number: RecordNumber,
     broken: &'a mut Vec<String>,
     seen: &'a mut Coverage,
-    /// What this record settles or hands over, with the decision that must be in the log by its end.
-    undecided: Vec<(Step, ObjectId, u32)>,
 }
 
 impl Fold<'_> {
@@ -124,23 +125,35 @@ impl Fold<'_> {
             Entry::Decision { decision, objects } => {
                 let step = decision.step;
                 if matches!(step, Step::Deliver | Step::Offer) {
-                    let lane = self.lane;
-                    let each = objects.into_iter().map(|(id, moves)| (lane, step, id, moves));
-                    self.model.decided.extend(each);
+                    let each = objects.into_iter().map(|(id, moves)| (step, id, moves));
+                    self.here().decided.extend(each);
                 }
             }
+            Entry::Undone(_) => self.seen.add("end undone"),
             Entry::Peer(_) | Entry::Generation(_) | Entry::Verdict(_) => {}
         }
     }
 
+    /// Something took a step that the log must say more of: in this record, or soon.
+    fn took(&mut self, step: Step, id: ObjectId, moves: u32) {
+        let number = self.number;
+        self.here().undecided.push((number, (step, id, moves)));
+    }
+
     /// P17: what was settled was delivered, what was handed over was offered, and the log says so
-    /// in this record or in the next ones.
+    /// in this record or in one of the next.
     fn explained(&mut self) {
-        let lane = self.lane;
-        let each = std::mem::take(&mut self.undecided).into_iter();
-        self.model.undecided.extend(each.map(|(step, id, moves)| (lane, step, id, moves)));
-        let Model { undecided, decided, .. } = &mut *self.model;
-        undecided.retain(|u| !decided.contains(u));
+        let number = self.number;
+        let Lane { decided, undecided, .. } = self.here();
+        undecided.retain(|(_, step)| !decided.contains(step));
+        let late = undecided.iter().position(|(at, _)| number.0 > at.0 + EXPLAINED_WITHIN);
+        if let Some(late) = late {
+            let (at, (step, id, _)) = undecided.remove(late);
+            self.fail(
+                "P17",
+                format!("{id} took its step in record {at}, and no decision to {step}"),
+            );
+        }
     }
 
     fn object(&mut self, at: Loc, how: How, was: Option<Loc>, standing: Standing, object: Object) {
@@ -170,15 +183,10 @@ impl Fold<'_> {
         if let Standing::Held(transfer) | Standing::HeldParked(transfer, _) = standing
             && how == How::Received
         {
-            let early = object.not_before.is_some_and(|at| at > self.model.wall);
-            let parked = matches!(standing, Standing::HeldParked(..));
-            let l = self.here();
-            l.held.entry(transfer).or_default().insert(object.id);
-            if parked || early {
-                l.inherited.insert((transfer, object.id));
-            }
+            self.here().held.entry(transfer).or_default().insert(object.id);
         }
-        let flows = standing == Standing::Flowing;
+        // A copy that was brought back may have an owner besides, and says so.
+        let flows = standing == Standing::Flowing && !object.possible_duplicate;
         let id = object.id;
         let l = self.here();
         l.at.insert(id, at);
@@ -227,9 +235,12 @@ impl Fold<'_> {
             How::Returned => self.seen.add("returned"),
             How::Received => {}
             How::Reclaimed => {
-                self.seen.add("copy brought back");
-                self.model.doubtful.insert(key);
-                self.here().book(&object.entity.ty).reclaimed += 1;
+                let l = self.here();
+                l.book(&object.entity.ty).reclaimed += 1;
+                l.reclaimed.insert(key);
+                let held = l.held.values_mut().filter_map(|ids| ids.take(&object.id)).count() > 0;
+                self.seen.add(if held { "held copy brought back" } else { "copy brought back" });
+                self.model.routes.remove(&key);
             }
         }
         if let Some(before) = before
@@ -245,8 +256,10 @@ impl Fold<'_> {
         };
         if object.version > before.object.version {
             self.seen.add("advanced");
-            self.settled(key, before.object.version, at);
-            self.undecided.push((Step::Deliver, object.id, object.moves));
+            if !object.possible_duplicate {
+                self.settled(key, before.object.version, at);
+            }
+            self.took(Step::Deliver, object.id, object.moves);
             if before.object.entity.ty != object.entity.ty {
                 self.here().book(&before.object.entity.ty).advanced_out += 1;
                 self.here().book(&object.entity.ty).advanced_in += 1;
@@ -259,7 +272,7 @@ impl Fold<'_> {
             return self.fail("P3", format!("{} handled twice by one processor", object.id));
         };
         let first = self.model.handled.insert((key, object.version, name.clone()));
-        if !first && !self.model.doubtful.contains(&key) {
+        if !first && !object.possible_duplicate && !self.model.doubtful.contains(&key) {
             self.fail("P3", format!("{} handled twice by {name}", object.id));
         }
     }
@@ -304,10 +317,11 @@ impl Fold<'_> {
             self.seen.add("end carried forward");
             return;
         };
-        let l = self.here();
-        if l.things.remove(&was).is_none() {
+        let thing = self.here().things.remove(&was);
+        if thing.is_none() {
             self.fail("R8", format!("{} ends at {was}, where nothing is", end.id));
         }
+        let certain = thing.as_ref().is_some_and(|t| !t.object.possible_duplicate);
         let l = self.here();
         if l.at.get(&end.id) == Some(&was) {
             l.at.remove(&end.id);
@@ -323,14 +337,21 @@ impl Fold<'_> {
         }
         match &end.ending {
             Ending::Final => {
-                self.settled(key, end.version, was);
-                self.undecided.push((Step::Deliver, end.id, end.moves));
+                if certain {
+                    self.settled(key, end.version, was);
+                }
+                self.seen.add_if("possible duplicate finalised", !certain);
+                self.took(Step::Deliver, end.id, end.moves);
             }
             Ending::Discarded(_) => self.seen.add("discarded"),
             Ending::Moved(transfer) => {
-                self.undecided.push((Step::Offer, end.id, end.moves));
+                // What an adopted lane gives to its heir follows no demand, so nobody chose it.
+                if !self.model.estates.contains(transfer) {
+                    self.took(Step::Offer, end.id, end.moves);
+                }
                 self.here().shadows.insert(was, key);
-                self.model.moved.entry(*transfer).or_default().insert(end.id);
+                let failed = thing.map_or(0, |t| t.object.failed);
+                self.model.moved.entry(*transfer).or_default().insert(end.id, failed);
             }
         }
         let l = self.here();
@@ -342,13 +363,13 @@ impl Fold<'_> {
     /// The receiver owns what it held: only after the sender's commit, and only for this link.
     fn released(&mut self, transfer: TransferId) {
         let lost = self.model.lost.contains(&transfer.sender);
-        let Some(moved) = self.model.moved.get(&transfer).cloned().or(lost.then(BTreeSet::new))
-        else {
+        let moved = self.model.moved.get(&transfer).cloned();
+        let Some(moved) = moved.or(lost.then(BTreeMap::new)) else {
             return self.fail("P7", format!("{transfer} was released before it was moved"));
         };
         let held = self.here().held.remove(&transfer).unwrap_or_default();
         self.here().released.insert(transfer);
-        if let Some(id) = held.iter().find(|id| !moved.contains(id)).filter(|_| !lost) {
+        if let Some(id) = held.iter().find(|id| !moved.contains_key(id)).filter(|_| !lost) {
             self.fail("P7", format!("{id} was held and never moved"));
         }
         for id in held {
@@ -362,20 +383,35 @@ impl Fold<'_> {
             let object = thing.object.clone();
             thing.standing = parked.clone().map_or(Standing::Flowing, Standing::Parked);
             l.book(&object.entity.ty).moved_in += 1;
-            let inherited = l.inherited.remove(&(transfer, id));
+            let inherited = self.model.estates.contains(&transfer);
             self.seen.add_if("inherited and parked", parked.is_some());
             self.seen.add_if("inherited before its time", inherited && parked.is_none());
-            if lost {
-                // Brought back by a person: nobody knows what the sender had decided.
-                self.seen.add("held copy brought back");
-                self.model.doubtful.insert((id, object.birth));
-            }
-            if parked.is_none() {
+            if parked.is_none() && !object.possible_duplicate {
                 self.owned((id, object.birth));
             }
+            if lost {
+                // Brought back by a person: nobody knows what the sender had decided.
+                self.model.doubtful.insert((id, object.birth));
+            }
+            self.arrived(&object, moved.get(&id).copied().unwrap_or(0));
             if !inherited {
                 self.crossed(transfer, &object);
             }
+        }
+    }
+
+    /// What has arrived is what has left, and nothing of its id has ended here before (P9).
+    fn arrived(&mut self, object: &Object, left: u32) {
+        let id = object.id;
+        let other =
+            |end: &End| end.birth != object.birth && !matches!(end.ending, Ending::Moved(_));
+        if self.here().ends(id).any(other) {
+            let what = format!("{id} was taken in, and another object of its id ended here");
+            self.fail("P9", what);
+        }
+        if object.failed < left {
+            let what = format!("{id} left with {left} failures and came with {}", object.failed);
+            self.fail("section 2", what);
         }
     }
 
@@ -418,8 +454,8 @@ impl Fold<'_> {
             self.fail("P7", format!("{transfer} was moved, and dropped as aborted"));
         }
         self.seen.add("held copy dropped");
-        let of_transfer = (transfer, ObjectId([0; 16]))..=(transfer, ObjectId([255; 16]));
-        let in_vain = self.here().kept_out.range(of_transfer).count() as u64;
+        self.here().aborted.insert(transfer);
+        let in_vain = self.here().kept_out_of(transfer).count() as u64;
         self.model.kept_out_in_vain += in_vain;
         let held = self.here().held.remove(&transfer).unwrap_or_default();
         for id in held {

@@ -18,9 +18,10 @@
 //! | P12 fair enough | all the while | `p12_fair` |
 //! | P13 books balance | in a quiet world, per lane and over all | `p13_books` |
 //! | P14 bounded | all the while | `p14_bounded` |
-//! | P15 independence | in pairs of runs | `p15_independent` |
+//! | P15 independence | at each refusal | `p15_independent` |
 //! | P16 detection | at each read and start, and at the end | `p16_detection` |
-//! | P17 explained | at each view, and at the end for each object | `p17_explained` |
+//! | P17 explained | at each record and view, and at the end for each object | `p17_explained`, `fold` |
+//! | R1, R2, R4, R5 | at each message and answer | `rules` |
 
 mod fold;
 mod model;
@@ -38,8 +39,10 @@ mod p11_liveness;
 mod p12_fair;
 mod p13_books;
 mod p14_bounded;
+mod p15_independent;
 mod p16_detection;
 mod p17_explained;
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -86,6 +89,7 @@ pub struct Checker {
     /// the fencing key of their last delivery before.
     kept_waiting: BTreeMap<(LaneId, ObjectId), (Mono, Fence)>,
     deliveries: u64,
+    said: rules::Said,
 }
 
 /// What clients know of one id at one node.
@@ -114,6 +118,7 @@ impl Checker {
             wanted: BTreeSet::new(),
             kept_waiting: BTreeMap::new(),
             deliveries: 0,
+            said: rules::Said::default(),
         }
     }
 
@@ -141,11 +146,6 @@ impl Checker {
     pub fn add_lane(&mut self, lane: LaneId) {
         self.model.add_lane(lane);
         self.leased.insert(lane, BTreeMap::new());
-    }
-
-    /// P6: claims of a lane grow.
-    pub(crate) fn on_claimed(&mut self, lane: LaneId, epoch: Epoch) {
-        self.p06_claimed(lane, epoch);
     }
 
     /// R8: a lane is retired only when nothing is left in it.

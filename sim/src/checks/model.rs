@@ -31,23 +31,32 @@ pub struct Lane {
     /// The highest epoch of a record.
     pub(super) epoch: Epoch,
     pub(super) hash: Hash16,
-    /// What came with the estate of an adopted lane, parked or before its time.
-    pub(super) inherited: BTreeSet<(TransferId, ObjectId)>,
     pub(super) things: BTreeMap<Loc, Thing>,
     /// The place of what is alive under an id, held or not.
     pub(super) at: BTreeMap<ObjectId, Loc>,
     pub(super) ends: BTreeMap<Key, End>,
     pub(super) ended: BTreeSet<ObjectId>,
-    /// The last end under each id.
+    /// The last end under each id: of a copy that a person brought back, that of the copy.
     pub(super) last_end: BTreeMap<ObjectId, Key>,
     pub(super) held: BTreeMap<TransferId, BTreeSet<ObjectId>>,
     /// Objects that came with a transfer and were kept out.
     pub(super) kept_out: BTreeSet<(TransferId, ObjectId)>,
     pub(super) released: BTreeSet<TransferId>,
+    pub(super) aborted: BTreeSet<TransferId>,
+    /// Copies that a person has brought back here.
+    pub(super) reclaimed: BTreeSet<Key>,
+    /// Decisions to deliver or to offer an object, with the moves it had then.
+    pub(super) decided: BTreeSet<Decided>,
+    /// What was settled or handed over and has no decision in the log yet, with the record:
+    /// decisions ride along with later ones.
+    pub(super) undecided: Vec<(RecordNumber, Decided)>,
     pub(super) pushed: BTreeMap<ObjectId, (Birth, Hash16)>,
     pub(super) shadows: BTreeMap<Loc, Key>,
     pub(super) books: BTreeMap<TypeName, Books>,
 }
+
+/// A step that an object took, with the moves it had then.
+pub(super) type Decided = (Step, ObjectId, u32);
 
 /// The route of one object for one generation of demand.
 #[derive(Debug, Default)]
@@ -68,21 +77,17 @@ pub struct Model {
     pub(super) handled: BTreeSet<(Key, u32, Name)>,
     pub(super) marks: BTreeMap<Token, Hash16>,
     pub(super) routes: BTreeMap<Key, Route>,
-    pub(super) moved: BTreeMap<TransferId, BTreeSet<ObjectId>>,
-    /// Decisions to deliver or to offer an object, with the moves it had then.
-    pub(super) decided: BTreeSet<(LaneId, Step, ObjectId, u32)>,
-    /// The same for what was settled or handed over and has no decision in the log yet: decisions
-    /// ride along with the next record.
-    pub(super) undecided: BTreeSet<(LaneId, Step, ObjectId, u32)>,
+    /// What each transfer moved, with the failed deliveries of each object then.
+    pub(super) moved: BTreeMap<TransferId, BTreeMap<ObjectId, u32>>,
+    /// Transfers that an adopted lane gave to its heir: they follow no demand.
+    pub(super) estates: BTreeSet<TransferId>,
     /// Lanes whose only disk is lost, or was put back to an old state.
     pub(super) lost: BTreeSet<LaneId>,
-    /// Objects that may exist twice, since a lane with a copy of them is lost or copies were brought
-    /// back: nobody promises anything about them.
+    /// Objects that may exist twice, since a lane that had them is lost: nobody promises anything
+    /// about them. What was brought back from a copy says so itself.
     pub(super) doubtful: BTreeSet<Key>,
     /// Objects that were kept out as duplicates with transfers that then were aborted.
     pub(super) kept_out_in_vain: u64,
-    /// The wall time of the record that is folded.
-    pub(super) wall: Wall,
     pub(super) max_hops: u32,
     /// Pushed objects of the last record, to be compared with what clients said.
     pub(super) fresh: Vec<(ObjectId, Hash16)>,
@@ -110,6 +115,13 @@ impl Lane {
         self.things.get(self.at.get(&id)?)
     }
 
+    /// The ends of an id here: one for each life of it.
+    pub fn ends(&self, id: ObjectId) -> impl Iterator<Item = &End> {
+        let of_id =
+            self.ends.range((id, Birth::default())..).take_while(move |((of, _), _)| *of == id);
+        of_id.map(|(_, end)| end)
+    }
+
     /// The last end of an id here.
     pub fn latest_end(&self, id: ObjectId) -> Option<&End> {
         self.ends.get(self.last_end.get(&id)?)
@@ -125,9 +137,23 @@ impl Lane {
         self.hashes.get(&number).copied()
     }
 
+    /// What came with a transfer and was kept out.
+    pub(super) fn kept_out_of(
+        &self,
+        transfer: TransferId,
+    ) -> impl Iterator<Item = &(TransferId, ObjectId)> {
+        self.kept_out.range((transfer, ObjectId([0; 16]))..=(transfer, ObjectId([255; 16])))
+    }
+
     /// The books of a type as the records say.
     pub fn books(&self, ty: &TypeName) -> Books {
         self.books.get(ty).copied().unwrap_or_default()
+    }
+
+    /// One of the objects that are parked here.
+    pub(crate) fn parked(&self) -> Option<ObjectId> {
+        let parked = self.things().find(|t| matches!(t.standing, Standing::Parked(_)));
+        parked.map(|thing| thing.object.id)
     }
 
     /// Everything alive here.
@@ -151,12 +177,10 @@ impl Model {
             marks: BTreeMap::new(),
             routes: BTreeMap::new(),
             moved: BTreeMap::new(),
-            decided: BTreeSet::new(),
-            undecided: BTreeSet::new(),
+            estates: BTreeSet::new(),
             lost: BTreeSet::new(),
             doubtful: BTreeSet::new(),
             kept_out_in_vain: 0,
-            wall: Wall(0),
             max_hops,
             fresh: Vec::new(),
         }
@@ -182,6 +206,11 @@ impl Model {
         self.owners.get(key).into_iter().flatten().copied().collect()
     }
 
+    /// Handoffs that were committed at their senders, counted by object.
+    pub fn handoffs(&self) -> usize {
+        self.moved.values().map(BTreeMap::len).sum()
+    }
+
     /// All books of all lanes.
     pub fn all_books(&self) -> Books {
         self.lanes.values().flat_map(|l| l.books.values()).copied().fold(Books::default(), add)
@@ -194,7 +223,7 @@ impl Model {
     }
 
     /// Lanes that are not lost.
-    fn whole(&self) -> impl Iterator<Item = (&LaneId, &Lane)> {
+    pub(super) fn whole(&self) -> impl Iterator<Item = (&LaneId, &Lane)> {
         self.lanes.iter().filter(|(id, _)| !self.lost.contains(*id))
     }
 
@@ -227,9 +256,17 @@ impl Model {
         });
     }
 
+    /// Nothing of a lower epoch follows in a lane.
+    pub(super) fn raise_epoch(&mut self, lane: LaneId, epoch: Epoch) {
+        let l = self.lanes.get_mut(&lane).expect("every lane is known");
+        l.epoch = l.epoch.max(epoch);
+    }
+
     /// A process of a lane has died: decisions that were not written yet are lost with it.
     pub(super) fn died(&mut self, lane: LaneId) {
-        self.undecided.retain(|(of, ..)| *of != lane);
+        if let Some(l) = self.lanes.get_mut(&lane) {
+            l.undecided.clear();
+        }
     }
 
     /// Whether a settle of this lease and content was committed anywhere.
@@ -244,12 +281,10 @@ impl Model {
         let is = |mark: &SettleMark| mark.token == *token && mark.content == content;
         self.lanes.values().any(|lane| {
             let alive = lane.at.get(&id).and_then(|at| lane.things.get(at));
-            let ends =
-                lane.ends.range((id, Birth::default())..).take_while(|((of, _), _)| *of == id);
             // What has moved on is marked where it is.
-            let mut ended = ends.filter(|(_, end)| !matches!(end.ending, Ending::Moved(_)));
+            let mut ended = lane.ends(id).filter(|end| !matches!(end.ending, Ending::Moved(_)));
             alive.is_some_and(|thing| thing.object.marks.iter().any(is))
-                || ended.any(|(_, end)| end.marks.iter().any(is))
+                || ended.any(|end| end.marks.iter().any(is))
         })
     }
 
@@ -299,7 +334,7 @@ impl Model {
             if there.held.get(&transfer).is_some_and(|ids| ids.contains(&id)) {
                 return Ok(());
             }
-            if !there.released.contains(&transfer) {
+            if !there.released.contains(&transfer) && !there.reclaimed.contains(&(id, *birth)) {
                 return Err(format!(
                     "{} moved it to {}, which does not hold it",
                     here.short(),
@@ -315,9 +350,7 @@ impl Model {
     fn follow_duplicate(&self, id: ObjectId, lane: LaneId) -> Result<(), String> {
         let any = self.lanes.values().any(|l| {
             l.at.get(&id).and_then(|at| l.things.get(at)).is_some_and(|t| !is_held(&t.standing))
-                || l.ends
-                    .iter()
-                    .any(|((of, _), e)| *of == id && !matches!(e.ending, Ending::Moved(_)))
+                || l.ends(id).any(|e| !matches!(e.ending, Ending::Moved(_)))
         });
         if any || self.is_doubtful(id) {
             return Ok(());

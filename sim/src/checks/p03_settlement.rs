@@ -35,11 +35,12 @@ impl Checker {
     }
 
     /// A settle that was answered done is never said to be lost when it is repeated while its mark
-    /// is kept. A node that cannot reach the owner says so.
+    /// is kept.
     pub(super) fn p03_repeat_refused(&mut self, token: &Token, content: Hash16, why: &Refusal) {
         let again = self.p03_is_repeat(token, content) && self.model.keeps_mark(token, content);
-        if again && why.reason != "OWNER_UNREACHABLE" {
-            self.fail("P3", format!("a repeated settle of {} was refused", token.object));
+        if again {
+            let what = format!("a repeated settle of {} was refused: {why}", token.object);
+            self.fail("P3", what);
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use dpc_core::Mono;
 use dpc_core::effect::Delivery;
-use dpc_core::ids::{LaneId, SessionId};
+use dpc_core::ids::{Epoch, LaneId, SessionId};
+use dpc_core::object::Token;
 
 use super::{Checker, Key};
 
@@ -11,6 +12,8 @@ use super::{Checker, Key};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Held {
     pub(crate) lease: u64,
+    /// The epoch of its owner: each of them counts its leases anew.
+    pub(crate) epoch: Epoch,
     /// The stream, unless it was taken without one.
     pub(crate) session: Option<SessionId>,
     /// Until when, if it is not extended.
@@ -23,8 +26,11 @@ impl Checker {
     pub(super) fn p05_fencing_key_grows(&mut self, delivery: &Delivery) {
         let object = &delivery.object;
         let fence = (object.moves, delivery.epoch, delivery.lease);
-        let before = self.fences.insert((object.id, object.birth), fence);
         // Of a copy that was brought back nobody knows how far the lost one had come.
+        if object.possible_duplicate {
+            return;
+        }
+        let before = self.fences.insert((object.id, object.birth), fence);
         if let Some(before) = before
             && before >= fence
             && !self.model.doubtful.contains(&(object.id, object.birth))
@@ -75,6 +81,14 @@ impl Checker {
     /// Whether somebody holds an object.
     pub(super) fn is_leased(&self, lane: LaneId, key: &Key, now: Mono) -> bool {
         self.leased.get(&lane).and_then(|l| l.get(key)).is_some_and(|held| held.until >= now)
+    }
+
+    /// Whether the lease of a token is held now.
+    pub(super) fn is_valid(&self, token: &Token, now: Mono) -> bool {
+        let mut of_lane = self.leased.get(&token.lane).into_iter().flatten();
+        of_lane.any(|((id, _), h)| {
+            (*id, h.epoch, h.lease) == (token.object, token.epoch, token.n) && h.until > now
+        })
     }
 
     /// Leases of a stream that are held now.

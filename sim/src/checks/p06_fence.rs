@@ -19,12 +19,17 @@ impl Checker {
         }
     }
 
+    /// Everything that was committed before a claim has been read: nothing below its epoch follows.
+    pub(crate) fn p06_recovered(&mut self, lane: LaneId, epoch: Epoch) {
+        self.model.raise_epoch(lane, epoch);
+    }
+
     /// A record of a claimed lane carries no epoch above the claim's; `fold` sees that none falls.
     pub(super) fn p06_epoch_of_record(&mut self, lane: LaneId, bytes: &Bytes) {
         let (Ok(header), Some(claimed)) = (open_header(bytes), self.claimed.get(&lane)) else {
             return;
         };
-        if header.epoch > *claimed {
+        if header.epoch > *claimed && !self.model.is_lost(lane) {
             let (name, epoch) = (lane.short(), header.epoch);
             self.fail("P6", format!("a record of {name} has epoch {epoch}, claimed is {claimed}"));
         }

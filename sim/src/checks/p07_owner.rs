@@ -9,7 +9,7 @@ use super::Checker;
 impl Checker {
     pub(super) fn p07_sole_owner(&mut self, lane: LaneId, delivery: &Delivery) {
         let key = (delivery.object.id, delivery.object.birth);
-        if self.model.doubtful.contains(&key) {
+        if self.model.doubtful.contains(&key) || delivery.object.possible_duplicate {
             return;
         }
         let owners = self.model.owners_of(&key);

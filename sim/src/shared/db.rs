@@ -5,6 +5,7 @@
 //! the order of the moments.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -43,6 +44,16 @@ pub struct Rates {
     pub unavailable: u64,
     /// S9: a read that promises no freshness is old.
     pub stale: u64,
+}
+
+impl fmt::Display for Rates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lost_applied, lost_never, lost_later, contention, unavailable, stale } = self;
+        write!(
+            f,
+            "answers lost {lost_applied} % applied, {lost_never} % not, {lost_later} % later; contention {contention} %, unavailable {unavailable} %, stale {stale} %"
+        )
+    }
 }
 
 /// How one request ends.
@@ -130,7 +141,6 @@ struct Db {
 
 struct Log {
     row: LaneRow,
-    first: RecordNumber,
     /// Never changed once written.
     rows: BTreeMap<(RecordNumber, Epoch), Bytes>,
 }
@@ -177,6 +187,11 @@ impl SharedDb {
         self.lock().cut.insert(process, until);
     }
 
+    /// Whether a process is cut off now.
+    pub(crate) fn is_cut(&self, process: usize, now: Mono) -> bool {
+        self.lock().cut.get(&process).is_some_and(|until| *until > now)
+    }
+
     /// The same, and then a process is cut off until then.
     pub fn force_then_cut(&self, fates: &[Fate], process: usize, until: Mono) {
         let db = &mut *self.lock();
@@ -209,7 +224,7 @@ impl SharedDb {
     pub fn contents(&self, lane: LaneId) -> (RecordNumber, Vec<(RecordNumber, Bytes)>) {
         let db = self.lock();
         let Some(log) = db.lanes.get(&lane) else { return (RecordNumber(1), Vec::new()) };
-        (log.first, log.published())
+        (log.row.first, log.published())
     }
 
     /// Every publication so far, in order: lane, number, epoch.
@@ -268,7 +283,7 @@ impl Log {
     fn published(&self) -> Vec<(RecordNumber, Bytes)> {
         let mut found = Vec::new();
         let (mut number, mut hash) = (self.row.number, self.row.hash);
-        while number >= self.first && number.0 > 0 {
+        while number >= self.row.first && number.0 > 0 {
             let of = self.rows.range((number, Epoch(0))..=(number, Epoch(u64::MAX)));
             let Some((_, bytes)) = of.into_iter().find(|(_, b)| hash_of(b) == hash) else { break };
             let header = dpc_core::record::open_header(bytes).expect("a published record");
@@ -368,7 +383,7 @@ impl Db {
                 if let Some(log) = self.lanes.get(&row.lane) {
                     return Say::Tried(Tried::NotApplied(Some(log.row.clone())));
                 }
-                let log = Log { row, first: RecordNumber(1), rows: BTreeMap::new() };
+                let log = Log { row, rows: BTreeMap::new() };
                 self.lanes.insert(log.row.lane, log);
                 self.note(at);
                 Say::Tried(Tried::Applied)
@@ -389,12 +404,12 @@ impl Db {
                 Say::Rows(rows.unwrap_or_default())
             }
             Ask::First(lane) => {
-                Say::First(self.lanes.get(&lane).map_or(RecordNumber(1), |log| log.first))
+                Say::First(self.lanes.get(&lane).map_or(RecordNumber(1), |log| log.row.first))
             }
             Ask::Truncate(lane, below) => {
                 if let Some(log) = self.lanes.get_mut(&lane) {
-                    log.first = log.first.max(below);
-                    log.rows = log.rows.split_off(&(log.first, Epoch(0)));
+                    assert!(below <= log.row.first, "rows go when the head has let them go");
+                    log.rows = log.rows.split_off(&(below, Epoch(0)));
                 }
                 Say::Done
             }

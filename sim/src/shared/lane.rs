@@ -78,7 +78,12 @@ enum Step {
     Write(RecordNumber, Bytes, Done<Appended>),
     /// Publishes, renews or retires.
     Head(Attempt, Done<Appended>),
-    Read(usize, ReadDone),
+    Read(RecordNumber, usize, ReadDone),
+    /// A row is missing: has somebody else taken the lane, and forgotten it?
+    Missed(RecordNumber, ReadDone),
+    /// The head lets go of what is below.
+    Cut(Attempt, RecordNumber, Done<Result<(), StoreError>>),
+    /// The rows are deleted.
     Truncate(RecordNumber, Done<Result<(), StoreError>>),
 }
 
@@ -174,7 +179,9 @@ impl SimLane {
                     let why = format!("cannot forget below {below}: the last record is {last}");
                     return done(Err(StoreError::Refused(why)));
                 }
-                self.send(Ask::Truncate(self.lane, below), Step::Truncate(below, done));
+                let update = Update { number: None, ..self.update(Set::Truncate(below)) };
+                let attempt = Attempt::new(update.clone(), self.now);
+                self.send(Ask::Update(update), Step::Cut(attempt, below, done));
             }
         }
     }
@@ -226,7 +233,7 @@ impl SimLane {
             return done(Ok(Vec::new()));
         }
         let to = if bytes_max <= 1 { from } else { held.last };
-        self.send(Ask::Rows(self.lane, from, to), Step::Read(bytes_max, done));
+        self.send(Ask::Rows(self.lane, from, to), Step::Read(from, bytes_max, done));
     }
 
     fn send(&mut self, ask: Ask, step: Step) {
@@ -248,7 +255,8 @@ impl SimLane {
             return;
         };
         let say = self.db.answer(request, self.now).expect("its time has come");
-        let (Step::Take(..) | Step::Head(..) | Step::Make(..)) = running.step else {
+        let (Step::Take(..) | Step::Head(..) | Step::Make(..) | Step::Cut(..)) = running.step
+        else {
             return self.go_on_plainly(running, say);
         };
         let tried = tried(say);
@@ -279,8 +287,33 @@ impl SimLane {
                 Next::Again => self.rest(Running { step: Step::Head(attempt, done), ..running }),
                 Next::Answer(changed) => self.on_changed(&attempt.update, changed, done),
             },
+            Step::Cut(mut attempt, below, done) => match attempt.on_tried(self.now, tried) {
+                Next::Again => {
+                    self.rest(Running { step: Step::Cut(attempt, below, done), ..running });
+                }
+                Next::Answer(changed) => self.on_cut(changed, below, done),
+            },
             _ => unreachable!("matched above"),
         }
+    }
+
+    fn on_cut(
+        &mut self,
+        changed: Changed,
+        below: RecordNumber,
+        done: Done<Result<(), StoreError>>,
+    ) {
+        let error = match changed {
+            Changed::Done => {
+                return self.send(Ask::Truncate(self.lane, below), Step::Truncate(below, done));
+            }
+            Changed::Refused(row) => {
+                StoreError::Fenced { epoch: row.map_or(Epoch(0), |row| row.epoch) }
+            }
+            Changed::Nothing(error) | Changed::Unknown(error) => error,
+        };
+        self.failed = Some(error.clone());
+        done(Err(error));
     }
 
     /// Steps whose requests may simply be repeated.
@@ -309,9 +342,14 @@ impl SimLane {
                 let attempt = Attempt::new(self.update(Set::Publish { number, hash }), self.now);
                 self.send(Ask::Update(attempt.update.clone()), Step::Head(attempt, done));
             }
-            (Step::Read(bytes_max, done), Say::Rows(rows)) => {
-                done(Ok(self.pick(&rows, bytes_max)));
+            (Step::Read(from, bytes_max, done), Say::Rows(rows)) => {
+                let found = self.pick(&rows, bytes_max);
+                if found.first().is_some_and(|(number, _)| *number == from) {
+                    return done(Ok(found));
+                }
+                self.send(Ask::Head(self.lane), Step::Missed(from, done));
             }
+            (Step::Missed(from, done), Say::Head(row)) => done(Err(self.missed(from, row))),
             (Step::Truncate(below, done), Say::Done) => {
                 let held = self.held.as_mut().expect("claimed");
                 held.first = held.first.max(below);
@@ -333,9 +371,9 @@ impl SimLane {
                 self.failed = Some(error.clone());
                 done(Appended::DefinitelyNot(error));
             }
-            Step::Read(_, done) => done(Err(error)),
+            Step::Read(_, _, done) | Step::Missed(_, done) => done(Err(error)),
             Step::Truncate(_, done) => done(Err(error)),
-            Step::Make(..) | Step::Take(..) | Step::Head(..) => {
+            Step::Make(..) | Step::Take(..) | Step::Head(..) | Step::Cut(..) => {
                 unreachable!("updates decide for themselves")
             }
         }
@@ -352,6 +390,7 @@ impl SimLane {
                     number: RecordNumber(0),
                     hash: [0; 16],
                     began: RecordNumber(0),
+                    first: RecordNumber(1),
                 };
                 self.send(Ask::Make(row.clone()), Step::Make(row, done));
             }
@@ -466,6 +505,20 @@ impl SimLane {
                 self.failed = Some(error.clone());
                 done(Appended::Unknown(error));
             }
+        }
+    }
+
+    /// Why a published row is not there: its lane has another owner, or the store has lost it.
+    fn missed(&self, from: RecordNumber, row: Option<LaneRow>) -> StoreError {
+        let mine = self.held.as_ref().expect("claimed").epoch;
+        match row {
+            Some(row) if row.epoch > mine || row.state != LaneState::Owned => {
+                StoreError::Fenced { epoch: row.epoch }
+            }
+            _ => StoreError::Damaged {
+                place: format!("shared log, record {from}"),
+                what: "it was published and is missing".into(),
+            },
         }
     }
 

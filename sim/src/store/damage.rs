@@ -1,12 +1,10 @@
 //! What happens to a disk that nobody asked for: bits that flip, records that vanish or come back as
-//! others, tails that are cut, and a whole disk put back to what it was once.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! others, and tails that are cut.
 
 use bytes::Bytes;
-use dpc_core::ids::{Epoch, RecordNumber};
+use dpc_core::ids::RecordNumber;
 
-use super::{Row, SimDisk, draw};
+use super::{SimDisk, draw};
 
 /// A kind of damage to stored records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,18 +22,6 @@ pub enum Damage {
 impl Damage {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Flip, Self::Misplace, Self::Lose, Self::CutTail];
-}
-
-/// What a disk held at some time.
-#[derive(Clone)]
-pub struct Backup {
-    epoch: Epoch,
-    first: RecordNumber,
-    head: RecordNumber,
-    head_hash: [u8; 16],
-    rows: BTreeMap<RecordNumber, (Bytes, bool)>,
-    /// What was damaged already.
-    damaged: BTreeSet<RecordNumber>,
 }
 
 impl SimDisk {
@@ -79,30 +65,5 @@ impl SimDisk {
     pub fn damaged(&self) -> Vec<RecordNumber> {
         let disk = self.lock();
         disk.damaged.iter().copied().filter(|n| *n >= disk.first).collect()
-    }
-
-    /// A copy of everything on the disk that is synced.
-    pub fn backup(&self) -> Backup {
-        let disk = self.lock();
-        let rows = disk.rows.range(..=disk.head).map(|(n, r)| (*n, (r.bytes.clone(), r.synced)));
-        Backup {
-            epoch: disk.epoch,
-            first: disk.first,
-            head: disk.head,
-            head_hash: disk.head_hash,
-            rows: rows.collect(),
-            damaged: disk.damaged.clone(),
-        }
-    }
-
-    /// Puts the disk back to what it was. No store may be open on it.
-    pub fn restore(&self, backup: &Backup) {
-        let disk = &mut *self.lock();
-        (disk.epoch, disk.first) = (backup.epoch, backup.first);
-        (disk.head, disk.head_hash) = (backup.head, backup.head_hash);
-        let row = |(bytes, synced): &(Bytes, bool)| Row { bytes: bytes.clone(), synced: *synced };
-        disk.rows = backup.rows.iter().map(|(n, kept)| (*n, row(kept))).collect();
-        disk.late.clear();
-        disk.damaged = backup.damaged.clone();
     }
 }

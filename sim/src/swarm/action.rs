@@ -9,6 +9,7 @@ use dpc_core::time::{Mono, Span};
 
 use super::profile::Family;
 use crate::contract::Fault;
+use crate::shared::Rates;
 use crate::store::Damage;
 use crate::trace::{as_processor, order_line};
 use crate::world::{BadEmits, CrashPoint, Forgery, Mode, Power, Wish};
@@ -169,6 +170,13 @@ pub enum Action {
         /// Which: so many deliveries ago.
         ago: usize,
     },
+    /// A client settles two things at once that two nodes gave, by their tokens.
+    SettleMixed {
+        /// Where.
+        node: usize,
+        /// The first: so many deliveries ago.
+        ago: usize,
+    },
     /// A client settles with a token that nobody was given.
     SettleForged {
         /// Where.
@@ -190,6 +198,12 @@ pub enum Action {
     ClockJump(usize, i64),
     /// A wall clock runs too fast by so many millionths.
     ClockDrift(usize, i64),
+    /// The shared store meets each request with faults at these rates.
+    Store(Rates),
+    /// A process is cut off from the shared store for so long.
+    StoreCut(usize, Span),
+    /// A process dies and never comes back.
+    Gone(usize),
 }
 
 impl fmt::Display for Step {
@@ -280,6 +294,9 @@ impl Action {
             Self::PutBack(node) => write!(f, "{} is put back to its backup", n(*node)),
             Self::ReplaceDisk(node) => write!(f, "{} loses its disk", n(*node)),
             Self::SettleOld { node, ago } => write!(f, "settle of {ago} ago at {}", n(*node)),
+            Self::SettleMixed { node, ago } => {
+                write!(f, "mixed settle of {ago} ago at {}", n(*node))
+            }
             Self::SettleForged { node, how, .. } => write!(f, "forged at {}: {how:?}", n(*node)),
             Self::SettleOfOther(client, other) => {
                 write!(f, "client {client} settles what client {other} holds")
@@ -287,6 +304,11 @@ impl Action {
             Self::BadEmits(client, how) => write!(f, "client {client} emits badly: {how:?}"),
             Self::BadSubscribe(client) => write!(f, "client {client} subscribes badly"),
             Self::Extend(client) => write!(f, "client {client} begins or extends"),
+            Self::Store(rates) => write!(f, "the store: {rates}"),
+            Self::StoreCut(node, span) => {
+                write!(f, "{} is cut off from the store for {span}", n(*node))
+            }
+            Self::Gone(node) => write!(f, "{} is gone for ever", n(*node)),
             other => unreachable!("{other:?} is written by its own line"),
         }
     }

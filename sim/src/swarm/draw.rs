@@ -46,6 +46,7 @@ impl Draw<'_> {
             Family::Clocks => self.clocks(),
             Family::Disk => self.disks(),
             Family::Damage => self.damage(),
+            Family::Store => self.shared_store(),
         }
     }
 

@@ -43,6 +43,7 @@ impl Stage {
             }
             Action::Operate(node, order) => self.world.operate(*node, order.clone()),
             Action::SettleOld { node, ago } => self.world.settle_old(*node, *ago),
+            Action::SettleMixed { node, ago } => self.world.settle_mixed(*node, *ago),
             Action::SettleForged { node, ago, how } => {
                 self.world.settle_forged(*node, *ago, *how);
             }
@@ -127,6 +128,9 @@ impl Stage {
             Action::PutBack(node) => world.put_back(*node),
             Action::ReplaceDisk(node) => world.replace_disk(*node),
             Action::ClockDrift(node, ppm) => world.drift_clock(*node, *ppm),
+            Action::Store(rates) => world.set_store_rates(*rates),
+            Action::StoreCut(node, span) => world.cut_from_store(*node, *span),
+            Action::Gone(node) => world.lose_for_ever(*node),
             other => unreachable!("{other:?} is not a fault"),
         }
     }

@@ -56,6 +56,9 @@ impl<'a> Run<'a> {
 
     /// Both phases, and the checks at the end.
     pub(super) fn live(&mut self, schedule: &[Step]) -> Result<(), String> {
+        if let Some(adopted_max) = self.setup.adopted_max {
+            self.world().share_store(adopted_max);
+        }
         for _ in 0..self.setup.nodes {
             self.world().add_node();
         }
@@ -77,9 +80,21 @@ impl<'a> Run<'a> {
         });
         self.to_forget.extend(replaced);
         self.forget_first = !self.to_forget.is_empty();
+        self.ask_why_parked();
         self.heal()?;
         self.converge()?;
         self.check_end()
+    }
+
+    /// Amid everything somebody asks each node why one of its objects is parked.
+    fn ask_why_parked(&mut self) {
+        let world = self.world();
+        for node in 0..world.nodes().len() {
+            let lane = world.nodes()[node].lane;
+            if let Some(id) = world.checks.model.lane(lane).parked() {
+                world.operate(node, Operator::Inspect(id));
+            }
+        }
     }
 
     fn checked(&self) -> Result<(), String> {
@@ -192,12 +207,12 @@ impl<'a> Run<'a> {
 
     fn check_end(&mut self) -> Result<(), String> {
         self.run_for(Span::secs(3))?;
-        self.world().checks.p01_all_kept();
+        self.world().checks.check_all_kept();
         self.checked()?;
         for node in 0..self.world().nodes().len() {
             let world = self.world();
-            if world.nodes()[node].refused {
-                // It has just found the damage on its disk.
+            // One of the refused has just found the damage on its disk.
+            if world.is_over(node) || world.nodes()[node].refused {
                 continue;
             }
             world.answers.clear();
@@ -227,6 +242,10 @@ impl<'a> Run<'a> {
         for (lane, id) in some {
             let world = self.world();
             let node = world.node_of(*lane).expect("every lane has its node");
+            if world.is_over(node) {
+                // The lane was adopted and is retired: nobody runs it any more.
+                continue;
+            }
             world.answers.clear();
             world.operate(node, Operator::Inspect(*id));
             self.run_for(Span::millis(100))?;
@@ -248,11 +267,11 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         self.run_for(Span::secs(20))?;
-        let before = self.world().messages;
+        let before = self.world().traffic;
         self.run_for(Span::secs(60))?;
         let world = self.world();
-        let said = world.messages - before;
-        world.checks.p10_silent(said);
+        let said = world.traffic - before;
+        world.checks.p10_silent(said.messages + said.others);
         self.checked()
     }
 }

@@ -24,10 +24,13 @@ pub enum Family {
     Disk,
     /// Disks that are damaged, lost or put back to an old state.
     Damage,
+    /// A store that the nodes share: lost answers, ghosts, stale reads, processes cut off from it,
+    /// and nodes that are gone for ever.
+    Store,
 }
 
 /// Every family, in the order in which actions of one moment happen.
-pub const FAMILIES: [Family; 9] = [
+pub const FAMILIES: [Family; 10] = [
     Family::Work,
     Family::Clients,
     Family::Operators,
@@ -37,6 +40,7 @@ pub const FAMILIES: [Family; 9] = [
     Family::Clocks,
     Family::Disk,
     Family::Damage,
+    Family::Store,
 ];
 
 /// A named choice of families.
@@ -61,10 +65,12 @@ pub enum Profile {
     Damage,
     /// Work and clients that misbehave.
     Clients,
+    /// Work, and nodes over a store that they share, which die and are replaced.
+    Shared,
 }
 
 /// Every profile.
-pub const PROFILES: [Profile; 9] = [
+pub const PROFILES: [Profile; 10] = [
     Profile::All,
     Profile::None,
     Profile::Partitions,
@@ -74,6 +80,7 @@ pub const PROFILES: [Profile; 9] = [
     Profile::Disk,
     Profile::Damage,
     Profile::Clients,
+    Profile::Shared,
 ];
 
 impl Profile {
@@ -89,6 +96,7 @@ impl Profile {
             Self::Disk => "disk",
             Self::Damage => "damage",
             Self::Clients => "clients",
+            Self::Shared => "shared",
         }
     }
 
@@ -103,6 +111,8 @@ impl Profile {
                     Family::Disk => 40,
                     Family::Pauses | Family::Clocks => 25,
                     Family::Damage => 12,
+                    // The nodes of these runs have disks of their own.
+                    Family::Store => 0,
                 };
             }
             Self::None => Family::Work,
@@ -113,6 +123,7 @@ impl Profile {
             Self::Disk => Family::Disk,
             Self::Damage => Family::Damage,
             Self::Clients => Family::Clients,
+            Self::Shared => Family::Store,
         };
         if family == named || family == Family::Work { 100 } else { 0 }
     }

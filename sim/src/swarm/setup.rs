@@ -38,6 +38,8 @@ pub struct Setup {
     pub links: Vec<(usize, usize)>,
     /// Which families of actions exist.
     pub families: Vec<Family>,
+    /// For nodes over a store that they share: how many lanes a process adopts at once.
+    pub adopted_max: Option<usize>,
     /// How long work and faults go on before everything heals.
     pub span: Span,
     /// How many actions of work there are.
@@ -53,17 +55,23 @@ impl Setup {
     pub(super) fn draw(seed: u64, options: &Options) -> Self {
         let mut dice = Dice::new(seed, "setup");
         let drawn = 1 + dice.index(6);
-        let nodes = options.nodes.unwrap_or(drawn).max(1);
+        let shared = options.profile == Profile::Shared;
+        let nodes = options.nodes.unwrap_or(drawn).max(if shared { 2 } else { 1 });
         let limits = draw_limits(&mut Dice::new(seed, "limits"));
-        let (closers, closers_early) = draw_closers(seed, nodes, limits.max_hops);
-        let (span, actions) = draw_span(&mut dice, options.minutes);
+        let (closers, closers_early) = draw_closers(seed, nodes, limits.max_hops, shared);
+        let (mut span, actions) = draw_span(&mut dice, options.minutes);
+        if shared {
+            // Failover takes its time: it should happen more than once.
+            span = span.max(Span::secs(90));
+        }
         Self {
             seed,
             profile: options.profile,
             options: options.clone(),
             plan: draw_plan(seed, limits, options.trace),
             nodes,
-            links: draw_links(seed, nodes),
+            links: if shared { all_links(nodes) } else { draw_links(seed, nodes) },
+            adopted_max: shared.then(|| Dice::new(seed, "adoption").one_of(&[1, 2, 8])),
             families: draw_families(seed, options.profile),
             span,
             actions,
@@ -107,6 +115,11 @@ fn draw_plan(seed: u64, limits: Limits, trace: bool) -> Plan {
     }
 }
 
+/// Whoever is left over can reach each other.
+fn all_links(nodes: usize) -> Vec<(usize, usize)> {
+    (0..nodes).flat_map(|b| (0..b).map(move |a| (a, b))).collect()
+}
+
 fn draw_links(seed: u64, nodes: usize) -> Vec<(usize, usize)> {
     let mut dice = Dice::new(seed, "links");
     let mut links = Vec::new();
@@ -134,10 +147,11 @@ fn draw_links(seed: u64, nodes: usize) -> Vec<(usize, usize)> {
 }
 
 /// One subscriber for everything somewhere, or everywhere if the nodes may be too far apart.
-fn draw_closers(seed: u64, nodes: usize, max_hops: u32) -> (Vec<Wish>, bool) {
+fn draw_closers(seed: u64, nodes: usize, max_hops: u32, shared: bool) -> (Vec<Wish>, bool) {
     let mut dice = Dice::new(seed, "closers");
     let one = dice.index(nodes);
-    let everywhere = (max_hops as usize) < nodes || dice.chance(33);
+    // A node that is gone for ever has no subscriber.
+    let everywhere = (max_hops as usize) < nodes || dice.chance(33) || shared;
     let wish = |node: usize, credit: u64| Wish {
         node,
         pattern: "*".into(),

@@ -283,6 +283,12 @@ impl World {
         self.hang_up(client);
     }
 
+    /// A client that has left comes back.
+    pub fn rejoin(&mut self, client: usize) {
+        self.clients[client].wants = true;
+        self.on_reconnect(client);
+    }
+
     fn hang_up(&mut self, client: usize) {
         let node = self.clients[client].node;
         self.clients[client].hand.clear();
@@ -393,11 +399,7 @@ impl World {
             let line = crate::trace::order_line(self.nodes[node].name.as_str(), &order);
             self.trace.input(self.now, line);
         }
-        match order {
-            Operator::Drain => self.nodes[node].draining = true,
-            Operator::Resume => self.nodes[node].draining = false,
-            _ => {}
-        }
+        self.note_order(node, &order);
         let to = self.ask(Op::Other { node });
         self.feed(node, Input::Operator(to, order));
     }
@@ -446,6 +448,7 @@ impl World {
     }
 
     pub(crate) fn on_answer(&mut self, node: usize, to: ReplyTo, answer: Answer) {
+        self.note_answered(node, to, &answer);
         let Some(op) = self.ops.get(&to.request.0).cloned() else {
             return self.checks.fail("P8", format!("answered twice or unasked: {answer}"));
         };
@@ -492,6 +495,7 @@ impl World {
 
     fn on_taken(&mut self, node: usize, taken: &[Delivery], mode: Mode) {
         for delivery in taken {
+            // The settle of the one before may have met the end of the process.
             if !self.nodes[node].is_up() {
                 return;
             }

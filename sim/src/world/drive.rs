@@ -31,6 +31,7 @@ impl World {
     }
 
     fn do_now(&mut self, node: usize, effect: Effect) {
+        self.witness(node, &effect);
         let lane = self.nodes[node].lane;
         match effect {
             Effect::Reply { to, answer, .. } => self.on_answer(node, to, answer),
@@ -80,8 +81,14 @@ impl World {
             Effect::Retire => self.nodes[node].life.as_mut().expect("it runs").retire = true,
             Effect::Fenced(epoch) if self.shared.is_some() => self.on_fenced(node, epoch),
             Effect::Fenced(epoch) => {
-                let name = &self.nodes[node].name;
-                self.checks.fail("R1", format!("{name} is fenced by epoch {epoch} of nobody"));
+                let lane = self.nodes[node].lane;
+                let owns = |n: &super::Node| {
+                    n.lane == lane && n.life.as_ref().is_some_and(|l| l.epoch >= epoch)
+                };
+                if !self.nodes.iter().any(owns) {
+                    let name = self.nodes[node].name.clone();
+                    self.checks.fail("R1", format!("{name} is fenced by epoch {epoch} of nobody"));
+                }
                 self.kill(node, Power::Stays);
             }
             Effect::Stop(why) => {
@@ -120,11 +127,13 @@ impl World {
                 to.lock().expect("one thread").push_back(Answered::Appended(number, answer));
             };
             life.store.append(life.epoch, record.number, record.bytes.clone(), Box::new(said));
-            if self.trace.is_on() {
+            if self.trace.is_on() || self.trace.is_witnessed() {
                 let line = self.record_line(record.number, &record.bytes);
                 let text = line.clone().unwrap_or_default();
-                self.trace.saw(&self.nodes[node].name, "writes", &|| text.clone());
-                self.trace.effect(line);
+                self.trace.saw(self.now, &self.nodes[node].name, "writes", &|| text.clone());
+                if self.trace.is_on() {
+                    self.trace.effect(line);
+                }
             }
         }
         self.pump_head(node);
@@ -213,6 +222,7 @@ impl World {
                 // After a failed write the process ends; it never tries again.
                 self.coverage.add("stopped by its store");
                 let name = self.nodes[node].name.clone();
+                self.trace.saw(self.now, &name, "stops", &|| e.to_string());
                 self.trace.headline(self.now, &format!("{name}: record {number}: {e}"));
                 self.kill(node, Power::Stays);
             }
@@ -230,8 +240,19 @@ impl World {
                 self.checks.p16_served(lane, number, &bytes);
                 self.feed(node, Input::Loaded(number, bytes));
             }
+            Answered::Read(Err(StoreError::Fenced { epoch })) => {
+                self.coverage.add("a successor had forgotten a record");
+                self.feed(node, Input::Fenced(epoch));
+            }
             Answered::Read(Err(error)) => self.on_bad_read(node, &error),
             Answered::Truncated(Ok(())) => {}
+            Answered::Truncated(Err(StoreError::Fenced { epoch })) => {
+                self.feed(node, Input::Fenced(epoch));
+            }
+            Answered::Truncated(Err(StoreError::Io(_))) if self.shared.is_some() => {
+                self.coverage.add("stopped by its store");
+                self.kill(node, Power::Stays);
+            }
             Answered::Truncated(Err(error)) => {
                 self.checks.fail("R8", format!("a truncation was refused: {error}"));
             }
@@ -309,9 +330,8 @@ impl World {
     }
 
     pub(crate) fn count_message(&mut self, message: &Message) {
-        // A second link between two nodes is refused for good, and dialled again now and then.
-        self.messages += u64::from(!matches!(message, Message::Hello(_) | Message::Refuse(_)));
         self.coverage.message(message);
         self.checks.p10_offered(message);
+        self.traffic.count(message);
     }
 }

@@ -161,6 +161,9 @@ impl World {
     /// The end of all faults of links, disks, clocks and processes. Who is dead stays dead until
     /// somebody starts it.
     pub fn heal_everything(&mut self) {
+        if let Some(shared) = &self.shared {
+            shared.db.heal();
+        }
         for node in 0..self.nodes.len() {
             self.nodes[node].disk.forget_faults();
             self.nodes[node].doom = None;

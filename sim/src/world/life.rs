@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use dpc_core::effect::PartIds;
 use dpc_core::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber};
+use dpc_core::message::Protocols;
 use dpc_core::names::Name;
 use dpc_core::record;
 use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, Store, StoreError};
@@ -16,12 +17,20 @@ use super::shared::{AnyStore, SELF_FENCE_AFTER};
 use super::{CrashPoint, Event, World};
 use crate::dice::Dice;
 use crate::recorder::Recorder;
-use crate::store::{Backup, SimDisk, SimStore};
+use crate::store::{SimDisk, SimStore};
 
 /// One node: what outlives its process, and the process if it runs.
 pub struct Node {
-    /// Its name, `n1` for the first.
+    /// Its name in stories, `n1` for the first.
     pub name: Name,
+    /// The name that it says it has.
+    pub(crate) says: Name,
+    /// The versions of the link protocol that its program speaks.
+    pub(crate) speaks: Protocols,
+    /// A copy of its disk that a person has made.
+    pub(crate) backup: Option<SimDisk>,
+    /// How often its objects got a new lane.
+    pub(crate) renewals: usize,
     /// Its lane.
     pub lane: LaneId,
     /// Its disk.
@@ -31,16 +40,14 @@ pub struct Node {
     pub(crate) life: Option<Life>,
     /// The node whose process runs it, for the core of an adopted lane.
     pub host: Option<usize>,
+    /// It never comes back.
+    pub(crate) gone: bool,
     /// Counts its starts; the incarnation.
     pub(crate) lives: u64,
     pub(crate) links: u64,
     pub(crate) sessions: u64,
     pub(crate) clock: Clock,
     pub(crate) doom: Option<Doom>,
-    /// A copy of its disk.
-    pub(crate) backup: Option<Backup>,
-    /// How many lanes it had before this one.
-    pub(crate) lanes: usize,
     /// Its store refused its disk when it was last to start.
     pub(crate) refused: bool,
     /// It was told to take nothing new.
@@ -148,20 +155,31 @@ impl World {
 
     pub(crate) fn push_node(&mut self, name: Name, lane: LaneId) -> usize {
         let n = self.nodes.len();
+        let disk = SimDisk::new(self.plan.seed ^ (n as u64 + 1) << 32, lane);
+        self.put_node(name.clone(), name, disk);
+        n
+    }
+
+    /// A node that has never run, with its disk.
+    pub(crate) fn put_node(&mut self, name: Name, says: Name, disk: SimDisk) {
+        let n = self.nodes.len();
         self.nodes.push(Node {
             name,
-            lane,
-            disk: SimDisk::new(self.plan.seed ^ (n as u64 + 1) << 32, lane),
+            says,
+            speaks: Protocols::default(),
+            backup: None,
+            renewals: 0,
+            lane: disk.lane(),
+            disk,
             index: BTreeMap::new(),
             life: None,
             host: None,
+            gone: false,
             lives: 0,
             links: 0,
             sessions: 0,
             clock: Clock::default(),
             doom: None,
-            backup: None,
-            lanes: 0,
             refused: false,
             draining: false,
             clock_set: None,
@@ -169,12 +187,11 @@ impl World {
             paused: None,
             deferred: Vec::new(),
         });
-        n
     }
 
     /// Starts a dead node from its disk.
     pub fn restart(&mut self, node: usize) {
-        if self.runs(node) || self.nodes[node].host.is_some() {
+        if self.runs(node) || self.nodes[node].host.is_some() || self.nodes[node].gone {
             return;
         }
         self.trace.headline(self.now, &format!("{} starts again", self.nodes[node].name));
@@ -195,7 +212,7 @@ impl World {
         }
     }
 
-    fn boot(&mut self, node: usize) {
+    pub(crate) fn boot(&mut self, node: usize) {
         if self.shared.is_some() {
             return self.start_process(node);
         }
@@ -205,7 +222,6 @@ impl World {
         }
         self.nodes[node].refused = false;
         self.nodes[node].lives += 1;
-        self.nodes[node].draining = false;
         let said = Said::default();
         let mut store = self.nodes[node].disk.open(self.now);
         let claimed = match claim(&mut store, &said) {
@@ -223,6 +239,7 @@ impl World {
             Err(error) => return self.does_not_start(node, &error),
         };
         let mut life = self.new_life(node, &records, AnyStore::Disk(store), claimed);
+        self.checks.p06_recovered(lane, claimed.epoch);
         let mut fx = Effects::new();
         life.core.start(self.now_of(node), &mut fx);
         life.recorder = self.recording.map(|bounds| Recorder::new(&mut life.core, bounds));
@@ -316,8 +333,9 @@ impl World {
         let shared = self.shared.is_some();
         let incarnation = if shared { (process as u64 + 1) << 32 | n.lives } else { n.lives };
         Settings {
-            name: n.name.clone(),
+            name: n.says.clone(),
             lane: n.lane,
+            protocols: n.speaks,
             incarnation: Incarnation(incarnation),
             seed: self.plan.seed ^ (node as u64) << 8 ^ n.lives << 40,
             limits: self.plan.limits.clone(),
@@ -353,6 +371,7 @@ impl World {
         self.nodes[node].deferred.clear();
         self.nodes[node].paused = None;
         self.drop_links(node, power);
+        self.nodes[node].draining = false;
         self.checks.p05_died(self.nodes[node].lane);
         self.forget_sessions(node);
         self.forget_ops(node);
@@ -360,10 +379,17 @@ impl World {
 
     /// A core recovered from a node's log as it is, beside the one that runs.
     pub fn recovered_twin(&mut self, node: usize) -> Core {
-        let (first, records) = match &self.shared {
+        self.recovered_at(node, RecordNumber(u64::MAX), false)
+    }
+
+    /// A core recovered from a node's log as if it ended with the record `end`: from the last
+    /// checkpoint before it, or from the first record that is kept.
+    pub(super) fn recovered_at(&self, node: usize, end: RecordNumber, whole: bool) -> Core {
+        let (first, mut records) = match &self.shared {
             Some(shared) => shared.db.contents(self.nodes[node].lane),
             None => self.nodes[node].disk.contents(),
         };
+        records.retain(|(number, _)| *number <= end);
         let last = records.last();
         let claimed = Claimed {
             epoch: self.nodes[node].life.as_ref().map_or(Epoch(1), |l| l.epoch),
@@ -371,7 +397,7 @@ impl World {
             last: last.map_or(RecordNumber(first.0 - 1), |(n, _)| *n),
             last_hash: last.map_or([0; 16], |(_, bytes)| record::hash_of(bytes)),
         };
-        let from = replayed_from(&records, first);
+        let from = if whole { first } else { replayed_from(&records, first) };
         let mut core = Core::new(self.settings(node), claimed);
         for (number, bytes) in records.iter().filter(|(n, _)| *n >= from) {
             core.restore(*number, bytes).expect("the log fits together");
@@ -402,10 +428,7 @@ pub(crate) fn info(part: &PartIds) -> PartInfo {
 }
 
 /// The first record that a recovery replays: where the last checkpoint starts.
-pub(super) fn replayed_from(
-    records: &[(RecordNumber, Bytes)],
-    first: RecordNumber,
-) -> RecordNumber {
+fn replayed_from(records: &[(RecordNumber, Bytes)], first: RecordNumber) -> RecordNumber {
     let checkpoint = records
         .last()
         .map(|(_, bytes)| record::open_header(bytes).expect("the store checked it").checkpoint);

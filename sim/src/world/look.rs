@@ -33,8 +33,8 @@ impl World {
         delivery: &Delivery,
     ) {
         let lane = self.nodes[node].lane;
-        let (lease, until) = (delivery.lease, delivery.until);
-        let held = Held { lease, session, until, at: self.now };
+        let (lease, epoch, until) = (delivery.lease, delivery.epoch, delivery.until);
+        let held = Held { lease, epoch, session, until, at: self.now };
         self.checks.on_delivery(lane, delivery, held, &mut self.coverage);
         let token = self.token_of(node, delivery);
         self.remember_token(token, delivery.object.version);
@@ -58,6 +58,7 @@ impl World {
             && !n.draining
             && !clock_settles
             && n.disk.stalled_until(self.now).is_none()
+            && self.reaches_store(node)
             && held < self.plan.limits.leases as usize
     }
 

@@ -78,6 +78,26 @@ impl World {
         self.settle_by_token(node, token, version, false);
     }
 
+    /// Somebody settles two things by their tokens at once, given by different nodes if there are
+    /// such. One of them may be done, and the other not.
+    pub fn settle_mixed(&mut self, node: usize, ago: usize) {
+        let Some((first, version)) = self.token_ago(ago) else { return };
+        let elsewhere = |(token, _): &&(Token, u32)| token.lane != first.lane;
+        let Some((second, other)) = self.tokens.iter().find(elsewhere).copied() else { return };
+        if !self.is_awake(node) {
+            return;
+        }
+        self.coverage.add("leases of two nodes settled at once");
+        let both = [(first, version), (second, other)];
+        let leases = both.iter().map(|(token, _)| LeaseRef::Token(*token)).collect();
+        for (token, version) in both {
+            self.checks.on_settle(&token, version, &finalise(LeaseRef::Token(token), Vec::new()));
+        }
+        let settle = Settle { leases, verb: Verb::Finalise, emits: Vec::new() };
+        let to = self.ask(Op::Other { node });
+        self.feed(node, Input::Settle(to, Lessee::Bearer, settle));
+    }
+
     /// Somebody settles by a token that nobody was given.
     pub fn settle_forged(&mut self, node: usize, ago: usize, how: Forgery) {
         let Some((mut token, version)) = self.token_ago(ago) else { return };

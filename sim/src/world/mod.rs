@@ -10,8 +10,12 @@ mod faults;
 mod life;
 mod look;
 mod misuse;
+mod prefixes;
+mod rules;
 mod settle;
 mod shared;
+mod strange;
+mod traffic;
 mod wire;
 
 use std::cmp::Reverse;
@@ -27,6 +31,7 @@ pub use faults::CrashPoint;
 pub use life::{Node, Power};
 pub use misuse::{BadEmits, Forgery};
 pub use shared::{DEAD_AFTER, SELF_FENCE_AFTER};
+pub use traffic::Traffic;
 pub use wire::Wire;
 
 use crate::checks::Checker;
@@ -162,6 +167,8 @@ pub struct World {
     pub checks: Checker,
     /// Which situations have occurred.
     pub coverage: Coverage,
+    /// What nodes have said to each other.
+    pub traffic: Traffic,
     /// Events that have happened.
     pub steps: u64,
     /// Every so many steps each live core checks itself; zero for never.
@@ -170,8 +177,6 @@ pub struct World {
     pub(crate) tokens: std::collections::VecDeque<(dpc_core::object::Token, u32)>,
     /// How far each process has heard of each lane in handshakes.
     pub(crate) heard: BTreeMap<(usize, u64, LaneId), (Epoch, RecordNumber)>,
-    /// Messages between nodes.
-    pub messages: u64,
     /// When it is next looked whether anybody is starved.
     look_at: Mono,
     /// What operators were answered, newest last.
@@ -200,10 +205,10 @@ impl World {
             trace: Trace::new(plan.trace),
             checks: Checker::new(plan.limits.max_hops),
             coverage: Coverage::default(),
+            traffic: Traffic::default(),
             steps: 0,
             tokens: std::collections::VecDeque::new(),
             heard: BTreeMap::new(),
-            messages: 0,
             look_at: Mono(0),
             check_every: 1,
             answers: Vec::new(),

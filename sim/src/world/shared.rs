@@ -17,7 +17,7 @@ use dpc_core::{Effects, Input};
 use super::life::Power;
 use super::{Event, World, lane_id};
 use crate::recorder::Recorder;
-use crate::shared::{SharedDb, SimLane, SimShared};
+use crate::shared::{Rates, SharedDb, SimLane, SimShared};
 use crate::store::SimStore;
 
 /// Silence on the shared store after which a process is taken for dead.
@@ -133,6 +133,45 @@ impl World {
         db
     }
 
+    /// The shared store meets each request with faults at these rates.
+    pub fn set_store_rates(&mut self, rates: Rates) {
+        if let Some(shared) = &self.shared {
+            shared.db.set_rates(rates);
+        }
+        self.trace.headline(self.now, &format!("the store: {rates}"));
+    }
+
+    /// A process is cut off from the shared store for so long.
+    pub fn cut_from_store(&mut self, node: usize, span: Span) {
+        let until = self.now + span;
+        if let Some(shared) = &self.shared {
+            shared.db.cut(node, until);
+        }
+        let line = format!("{} is cut off from the store for {span}", self.nodes[node].name);
+        self.trace.headline(self.now, &line);
+    }
+
+    /// Whether a node's process can use its store, and its core may deliver by what it has proved.
+    pub(crate) fn reaches_store(&self, node: usize) -> bool {
+        let Some(shared) = &self.shared else { return true };
+        let process = self.nodes[node].host.unwrap_or(node);
+        let until = self.nodes[node].core().and_then(dpc_core::Core::deliver_until);
+        !shared.db.is_cut(process, self.now) && until.is_none_or(|until| until > self.now)
+    }
+
+    /// A process dies and never comes back.
+    pub fn lose_for_ever(&mut self, node: usize) {
+        self.kill(node, Power::Stays);
+        self.nodes[node].gone = true;
+        self.coverage.add("a node was gone for ever");
+    }
+
+    /// Whether a node is gone for ever, or was the core of an adopted lane that has ended.
+    pub fn is_over(&self, node: usize) -> bool {
+        let n = &self.nodes[node];
+        n.gone || (n.host.is_some() && !n.is_up())
+    }
+
     /// A lane id that was never used.
     pub(crate) fn fresh_lane(&mut self, node: usize) -> LaneId {
         match &mut self.shared {
@@ -205,6 +244,7 @@ impl World {
         self.nodes[node].deferred.clear();
         self.nodes[node].paused = None;
         self.drop_links(node, Power::Stays);
+        self.checks.p05_died(self.nodes[node].lane);
         self.forget_sessions(node);
         self.forget_ops(node);
     }
@@ -540,7 +580,8 @@ impl World {
         let lane = self.nodes[node].lane;
         let (_, records) = self.shared.as_ref().expect("it has a store").db.contents(lane);
         let mut life = self.new_life(node, &records, store, claimed);
-        self.checks.on_claimed(lane, claimed.epoch);
+        self.checks.p06_claimed(lane, claimed.epoch);
+        self.checks.p06_recovered(lane, claimed.epoch);
         let mut fx = Effects::new();
         life.core.start(self.now_of(node), &mut fx);
         life.recorder = self.recording.map(|bounds| Recorder::new(&mut life.core, bounds));

@@ -34,6 +34,8 @@ pub struct Wire {
     pub(crate) conn: Option<Conn>,
     /// The last connection was refused for good.
     pub(crate) refused: bool,
+    /// Bytes of bodies that pass in a second, if that is little.
+    pub(crate) body_rate: Option<u64>,
     dice: Dice,
 }
 
@@ -43,6 +45,8 @@ pub(crate) struct Conn {
     links: [LinkId; 2],
     /// When the last thing arrives at each end.
     last: [Mono; 2],
+    /// When the last body arrives at each end: bodies have a queue of their own.
+    last_body: [Mono; 2],
     /// Which ends have not closed it.
     open: [bool; 2],
 }
@@ -68,6 +72,7 @@ impl World {
             extra: Span::ZERO,
             conn: None,
             refused: false,
+            body_rate: None,
             dice: Dice::new(self.plan.seed, &format!("wire {wire}")),
         });
         self.at(self.now, Event::Dial { wire });
@@ -98,8 +103,13 @@ impl World {
             self.nodes[n].links += 1;
             LinkId(self.nodes[n].links)
         });
-        self.wires[wire].conn =
-            Some(Conn { no: self.conns, links, last: [self.now; 2], open: [true; 2] });
+        self.wires[wire].conn = Some(Conn {
+            no: self.conns,
+            links,
+            last: [self.now; 2],
+            last_body: [self.now; 2],
+            open: [true; 2],
+        });
         for side in [0, 1] {
             let node = ends[side];
             let life = self.nodes[node].life.as_mut().expect("both run");
@@ -121,23 +131,39 @@ impl World {
     /// A node says something over a link.
     pub(crate) fn send(&mut self, node: usize, link: LinkId, message: Message) {
         self.count_message(&message);
-        self.trace.saw(&self.nodes[node].name, "sends", &|| message.to_string());
+        self.note_said(node, link, &message);
+        self.trace.saw(self.now, &self.nodes[node].name, "sends", &|| message.to_string());
         let life = self.nodes[node].life.as_ref().expect("it has just spoken");
         let Some((wire, side)) = life.links.get(&link).copied() else { return };
         self.put(wire, link, side, Arrival::Message(message));
     }
 
     fn put(&mut self, wire: usize, link: LinkId, from: usize, what: Arrival) {
-        let Wire { dice, gap, extra, .. } = &mut self.wires[wire];
+        let Wire { dice, gap, extra, body_rate, .. } = &mut self.wires[wire];
         let drawn = dice.below(self.plan.latency_spread.0);
         let (span, gap) = (Span(self.plan.latency.0 + extra.0 + drawn), *gap);
+        let rate = *body_rate;
         let Some(conn) = self.wires[wire].conn.as_mut() else { return };
         if conn.links[from] != link || !conn.open[from] {
             return;
         }
         let side = 1 - from;
-        let at = (self.now + span).max(conn.last[side] + gap);
-        conn.last[side] = at;
+        let at = match (rate, &what) {
+            (Some(rate), Arrival::Message(Message::Offer(offer))) => {
+                let bytes: u64 = offer.objects.iter().map(dpc_core::object::Object::weight).sum();
+                let before = conn.last_body[side].max(self.now);
+                conn.last_body[side] = before + span + Span(bytes * 1_000_000 / rate.max(1));
+                conn.last_body[side]
+            }
+            // It must not overtake the offer that it takes back.
+            (Some(_), Arrival::Message(Message::Abort(_))) => {
+                (self.now + span).max(conn.last_body[side])
+            }
+            _ => {
+                conn.last[side] = (self.now + span).max(conn.last[side] + gap);
+                conn.last[side]
+            }
+        };
         let event = Event::Arrive { wire, conn: conn.no, side, what: Box::new(what) };
         self.at(at, event);
     }
@@ -162,7 +188,7 @@ impl World {
         let Some((wire, side)) = links.get(&link).copied() else { return };
         match what {
             Arrival::Message(message) => {
-                self.trace.saw(&self.nodes[node].name, "gets", &|| message.to_string());
+                self.trace.saw(self.now, &self.nodes[node].name, "gets", &|| message.to_string());
                 if self.trace.is_on() {
                     let from = self.name(self.wires[wire].ends[1 - side]);
                     let line = format!("{} < {from}: {message}", self.name(node));
@@ -378,6 +404,12 @@ impl World {
             .headline(self.now, &format!("the link between {a} and {b} is slower by {extra}"));
         self.coverage.add_if("link slowed", extra > Span::ZERO);
         self.wires[wire].extra = extra;
+    }
+
+    /// From now on so many bytes of bodies pass in a second. What has none is not held up by them,
+    /// as on the real link.
+    pub fn slow_bodies(&mut self, wire: usize, bytes: u64) {
+        self.wires[wire].body_rate = Some(bytes);
     }
 
     /// What a held wire kept arrives now, in order.

@@ -7,6 +7,7 @@ use dpc_client::Client;
 use dpc_client::proto::v1;
 use dpc_core::effect::{Books, TypeView};
 use dpc_core::names::TypeName;
+use dpc_core::record::Standing;
 use runtime::node::Order;
 
 use crate::client::options;
@@ -28,6 +29,7 @@ pub(crate) fn converge(net: &mut Net<'_>, within: Duration) {
     net.add_host("closer", move || receiver::finish_all(world.clone(), "closer", 0, seed));
     let rests = |net: &mut Net<'_>| net.world.lock().checks.unfinished().is_empty();
     if !net.run_until(within, rests) {
+        ask_types(net);
         return name_unfinished(net);
     }
     // Answers and forgets that are still on their way; with nothing to do, nothing more comes.
@@ -44,25 +46,34 @@ fn name_unfinished(net: &Net<'_>) {
         return;
     }
     let mut lines = Vec::new();
-    for node in &facts.nodes {
-        for thing in facts.checks.model.lane(node.lane).things() {
+    for (number, node) in facts.nodes.iter().enumerate() {
+        let things = facts.checks.model.lane(node.lane).things();
+        for thing in things.filter(|thing| !matches!(thing.standing, Standing::Parked(_))) {
             let (o, standing) = (&thing.object, &thing.standing);
             let (id, ty) = (o.id, &o.entity.ty);
-            lines.push(format!("{id} {ty} at {}: {standing:?}, v{}", node.name, o.version));
+            let types = facts.types.get(&number).into_iter().flatten();
+            let seen: Vec<_> = types.filter(|t| t.ty == *ty).collect();
+            lines.push(format!(
+                "{id} v{} {ty} at {} ({:?}): {standing:?}, deliveries {}, handled by {:?}, chase {:?}; {seen:?}",
+                o.version, node.name, node.state, o.deliveries, o.handled, o.chase
+            ));
         }
     }
-    let states: Vec<_> = facts.nodes.iter().map(|n| format!("{} {:?}", n.name, n.state)).collect();
-    let what = format!("at rest it is not: {}; {}", lines.join("; "), states.join(", "));
+    let what = format!("not at rest: {}", lines.join("; "));
     facts.checks.fail("P11", what);
+}
+
+/// Asks every node for its types. False if not all of them answer.
+fn ask_types(net: &mut Net<'_>) -> bool {
+    let (world, seed) = (net.world.clone(), net.plan.seed);
+    net.add_host("operator", move || ask_books(world.clone(), seed));
+    let nodes = net.plan.peers.len();
+    net.run_until(ENDING, |net| net.world.lock().types.len() == nodes)
 }
 
 /// P13, as an operator sees it.
 fn check_books(net: &mut Net<'_>) {
-    let (world, seed) = (net.world.clone(), net.plan.seed);
-    net.add_host("operator", move || ask_books(world.clone(), seed));
-    let nodes = net.plan.peers.len();
-    let asked = |net: &mut Net<'_>| net.world.lock().types.len() == nodes;
-    if !net.run_until(ENDING, asked) {
+    if !ask_types(net) {
         net.world.fail("P13", "no operator's answer about the books".into());
         return;
     }

@@ -83,6 +83,7 @@ fn setup(world: &World, number: usize, bounds: Bounds) -> Setup {
         store: "simulated",
         durability: v1::Durability::Synced,
         disk_reserve: DISK_RESERVE,
+        recorder: None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
 use bytes::Bytes;
-use dpc_core::ids::{LaneId, RecordNumber};
+use dpc_core::ids::{LaneId, ObjectId, RecordNumber};
 use dpc_core::names::TypeName;
 use dpc_core::record::{Ending, Entry, TransferId, entries};
 use dpc_core::store::{Claimed, Done, READ_BYTES_MAX, Store, StoreError};
@@ -25,6 +25,8 @@ pub(crate) struct Logs {
     lanes: BTreeMap<String, LaneId>,
     broken: Vec<String>,
     records: u64,
+    /// Objects that were met as duplicates, and that their sender did not let go.
+    kept_duplicates: u64,
     /// A log was shortened: then none is folded, since its objects may have gone anywhere.
     shortened: bool,
 }
@@ -54,7 +56,8 @@ impl Logs {
         }
         let records = lanes.iter().map(|lane| lane.records.len() as u64).sum();
         let shortened = lanes.iter().any(|lane| lane.shortened);
-        let mut logs = Self { model, lanes: names, broken, records, shortened };
+        let kept_duplicates = 0;
+        let mut logs = Self { model, lanes: names, broken, records, kept_duplicates, shortened };
         if !shortened {
             logs.fold(lanes);
         }
@@ -65,6 +68,7 @@ impl Logs {
     /// ordered by its own lane.
     fn fold(&mut self, mut lanes: Vec<Lane>) {
         let (mut moved, mut seen) = (BTreeSet::new(), Coverage::default());
+        let (mut gone, mut met) = (BTreeSet::new(), Vec::new());
         loop {
             let mut progress = false;
             for lane in &mut lanes {
@@ -73,7 +77,9 @@ impl Logs {
                     if !of_record.released.is_subset(&moved) {
                         break;
                     }
-                    moved.extend(of_record.moved);
+                    moved.extend(of_record.gone.iter().map(|(transfer, _)| *transfer));
+                    gone.extend(of_record.gone);
+                    met.extend(of_record.met);
                     self.model.fold(lane.id, *number, record, &mut self.broken, &mut seen);
                     lane.records.pop_front();
                     progress = true;
@@ -83,6 +89,7 @@ impl Logs {
                 break;
             }
         }
+        self.kept_duplicates = met.iter().filter(|one| !gone.contains(*one)).count() as u64;
         for lane in lanes.iter().filter(|lane| !lane.records.is_empty()) {
             let number = lane.records[0].0;
             let what = format!("P7: record {number} of {} releases what nobody moved", lane.id);
@@ -94,8 +101,11 @@ impl Logs {
 /// Handoffs that a record decides.
 #[derive(Default)]
 struct Transfers {
-    moved: BTreeSet<TransferId>,
+    /// Objects that the sender let go.
+    gone: BTreeSet<(TransferId, ObjectId)>,
     released: BTreeSet<TransferId>,
+    /// Objects that the receiver took for duplicates.
+    met: Vec<(TransferId, ObjectId)>,
 }
 
 fn transfers(record: &Bytes) -> Transfers {
@@ -109,9 +119,10 @@ fn transfers(record: &Bytes) -> Transfers {
             }
             Entry::End(end) => {
                 if let Ending::Moved(transfer) = end.ending {
-                    found.moved.insert(transfer);
+                    found.gone.insert((transfer, end.id));
                 }
             }
+            Entry::Duplicate { transfer, id, .. } => found.met.push((transfer, id)),
             _ => {}
         }
     }
@@ -168,6 +179,14 @@ pub(super) fn check(story: &Story<'_>, logs: &Logs, verdict: &mut Verdict) {
             verdict.fail("P1", format!("{id} was answered as done and is in no log"));
         }
     }
+    let sum = |name: &str| -> u64 { story.types.iter().filter_map(|of| of.books.get(name)).sum() };
+    let excess = sum("moved_in").saturating_sub(sum("moved_out"));
+    if excess != logs.kept_duplicates {
+        let kept = logs.kept_duplicates;
+        let what = format!("{excess} more moved in than out, and {kept} duplicates were kept");
+        verdict.fail("P13", what);
+    }
+    verdict.saw_many("duplicates that their sender kept", logs.kept_duplicates);
     for of in &story.types {
         let Some(lane) = logs.lanes.get(&of.node) else { continue };
         let ty = TypeName::from_type_url(&of.ty).expect("nodes name their types well");

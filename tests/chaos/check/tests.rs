@@ -419,6 +419,9 @@ fn p13_books_balance_and_agree_with_the_objects() {
     assert_good(&books(&[("pushed", 1)]));
     assert_broken(&books(&[("pushed", 2)]), "P13", "2 came, 0 went, 1 there");
     assert_broken(&books(&[("moved_in", 1)]), "P13", "moved_in is not moved_out");
+    // A duplicate that its sender kept.
+    assert_good(&books(&[("pushed", 1), ("moved_in", 1), ("discarded", 1)]));
+    assert_broken(&books(&[("pushed", 2), ("moved_out", 1)]), "P13", "moved_in is not moved_out");
     assert_broken(&books(&[("pushed", 2), ("finalised", 1)]), "P13", "the books say 1");
     let two = [("pushed", 2), ("finalised", 1)];
     assert_broken(&books(&two), "P13", "the books say 2 pushed and emitted");

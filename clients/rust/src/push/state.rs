@@ -256,6 +256,10 @@ impl State {
         self.unavailable = false;
         self.leaving = false;
         self.stream += 1;
+        // What the connection pulls from ends now, and the stream with it.
+        if let Some(body) = self.body.take() {
+            body.wake();
+        }
         self.entries.retain(Option::is_some);
         self.base = 1;
         self.sent = 0;

@@ -213,6 +213,11 @@ impl State {
     /// The stream is gone, and its leases with it.
     pub(super) fn broken(&mut self, now: Instant) {
         self.stream += 1;
+        // What the connection pulls from ends now: a node that is merely slow would go on to serve
+        // a stream that nobody reads, and its subscriptions would go on to take objects.
+        if let Some(body) = self.body.take() {
+            body.wake();
+        }
         self.info = None;
         self.buffer.clear();
         self.leases.clear();

@@ -260,6 +260,11 @@ impl PushStream {
         within(self.requests.message()).await.unwrap().is_none()
     }
 
+    /// Waits until the client has given the stream up, whatever it says before.
+    pub async fn left(&mut self) {
+        while let Ok(Some(_)) = within(self.requests.message()).await {}
+    }
+
     pub fn stored(&self, first_seq: u64, last_seq: u64) {
         self.answer(vec![ok(first_seq, last_seq, v1::PushStatus::Stored)], Vec::new());
     }
@@ -347,6 +352,11 @@ impl Session {
     /// The client has ended its side.
     pub async fn is_ended(&mut self) -> bool {
         within(self.requests.message()).await.unwrap().is_none()
+    }
+
+    /// Waits until the client has given the stream up, whatever it says before.
+    pub async fn left(&mut self) {
+        while let Ok(Some(_)) = within(self.requests.message()).await {}
     }
 
     pub fn done(&self, first_seq: u64, last_seq: u64) {

@@ -234,6 +234,18 @@ impl OperatorService for Answers {
         Ok(Response::new(v1::ShowNodeResponse { node: "a".into(), ..Default::default() }))
     }
 
+    type DumpRecordingStream =
+        tokio_stream::Iter<std::vec::IntoIter<Result<v1::DumpRecordingResponse, Status>>>;
+
+    /// A recording that ends too early.
+    async fn dump_recording(
+        &self,
+        _: Request<v1::DumpRecordingRequest>,
+    ) -> Answer<Self::DumpRecordingStream> {
+        let piece = v1::DumpRecordingResponse { data: vec![1; 4].into(), total: 10 };
+        Ok(Response::new(tokio_stream::iter(vec![Ok(piece)])))
+    }
+
     async fn drain_node(&self, _: Request<v1::DrainNodeRequest>) -> Answer<v1::DrainNodeResponse> {
         Ok(Response::new(v1::DrainNodeResponse { drained: false, leased: 1, staying: 2 }))
     }

@@ -88,6 +88,17 @@ fn a_lost_connection_is_4_for_a_question_and_3_for_a_change() {
 }
 
 #[test]
+fn a_recording_that_ends_too_early_leaves_no_file() {
+    let fake = Fake::start();
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("a.dpcrec");
+    let (code, out, err) = run(&fake, &format!("record dump {}", file.display()));
+    assert_eq!((code, out.as_str()), (1, ""), "{err}");
+    assert!(err.contains("4 of 10 bytes") && err.contains("[RECORDING_CUT]"), "{err}");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0);
+}
+
+#[test]
 fn a_bulk_goes_on_until_nothing_is_left() {
     let fake = Fake::start();
     let (code, out, err) = run(&fake, "parked redrive --type acme.Order");

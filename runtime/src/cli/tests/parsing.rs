@@ -119,7 +119,7 @@ fn wrong_usage_is_refused() {
         "dpc sim run --trace",
         "dpc sim run --only 3",
         "dpc sim meta --seeds 0..9",
-        "dpc store check",
+        "dpc store export a",
     ];
     for line in lines {
         let error = parse(line).map(|_| ()).expect_err(line);

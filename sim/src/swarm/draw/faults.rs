@@ -5,6 +5,7 @@ use dpc_core::time::{Mono, Span};
 use super::super::action::Action;
 use super::Draw;
 use crate::contract::Fault;
+use crate::shared::Rates;
 use crate::store::Damage;
 use crate::world::{CrashPoint, Power};
 
@@ -179,6 +180,61 @@ impl Draw<'_> {
             if self.dice.chance(60) {
                 let span = self.while_it_lasts();
                 self.after(at, span, Action::Restart(node));
+            }
+        }
+    }
+
+    /// The store that the nodes share, and the nodes that others replace.
+    pub(super) fn shared_store(&mut self) {
+        // Some are gone for ever; somebody is left.
+        let gone = self.dice.index(self.setup.nodes);
+        for i in 0..gone.min(2) {
+            let at = self.moment();
+            self.at(at, Action::Gone(self.setup.nodes - 1 - i));
+        }
+        for _ in 0..self.some(&[1, 3, 6]) {
+            let (at, node) = (self.moment(), self.node());
+            let span = self.dice.span(Span::secs(1), Span::secs(40));
+            match self.dice.below(6) {
+                0 => {
+                    let rates = self.rates();
+                    self.at(at, Action::Store(rates));
+                    self.after(at, span, Action::Store(Rates::default()));
+                }
+                1 => self.at(at, Action::StoreCut(node, span)),
+                2 | 3 => {
+                    self.at(at, Action::Kill(node, Power::Stays));
+                    self.after(at, span, Action::Restart(node));
+                }
+                4 => {
+                    self.at(at, Action::Pause(node));
+                    self.after(at, span, Action::Resume(node));
+                }
+                _ => self.cut_off(at, node, span),
+            }
+        }
+    }
+
+    fn rates(&mut self) -> Rates {
+        let mut one = || self.dice.one_of(&[0, 0, 3, 10]);
+        Rates {
+            lost_applied: one(),
+            lost_never: one(),
+            lost_later: one(),
+            contention: one(),
+            unavailable: one(),
+            stale: self.dice.one_of(&[0, 20, 80]),
+        }
+    }
+
+    /// A node that neither the others nor the store can reach.
+    fn cut_off(&mut self, at: Mono, node: usize, span: Span) {
+        self.at(at, Action::StoreCut(node, span));
+        let notice = self.setup.plan.notice;
+        for (wire, (a, b)) in self.setup.links.clone().into_iter().enumerate() {
+            if a == node || b == node {
+                self.at(at, Action::Cut(wire, notice));
+                self.after(at, span, Action::Heal(wire));
             }
         }
     }

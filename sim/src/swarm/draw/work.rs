@@ -174,7 +174,8 @@ impl Draw<'_> {
     fn misuse(&mut self, client: usize) -> Action {
         let (node, ago) = (self.node(), self.dice.index(64));
         match self.dice.below(7) {
-            0 | 1 => Action::SettleOld { node, ago },
+            0 => Action::SettleOld { node, ago },
+            1 => Action::SettleMixed { node, ago },
             2 => {
                 use Forgery::{Epoch, Incarnation, Lane, Number};
                 let how = self.dice.one_of(&[Number, Epoch, Incarnation, Lane]);

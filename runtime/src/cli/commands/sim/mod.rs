@@ -4,6 +4,7 @@
 mod fleet;
 mod meta;
 mod ranges;
+mod replay;
 mod report;
 mod run;
 
@@ -25,11 +26,21 @@ pub(crate) enum SimCommand {
     /// Check that a seed does the same in two processes, line by line.
     #[command(after_help = "Example:\n  dpc sim meta --seed 7")]
     Meta(meta::MetaArgs),
+    /// Let a recorded node do everything again, and print its decisions.
+    ///
+    /// FILE comes from `dpc record dump`, or was kept by a node that panicked. Each input is a line,
+    /// its consequences stand below it; what differs from the recording is marked with `!`. With
+    /// `--set` it is told what would have been with another limit.
+    #[command(
+        after_help = "Examples:\n  dpc sim replay a.dpcrec --last 50\n  dpc sim replay a.dpcrec --set limits.max_hops=2"
+    )]
+    Replay(replay::ReplayArgs),
 }
 
 pub(crate) async fn run(command: SimCommand, output: &mut Output) -> Result<Exit, Failure> {
     match command {
         SimCommand::Run(args) => run::run(&args, output).await,
         SimCommand::Meta(args) => meta::run(&args, output).await,
+        SimCommand::Replay(args) => replay::run(&args, output),
     }
 }

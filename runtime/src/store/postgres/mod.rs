@@ -1,0 +1,309 @@
+//! The store of a lane in Postgres: records are rows, the head is a row that only its owner moves.
+//!
+//! ```text
+//! dpc.lane_head   lane → epoch, first and last record, hash of the last
+//! dpc.lane_log    (lane, number) → record
+//! ```
+//!
+//! A thread of its own holds three connections: one changes the lane, one reads it, one deletes
+//! what is not kept any more. Each is made again after a fault. An append whose answer was lost is
+//! sent again, which is safe because it can succeed only once (see [`keeper`]); only after
+//! `patience` is it given up as *unknown*.
+
+mod keeper;
+mod reader;
+mod schema;
+mod session;
+
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dpc_core::ids::{Epoch, LaneId, RecordNumber};
+use dpc_core::store::{Appended, Claimed, Done, ReadDone, Store, StoreError};
+use tokio::sync::{mpsc, watch};
+use tokio_postgres::Config;
+use tokio_postgres::config::SslMode;
+
+use super::folder::Folder;
+use keeper::{Keeper, Lane};
+use reader::Reader;
+use session::{Session, Trouble};
+
+/// The most requests that wait for the storage thread. A caller that goes beyond is refused.
+const QUEUE_COUNT_MAX: usize = 1024;
+
+/// How a lane's database is reached.
+#[derive(Clone, Debug)]
+pub struct PostgresOptions {
+    /// `postgresql://…`, or `key=value` pairs, as every client of Postgres takes it.
+    pub url: String,
+    /// Make the tables if they are not there.
+    pub create_tables: bool,
+    /// How long an outage may last before the node gives up.
+    pub patience: Duration,
+    /// The node's name, for people who look at the tables.
+    pub node: String,
+}
+
+/// What a node's own disk holds of a lane in Postgres: who it is. Dropping it gives the folder back.
+pub struct Seat(Folder);
+
+impl Seat {
+    /// Opens the data folder at `path`, and makes it with a new lane if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Refused`] if the folder is in use, not writable, or of another store.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Folder::open(path, "postgres").map(Self)
+    }
+
+    /// The lane.
+    pub fn lane(&self) -> LaneId {
+        self.0.lane
+    }
+}
+
+/// The store of one lane in Postgres. Dropping it ends its connections: what was under way then is
+/// decided by the server.
+pub struct Postgres {
+    changes: Option<mpsc::Sender<Change>>,
+    reads: Option<mpsc::Sender<Read>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Change {
+    Claim(Done<Result<Claimed, StoreError>>),
+    Append(Epoch, RecordNumber, Bytes, Done<Appended>),
+    Truncate(RecordNumber, Done<Result<(), StoreError>>),
+}
+
+struct Read(RecordNumber, usize, ReadDone);
+
+impl Postgres {
+    /// Prepares the store of the seat's lane. The first connection is made by the claim.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Refused`] if the address cannot be understood, or asks for what is not built.
+    pub fn open(seat: Seat, options: PostgresOptions) -> Result<Self, StoreError> {
+        let config = parse(&options.url)?;
+        let (changes, changes_in) = mpsc::channel(QUEUE_COUNT_MAX);
+        let (reads, reads_in) = mpsc::channel(QUEUE_COUNT_MAX);
+        let failed = |error: std::io::Error| {
+            StoreError::Io(format!("cannot start the storage thread: {error}"))
+        };
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let thread = std::thread::Builder::new()
+            .name("dpc-store".into())
+            .spawn(move || {
+                let work = work(seat, config, options, changes_in, reads_in);
+                tokio::task::LocalSet::new().block_on(&runtime, work);
+            })
+            .map_err(failed)?;
+        Ok(Self { changes: Some(changes), reads: Some(reads), thread: Some(thread) })
+    }
+
+    fn change(&self, change: Change) {
+        let changes = self.changes.as_ref().expect("open until dropped");
+        match changes.try_send(change) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(change)) => change.refuse(full()),
+            Err(mpsc::error::TrySendError::Closed(change)) => change.refuse(dead()),
+        }
+    }
+}
+
+/// Reads the address of a database.
+///
+/// # Errors
+///
+/// [`StoreError::Refused`] says what is wrong with it.
+pub(crate) fn parse(url: &str) -> Result<Config, StoreError> {
+    let mut config: Config = url.parse().map_err(|error| {
+        StoreError::Refused(format!("store.url is no address of Postgres: {error}"))
+    })?;
+    if config.get_ssl_mode() == SslMode::Require {
+        return Err(StoreError::Refused(
+            "store.url asks for TLS (sslmode=require), which is not built yet: use a local socket, \
+             loopback, or a tunnel"
+                .into(),
+        ));
+    }
+    // As every client of Postgres does it; a password in the configuration would be shown with it.
+    if let Ok(password) = std::env::var("PGPASSWORD") {
+        config.password(password);
+    }
+    config.application_name("dpc").keepalives_idle(Duration::from_secs(10));
+    Ok(config)
+}
+
+/// The tables of a database, as they were found or made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tables {
+    /// Their version.
+    pub version: i32,
+    /// Whether they were made just now.
+    pub made: bool,
+}
+
+/// Checks that a database commits durably and has dpc's tables, which `create` makes if they are
+/// not there.
+///
+/// # Errors
+///
+/// [`StoreError`] if the database cannot be reached, has no tables, or has those of another version.
+pub async fn postgres_tables(url: &str, create: bool) -> Result<Tables, StoreError> {
+    ready(&parse(url)?, create).await.map_err(Trouble::into_error)
+}
+
+async fn ready(config: &Config, create: bool) -> Result<Tables, Trouble> {
+    let mut client = session::connect(config).await?;
+    let made = create && schema::create(&mut client).await?;
+    let version = schema::check(schema::version(&client).await?).map_err(Trouble::Refused)?;
+    Ok(Tables { version, made })
+}
+
+fn full() -> StoreError {
+    StoreError::Refused(format!("{QUEUE_COUNT_MAX} requests wait for the storage thread already"))
+}
+
+fn dead() -> StoreError {
+    StoreError::Io("the storage thread has died".into())
+}
+
+impl Change {
+    fn refuse(self, error: StoreError) {
+        match self {
+            Self::Claim(done) => done(Err(error)),
+            Self::Append(_, _, _, done) => done(Appended::DefinitelyNot(error)),
+            Self::Truncate(_, done) => done(Err(error)),
+        }
+    }
+}
+
+impl Store for Postgres {
+    fn claim(&mut self, done: Done<Result<Claimed, StoreError>>) {
+        self.change(Change::Claim(done));
+    }
+
+    fn append(&mut self, epoch: Epoch, number: RecordNumber, record: Bytes, done: Done<Appended>) {
+        self.change(Change::Append(epoch, number, record, done));
+    }
+
+    fn read(&mut self, from: RecordNumber, bytes_max: usize, done: ReadDone) {
+        let reads = self.reads.as_ref().expect("open until dropped");
+        match reads.try_send(Read(from, bytes_max, done)) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(read)) => (read.2)(Err(full())),
+            Err(mpsc::error::TrySendError::Closed(read)) => (read.2)(Err(dead())),
+        }
+    }
+
+    fn truncate(&mut self, below: RecordNumber, done: Done<Result<(), StoreError>>) {
+        self.change(Change::Truncate(below, done));
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        (self.changes, self.reads) = (None, None);
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the storage thread panicked");
+        }
+    }
+}
+
+/// Answers requests until the store is dropped.
+async fn work(
+    seat: Seat,
+    config: Config,
+    options: PostgresOptions,
+    changes: mpsc::Receiver<Change>,
+    mut reads: mpsc::Receiver<Read>,
+) {
+    let lane = seat.lane();
+    let shared = Lane::of(lane);
+    let (kept, kept_in) = watch::channel(RecordNumber(0));
+    let patience = options.patience;
+    let janitor = reader::forget(lane, Session::new(config.clone()), kept_in);
+    let janitor = tokio::task::spawn_local(janitor);
+    let mut reader =
+        Reader { lane: shared.clone(), session: Session::new(config.clone()), patience };
+    let reader = tokio::task::spawn_local(async move {
+        while let Some(Read(from, bytes_max, done)) = reads.recv().await {
+            done(reader.read(from, bytes_max).await);
+        }
+    });
+    let session = Session::new(config.clone());
+    let PostgresOptions { node, create_tables, .. } = options;
+    let keeper = Keeper { lane: shared, session, patience, node, folder: seat.0 };
+    change(keeper, (config, create_tables), changes, kept).await;
+    // A read that waits for the database, or a deletion, is not waited for.
+    reader.abort();
+    janitor.abort();
+}
+
+async fn change(
+    mut keeper: Keeper,
+    tables: (Config, bool),
+    mut changes: mpsc::Receiver<Change>,
+    kept: watch::Sender<RecordNumber>,
+) {
+    while let Some(change) = changes.recv().await {
+        match change {
+            Change::Claim(done) => {
+                let claimed = claim(&mut keeper, &tables).await;
+                if let Ok(claimed) = &claimed {
+                    kept.send_replace(claimed.first);
+                }
+                done(claimed);
+            }
+            change => {
+                let error = keeper.lane.borrow().error();
+                match error {
+                    Some(error) => change.refuse(error),
+                    None => after_claim(&mut keeper, change, &kept).await,
+                }
+            }
+        }
+    }
+}
+
+async fn claim(keeper: &mut Keeper, tables: &(Config, bool)) -> Result<Claimed, StoreError> {
+    let mut patience = keeper::Patience::of(keeper.patience);
+    loop {
+        match ready(&tables.0, tables.1).await {
+            Ok(_) => return keeper.claim().await,
+            Err(Trouble::Refused(error)) => return Err(error),
+            Err(Trouble::NotSent(why) | Trouble::Lost(why)) => {
+                tracing::warn!("the database is not reached yet: {why}");
+                if !patience.wait().await {
+                    return Err(StoreError::Io(why));
+                }
+            }
+        }
+    }
+}
+
+async fn after_claim(keeper: &mut Keeper, change: Change, kept: &watch::Sender<RecordNumber>) {
+    match change {
+        Change::Claim(_) => unreachable!("handled by the caller"),
+        Change::Append(epoch, number, record, done) => {
+            done(keeper.append(epoch, number, record).await);
+        }
+        Change::Truncate(below, done) => {
+            let cut = keeper.truncate(below).await;
+            if cut.is_ok() {
+                kept.send_replace(keeper.lane.borrow().tip.first);
+            }
+            done(cut);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,21 @@
+-- Version 1 of dpc's tables. A lane is a log of records (docs/stores.md): `lane_head` says who owns
+-- it and up to where it is published, `lane_log` holds the records. Both change in one statement.
+CREATE TABLE dpc.lane_head (
+    lane    uuid PRIMARY KEY,
+    epoch   bigint NOT NULL DEFAULT 0,          -- counts the owners; a lower one is fenced
+    first   bigint NOT NULL DEFAULT 1,          -- the lowest record that is kept
+    number  bigint NOT NULL DEFAULT 0,          -- the last committed record
+    hash    bytea  NOT NULL DEFAULT '\x00000000000000000000000000000000',
+    node    text   NOT NULL DEFAULT '',         -- the name of the owner, for people
+    claimed timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 20);                       -- one row a lane, changed by every commit, in place
+
+CREATE TABLE dpc.lane_log (
+    lane    uuid   NOT NULL,
+    number  bigint NOT NULL,
+    epoch   bigint NOT NULL,
+    record  bytea  NOT NULL,
+    PRIMARY KEY (lane, number)
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+-- Payloads are the clients' bytes and often packed already: no second attempt at it.
+ALTER TABLE dpc.lane_log ALTER COLUMN record SET STORAGE EXTERNAL;

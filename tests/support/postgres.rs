@@ -1,0 +1,46 @@
+//! A private PostgreSQL that ends with its test, by `tests/servers/postgres`.
+
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// A running server.
+pub struct Postgres {
+    folder: TempDir,
+    pub url: String,
+}
+
+impl Postgres {
+    /// Starts one, if PostgreSQL is installed; `tests/run` says so if it is not.
+    pub fn start() -> Option<Self> {
+        if !script().arg("bin").output().expect("the script is there").status.success() {
+            println!("PostgreSQL is not installed: nothing was tested");
+            return None;
+        }
+        let folder = tempfile::Builder::new().prefix("dpc-pg-").tempdir().expect("a folder");
+        let url = order("start", folder.path());
+        Some(Self { folder, url })
+    }
+
+    /// `kill`, `start`, `pause`, `resume`.
+    pub fn order(&self, what: &str) {
+        order(what, self.folder.path());
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.order("kill");
+    }
+}
+
+fn script() -> Command {
+    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/servers/postgres"))
+}
+
+fn order(what: &str, folder: &Path) -> String {
+    let done = script().arg(what).arg(folder).output().expect("the script runs");
+    assert!(done.status.success(), "{what}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).expect("text").trim().to_owned()
+}
