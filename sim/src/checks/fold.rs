@@ -364,7 +364,7 @@ impl Fold<'_> {
     fn released(&mut self, transfer: TransferId) {
         let lost = self.model.lost.contains(&transfer.sender);
         let moved = self.model.moved.get(&transfer).cloned();
-        let Some(moved) = moved.or(lost.then(BTreeMap::new)) else {
+        let Some(moved) = moved.or_else(|| lost.then(BTreeMap::new)) else {
             return self.fail("P7", format!("{transfer} was released before it was moved"));
         };
         let held = self.here().held.remove(&transfer).unwrap_or_default();

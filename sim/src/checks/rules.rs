@@ -40,10 +40,8 @@ impl Checker {
             Message::Accept { transfer, refused } if refused.is_empty() => {
                 self.r1_accepted(from, *transfer);
             }
-            Message::Taken(transfer) => {
-                if !self.model.lane(from).released.contains(transfer) {
-                    self.fail("R2", format!("{transfer} is called taken and is not ready durably"));
-                }
+            Message::Taken(transfer) if !self.model.lane(from).released.contains(transfer) => {
+                self.fail("R2", format!("{transfer} is called taken and is not ready durably"));
             }
             Message::Forget { sender, epoch, incarnation, through } if !self.model.is_lost(to) => {
                 self.r2_forgotten(to, (*sender, *epoch, *incarnation), *through);
