@@ -39,6 +39,11 @@ pub(crate) struct Loads {
 }
 
 impl Loads {
+    /// How many pages are being read for queues.
+    pub(crate) fn pages(&self) -> usize {
+        self.pages
+    }
+
     /// The lowest record that is being read.
     pub(crate) fn lowest(&self) -> Option<RecordNumber> {
         self.waiting.first_key_value().map(|(record, _)| *record)
