@@ -192,7 +192,7 @@ async fn a_node_that_was_stopped_is_fenced_and_comes_back_with_a_new_lane() {
         let lines = if nodes.code == Some(0) { nodes.lines() } else { Vec::new() };
         let own = lines.iter().find(|line| line["self"] == true);
         let lane = own.and_then(|own| own["lane"].as_str()).map(str::to_owned);
-        lane.filter(|lane| *lane != a.ready.lane).ok_or(format!("{nodes:?}"))
+        lane.filter(|lane| *lane != a.ready.lane).ok_or_else(|| format!("{nodes:?}"))
     })
     .await;
     assert!(a.ended().is_none(), "the process goes on");
