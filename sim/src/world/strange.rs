@@ -138,7 +138,11 @@ impl World {
     }
 
     /// Somebody settles an object at a node with the token of an earlier delivery.
-    pub(crate) fn settle_under(
+    ///
+    /// # Errors
+    ///
+    /// If no such lease was given, or nobody is there who could be asked.
+    pub fn settle_under(
         &mut self,
         node: usize,
         id: ObjectId,
