@@ -502,6 +502,7 @@ impl Core {
         let emits = t.settles.iter().flat_map(|s| &s.emits);
         self.check_together(emits.chain(&t.pushes)).map_err(whole)?;
         let (mut bytes, mut payload, mut seen, mut repeats) = (0, 0u64, Vec::new(), 0);
+        let mut fresh = false;
         for (i, settle) in t.settles.iter().enumerate() {
             let at = |refusal: Refusal| (u32::try_from(i).expect("bounded"), refusal);
             self.check_settle(settle).map_err(at)?;
@@ -542,7 +543,7 @@ impl Core {
             self.check_push(push).map_err(at)?;
             if let Some(id) = push.id {
                 let hash = self.hashes.entity(&push.entity);
-                self.pushed_before(id, &hash).map_err(at)?;
+                fresh |= matches!(self.pushed_before(id, &hash).map_err(at)?, PushedBefore::No);
             }
             payload += push.entity.payload.len() as u64;
             bytes += 512 + push.entity.payload.len() + push.entity.headers.as_packed().len();
@@ -565,7 +566,8 @@ impl Core {
         }
         match repeats {
             0 => Ok(Some(bytes)),
-            _ if seen.is_empty() => Ok(None),
+            // What is new in it was not part of what ended the leases: that was another settle.
+            _ if seen.is_empty() && !fresh => Ok(None),
             _ => Err(whole(lease_lost())),
         }
     }
