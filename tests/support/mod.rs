@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 
+pub mod cassandra;
 pub mod disk;
 pub mod history;
 pub mod postgres;

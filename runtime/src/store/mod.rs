@@ -1,4 +1,4 @@
-//! The stores of a lane: the embedded one, and Postgres ([`Postgres`]).
+//! The stores of a lane: the embedded one, Postgres ([`Postgres`]), and Cassandra ([`Cassandra`]).
 //!
 //! The embedded store keeps a lane in one folder on the node's own disk.
 //!
@@ -16,6 +16,7 @@
 //! where records were acknowledged, every record carries number, lane, hash and the hash of the one
 //! before, and `rescue/` keeps what fjall would cut or delete until the log has proved complete.
 
+mod cassandra;
 mod chain;
 mod embedded;
 mod folder;
@@ -24,12 +25,16 @@ mod index;
 mod log;
 mod postgres;
 mod precheck;
+mod remote;
 mod rescue;
+#[cfg(test)]
+mod testing;
 
 use std::path::Path;
 
 use dpc_core::store::StoreError;
 
+pub use cassandra::{Cassandra, CassandraDatabase, CassandraOptions, cassandra_tables};
 pub use embedded::{Embedded, Options};
 pub use index::{IndexDb, Part, PartInfo};
 pub use postgres::{Postgres, PostgresOptions, Seat, Tables, postgres_tables};
