@@ -270,12 +270,7 @@ async fn truncate(
 }
 
 /// An update by the owner. After anything but *committed* nothing works until the next claim.
-async fn change_head(
-    keeper: &mut impl Keep,
-    lane: &Shared,
-    set: Set,
-    at_last: bool,
-) -> Appended {
+async fn change_head(keeper: &mut impl Keep, lane: &Shared, set: Set, at_last: bool) -> Appended {
     let Tip { lane: id, epoch, last, .. } = lane.borrow().tip;
     let number = at_last.then_some(last);
     let update = Update { lane: id, owner: keeper.me(), epoch, number, set };

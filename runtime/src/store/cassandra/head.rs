@@ -81,7 +81,13 @@ impl Heads {
 
     /// Makes a new lane. It is this owner's afterwards, or somebody else's: the caller looks.
     pub(super) async fn make(&self, lane: LaneId, me: &Owner) -> Result<(), Trouble> {
-        let values = (uuid(lane), bits(me.incarnation), me.name.as_str(), &*me.address, [0_u8; 16].as_slice());
+        let values = (
+            uuid(lane),
+            bits(me.incarnation),
+            me.name.as_str(),
+            &*me.address,
+            [0_u8; 16].as_slice(),
+        );
         self.condition(lane, |it| &it.make, values).await.map(drop)
     }
 
@@ -95,7 +101,10 @@ impl Heads {
         loop {
             let tried = self.try_once(&attempt.update, swept).await;
             if let Tried::Nothing(error) | Tried::Lost(error) = &tried {
-                tracing::warn!("the head of lane {} is not changed yet: {error}", attempt.update.lane);
+                tracing::warn!(
+                    "the head of lane {} is not changed yet: {error}",
+                    attempt.update.lane
+                );
             }
             if let Next::Answer(changed) = attempt.on_tried(now(), tried) {
                 return changed;
@@ -199,10 +208,8 @@ fn rows_of(answer: QueryResult) -> Result<Vec<Standing>, Trouble> {
 fn row_of(columns: Columns) -> Result<Standing, StoreError> {
     let (lane, owner, node, address, epoch, state, number, hash, began, first, swept) = columns;
     let lane = LaneId(lane.into_bytes());
-    let bad = |what: String| StoreError::Damaged {
-        place: format!("table lane_head, lane {lane}"),
-        what,
-    };
+    let bad =
+        |what: String| StoreError::Damaged { place: format!("table lane_head, lane {lane}"), what };
     let state = match state.as_str() {
         "owned" => LaneState::Owned,
         "dead" => LaneState::Dead,

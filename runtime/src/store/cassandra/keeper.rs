@@ -146,7 +146,8 @@ impl Keeper {
         let connection = &self.heads.connection;
         let open = connection.open().await?;
         let parts = i32::try_from(record.len().div_ceil(PART_BYTES)).expect("asserted above");
-        let key = (uuid(self.lane), signed(Bucket::of(number).0), signed(number.0), signed(epoch.0));
+        let key =
+            (uuid(self.lane), signed(Bucket::of(number).0), signed(number.0), signed(epoch.0));
         let write = |(part, bytes): (i32, &[u8])| {
             let (open, bytes) = (&open, bytes.to_vec());
             async move {

@@ -228,7 +228,8 @@ impl Gathered {
 
     /// Whether as many bytes are there as were asked for, and a record in any case.
     fn is_enough(&self, bytes_max: usize) -> bool {
-        let one = self.records.len() + usize::from(self.open.as_ref().is_some_and(|open| open.next == open.parts));
+        let one = self.records.len()
+            + usize::from(self.open.as_ref().is_some_and(|open| open.next == open.parts));
         self.bytes > bytes_max && one > 0
     }
 }

@@ -75,7 +75,8 @@ async fn create(link: &Link, address: &Address) -> Result<bool, Trouble> {
     );
     apply(link, &make).await?;
     for (name, columns) in TABLES {
-        let (id, with) = (id_of(keyspace, name), if columns.contains(" WITH ") { "AND" } else { "WITH" });
+        let (id, with) =
+            (id_of(keyspace, name), if columns.contains(" WITH ") { "AND" } else { "WITH" });
         let make =
             format!("CREATE TABLE IF NOT EXISTS {keyspace}.{name} ({columns} {with} id = {id}");
         apply(link, &make).await?;
@@ -115,25 +116,19 @@ fn id_of(keyspace: &str, table: &str) -> Uuid {
 }
 
 /// Which version of the tables a keyspace has, and by whose quorum its lanes are fenced.
-async fn version(
-    link: &Link,
-    address: &Address,
-) -> Result<Option<(i32, String)>, Trouble> {
+async fn version(link: &Link, address: &Address) -> Result<Option<(i32, String)>, Trouble> {
     let tables = link.tables(&address.keyspace);
     if TABLES.iter().any(|(name, _)| !tables.contains(*name)) {
         return Ok(None);
     }
-    let ask = format!("SELECT version, fence FROM {}.schema_version WHERE name = ?", address.keyspace);
+    let ask =
+        format!("SELECT version, fence FROM {}.schema_version WHERE name = ?", address.keyspace);
     let rows = link.ask(&ask, (ROW,)).await?.into_rows_result().map_err(unreadable)?;
     rows.maybe_first_row::<(i32, String)>().map_err(unreadable)
 }
 
 /// Refuses tables that this program does not know how to use, and says what to do.
-fn check(
-    found: Option<(i32, String)>,
-    fence: &str,
-    keyspace: &str,
-) -> Result<i32, StoreError> {
+fn check(found: Option<(i32, String)>, fence: &str, keyspace: &str) -> Result<i32, StoreError> {
     let why = match found {
         Some((SCHEMA, signed)) if signed == fence => return Ok(SCHEMA),
         Some((SCHEMA, signed)) => format!(

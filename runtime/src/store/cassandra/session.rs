@@ -309,7 +309,8 @@ fn profile(
             .build(),
         None => DefaultPolicy::builder().build(),
     };
-    let hedge = SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval: HEDGE_AFTER };
+    let hedge =
+        SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval: HEDGE_AFTER };
     ExecutionProfile::builder()
         .consistency(quorum)
         .serial_consistency(Some(serial))
@@ -350,7 +351,8 @@ async fn prepare(link: &Link, keyspace: &str) -> Result<Statements, Trouble> {
         link.session.prepare(statement).await.map_err(|error| unprepared(&error))
     };
     // Of these a second copy does no harm.
-    let plain = async |text: &str| prepare(text.replace("dpc.", &format!("{keyspace}.")), true).await;
+    let plain =
+        async |text: &str| prepare(text.replace("dpc.", &format!("{keyspace}.")), true).await;
     // Of these at most one copy has an effect, but only the owner sees to what follows from it.
     let update = async |set: &str, condition: &str| {
         let text = format!(
