@@ -293,9 +293,12 @@ fn refused(id: LaneId, epoch: Epoch, last: RecordNumber, found: Option<LaneRow>)
             StoreError::Fenced { epoch: row.epoch }
         }
         found => {
-            let there = found.map_or("nothing stands there".to_owned(), |row| {
-                format!("epoch {} and record {} stand there", row.epoch, row.number)
-            });
+            let there = match found {
+                Some(row) => {
+                    format!("epoch {} and record {} stand there", row.epoch, row.number)
+                }
+                None => "nothing stands there".into(),
+            };
             StoreError::Damaged {
                 place: format!("table lane_head, lane {id}"),
                 what: format!(

@@ -18,12 +18,15 @@ pub(super) fn fresh_lane() -> LaneId {
 }
 
 /// Sends a request and waits for its answer.
-pub(super) fn ask<S, T: Send + 'static>(store: &mut S, request: impl FnOnce(&mut S, Done<T>)) -> T {
+pub(super) fn ask<S: ?Sized, T: Send + 'static>(
+    store: &mut S,
+    request: impl FnOnce(&mut S, Done<T>),
+) -> T {
     send(store, request).recv_timeout(WAIT).expect("an answer comes")
 }
 
 /// Sends a request.
-pub(super) fn send<S, T: Send + 'static>(
+pub(super) fn send<S: ?Sized, T: Send + 'static>(
     store: &mut S,
     request: impl FnOnce(&mut S, Done<T>),
 ) -> Receiver<T> {

@@ -113,3 +113,5 @@ impl SharedLane for Cassandra {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod torture;

@@ -289,11 +289,11 @@ fn is_login_refused(error: &NewSessionError) -> bool {
     };
     let ConnectionPoolError::Broken { last_connection_error: last } = pool else { return false };
     let ConnectionError::ConnectionSetupRequestError(setup) = last else { return false };
-    match setup.get_error() {
-        ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError, _) => true,
-        ConnectionSetupRequestErrorKind::MissingAuthentication => true,
-        _ => false,
-    }
+    matches!(
+        setup.get_error(),
+        ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError, _)
+            | ConnectionSetupRequestErrorKind::MissingAuthentication
+    )
 }
 
 fn profile(

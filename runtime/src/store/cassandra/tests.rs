@@ -18,7 +18,7 @@ use super::keeper::Keeper;
 use super::reader::Reader;
 use super::session::ANSWER_MAX;
 use super::*;
-use server::Cassandra as Server;
+pub(super) use server::Cassandra as Server;
 
 #[path = "../../../../tests/support/cassandra.rs"]
 #[allow(unreachable_pub, reason = "whole-system tests use it, too")]
@@ -28,14 +28,14 @@ mod server;
 const POWER_CUT_EVERY: u32 = 8;
 
 /// The one node that all of these tests use, one after the other: some of them kill it.
-fn start() -> Option<MutexGuard<'static, Server>> {
+pub(super) fn start() -> Option<MutexGuard<'static, Server>> {
     static SERVER: OnceLock<Option<Mutex<Server>>> = OnceLock::new();
     let server = SERVER.get_or_init(|| Server::start(1).map(Mutex::new)).as_ref()?;
     // A test that has failed says so itself.
     Some(server.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn options(server: &Server) -> CassandraOptions {
+pub(super) fn options(server: &Server) -> CassandraOptions {
     CassandraOptions {
         url: server.url("dpc", 1),
         password: Some(server::LOGIN.into()),
@@ -50,13 +50,13 @@ fn owner(incarnation: Incarnation) -> Owner {
 }
 
 /// Each process has an incarnation of its own.
-fn somebody() -> Owner {
+pub(super) fn somebody() -> Owner {
     static STARTS: AtomicU64 = AtomicU64::new(1 << 63);
     owner(Incarnation(STARTS.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// A process that uses the cluster.
-fn process(options: CassandraOptions) -> CassandraDatabase {
+pub(super) fn process(options: CassandraOptions) -> CassandraDatabase {
     CassandraDatabase::open(options, somebody()).expect("the address is good")
 }
 
@@ -78,7 +78,7 @@ fn own(server: &Server, lane: LaneId) -> Log<Cassandra> {
     Log::claim(lane, open(options(server), lane))
 }
 
-fn connection(options: &CassandraOptions) -> Connection {
+pub(super) fn connection(options: &CassandraOptions) -> Connection {
     let address = Address::parse(&options.url).expect("good");
     Connection::new(address, options.password.clone(), options.create_tables)
 }
