@@ -10,6 +10,7 @@ mod admin;
 mod driver;
 pub mod edge;
 pub mod embedded;
+mod failover;
 mod gate;
 pub mod history;
 mod link;

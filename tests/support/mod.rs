@@ -6,6 +6,7 @@
 pub mod cassandra;
 pub mod disk;
 pub mod history;
+pub mod load;
 pub mod postgres;
 
 use std::collections::BTreeMap;
@@ -180,6 +181,11 @@ impl Node {
     /// Its data folder.
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// What it has said on stderr.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("it was started")
     }
 
     /// How it ended, if it has.
@@ -370,8 +376,10 @@ fn spawn(
     (process, ready)
 }
 
-/// Without what the environment of the tests says about nodes.
+/// Without what the environment of the tests says about nodes, and with what the tests' own
+/// Cassandra asks for.
 fn clean(command: &mut Command) {
+    command.env("CASSANDRA_PASSWORD", cassandra::LOGIN);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("DPC_") {
             command.env_remove(name);

@@ -150,12 +150,11 @@ fn bad_values_name_key_value_and_what_is_accepted() {
         ("peer=a", "accepted: [[peer]] tables"),
         ("peer=a:0", "the limit is port 1 to 65535"),
         ("store.kind=sqlite", "accepted: \"embedded\" or \"cassandra\" or \"postgres\""),
-        (
-            "store.kind=cassandra",
-            "\"cassandra\" is not built yet in this version (--set); \"embedded\" and \"postgres\" are",
-        ),
+        ("store.kind=cassandra", "store.url is not set, and store.kind needs it (--set)"),
         ("store.kind=postgres", "store.url is not set, and store.kind needs it (--set)"),
         ("store.url=postgresql://db/dpc", "must be unset beside store.kind, which is embedded"),
+        ("store.url=cassandra://db/dpc", "must be unset beside store.kind, which is embedded"),
+        ("store.url=cassandra://dpc:secret@db/dpc", "without a password: that comes from"),
         ("store.url=postgresql://dpc:secret@db/dpc", "without a password: that comes from"),
         ("log.level=loud", "accepted: off, error, warn"),
         ("log.format=xml", "accepted: \"text\" or \"json\""),
@@ -163,6 +162,14 @@ fn bad_values_name_key_value_and_what_is_accepted() {
         (
             "limits.lease_min=2m",
             "limits.lease_min: 2m (--set) must be at most limits.lease_default, which is 30s (default)",
+        ),
+        (
+            "limits.self_fence_after=10s",
+            "limits.self_fence_after: 10s (--set) must be below limits.dead_after, which is 10s (default)",
+        ),
+        (
+            "limits.heartbeat=4s",
+            "limits.heartbeat: 4s (--set) must be at most a third of limits.dead_after, which is 10s (default)",
         ),
         (
             "listen.nodes=0.0.0.0:40051",

@@ -129,6 +129,8 @@ pub(super) struct Lane {
     pub(super) claimed: bool,
     /// The first failure: from then on everything gets it, until the next claim.
     pub(super) failed: Option<StoreError>,
+    /// The lane was ended by this owner.
+    pub(super) retired: bool,
 }
 
 pub(super) type Shared = Rc<RefCell<Lane>>;
@@ -143,7 +145,7 @@ impl Lane {
             last: RecordNumber(0),
             last_hash: [0; 16],
         };
-        Rc::new(RefCell::new(Self { tip, claimed: false, failed: None }))
+        Rc::new(RefCell::new(Self { tip, claimed: false, failed: None, retired: false }))
     }
 
     /// Why nothing can be done now, if so.
@@ -201,7 +203,7 @@ pub(super) async fn change(
                 let claimed = keeper.claim().await;
                 if let Ok(claimed) = &claimed {
                     let tip = tip(lane.borrow().tip.lane, claimed);
-                    *lane.borrow_mut() = Lane { tip, claimed: true, failed: None };
+                    *lane.borrow_mut() = Lane { tip, claimed: true, failed: None, retired: false };
                     kept.send_replace(claimed.first);
                 }
                 done(claimed);
@@ -273,9 +275,13 @@ async fn truncate(
 async fn change_head(keeper: &mut impl Keep, lane: &Shared, set: Set, at_last: bool) -> Appended {
     let Tip { lane: id, epoch, last, .. } = lane.borrow().tip;
     let number = at_last.then_some(last);
+    let ends = set == Set::Retire;
     let update = Update { lane: id, owner: keeper.me(), epoch, number, set };
     let answer = match keeper.update(update).await {
-        Changed::Done => return Appended::Committed,
+        Changed::Done => {
+            lane.borrow_mut().retired = ends;
+            return Appended::Committed;
+        }
         Changed::Refused(found) => Appended::DefinitelyNot(refused(id, epoch, last, found)),
         Changed::Nothing(error) => Appended::DefinitelyNot(error),
         Changed::Unknown(error) => Appended::Unknown(error),

@@ -3,7 +3,7 @@
 use dpc_core::store::StoreError;
 
 /// What `store.url` may look like, in one phrase.
-const ACCEPTED: &str = "cassandra://[USER@]HOST[:PORT][,HOST[:PORT]...][/KEYSPACE][?dc=NAME\
+pub(crate) const ACCEPTED: &str = "cassandra://[USER@]HOST[:PORT][,HOST[:PORT]...][/KEYSPACE][?dc=NAME\
      &replication=3&consistency=local_quorum], where replication is a number, or numbers per data \
      centre such as dc1:3,dc2:3, and consistency is local_quorum or quorum; without a password: \
      that comes from the environment as CASSANDRA_PASSWORD";
@@ -13,7 +13,7 @@ const PORT: u16 = 9042;
 
 /// Where the cluster is and how dpc uses it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Address {
+pub(crate) struct Address {
     /// Whom to log in as, if the cluster asks for it.
     pub(super) user: Option<String>,
     /// Nodes that are asked first, as `HOST:PORT`; the rest of the cluster is learned from them.
@@ -44,6 +44,11 @@ pub(super) enum Quorum {
 }
 
 impl Address {
+    /// Whether a text is meant as the address of a cluster.
+    pub(crate) fn is_meant(url: &str) -> bool {
+        url.starts_with(SCHEME)
+    }
+
     /// Whether a password is needed beside it.
     pub(super) fn needs_password(&self) -> bool {
         self.user.is_some()
@@ -54,7 +59,7 @@ impl Address {
     /// # Errors
     ///
     /// [`StoreError::Refused`] says what is accepted.
-    pub(super) fn parse(url: &str) -> Result<Self, StoreError> {
+    pub(crate) fn parse(url: &str) -> Result<Self, StoreError> {
         parse(url).ok_or_else(|| {
             StoreError::Refused(format!("store.url is not an address of Cassandra: {ACCEPTED}"))
         })

@@ -17,7 +17,7 @@ use super::super::remote::{
 use super::address::Address;
 use super::head::{Heads, bits, signed, unreadable, unsigned};
 use super::keeper::Keeper;
-use super::reader::{self, Reader};
+use super::reader::{self, Bucket, Reader};
 use super::session::Connection;
 use super::{Cassandra, CassandraOptions, check_password};
 
@@ -192,6 +192,7 @@ async fn work(
             }
         }
     };
+    let (connection, end) = (heads.connection.clone(), (shared.clone(), Rc::clone(&swept)));
     let mut keeper = Keeper { lane, heads, reader, me, from, swept };
     let change = remote::change(&mut keeper, shared, changes, kept);
     tokio::select! {
@@ -199,5 +200,10 @@ async fn work(
         // Nobody is there any more: what is under way is decided by the cluster.
         _ = dropped => {}
         ((), (), ()) = async { tokio::join!(change, answer_reads, sweep) } => {}
+    }
+    let (shared, swept) = end;
+    let (retired, last) = (shared.borrow().retired, shared.borrow().tip.last);
+    if retired {
+        reader::sweep_below(lane, &connection, &swept, Bucket::of(last).next()).await;
     }
 }

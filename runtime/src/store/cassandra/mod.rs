@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 
 use super::Tables;
 use super::remote::{Remote, Trouble};
-use address::Address;
+pub(crate) use address::{ACCEPTED, Address};
 pub use database::CassandraDatabase;
 use database::Thread;
 use session::Connection;
@@ -57,6 +57,11 @@ pub struct Cassandra {
     /// The storage thread lives as long as somebody can ask it.
     _asks: mpsc::Sender<database::Ask>,
     _thread: Arc<Thread>,
+}
+
+/// The password as operators give it: in the configuration it would be shown with it.
+pub fn cassandra_password() -> Option<String> {
+    std::env::var("CASSANDRA_PASSWORD").ok()
 }
 
 fn check_password(address: &Address, password: Option<&str>) -> Result<(), StoreError> {

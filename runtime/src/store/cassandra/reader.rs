@@ -36,6 +36,10 @@ impl Bucket {
         Self(number.0 / BUCKET_RECORDS)
     }
 
+    pub(super) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
     fn end(self) -> u64 {
         self.0 * BUCKET_RECORDS + BUCKET_RECORDS - 1
     }
@@ -264,17 +268,27 @@ pub(super) async fn sweep(
 ) {
     while kept.changed().await.is_ok() {
         let below = Bucket::of(*kept.borrow_and_update());
-        while swept.get() < below.0 {
-            let bucket = swept.get();
-            let dropped = connection.ask(|it| &it.sweep, (uuid(lane), signed(bucket))).await;
-            if let Err(trouble) = dropped {
-                tracing::warn!(bucket, "old records are not dropped yet: {}", trouble.into_error());
-                break;
-            }
-            // A claim may have set it back meanwhile; then it is done once more.
-            if swept.get() == bucket {
-                swept.set(bucket + 1);
-            }
+        sweep_below(lane, &connection, &swept, below).await;
+    }
+}
+
+/// Drops what is left of the buckets below one.
+pub(super) async fn sweep_below(
+    lane: LaneId,
+    connection: &Connection,
+    swept: &Cell<u64>,
+    below: Bucket,
+) {
+    while swept.get() < below.0 {
+        let bucket = swept.get();
+        let dropped = connection.ask(|it| &it.sweep, (uuid(lane), signed(bucket))).await;
+        if let Err(trouble) = dropped {
+            tracing::warn!(bucket, "old records are not dropped yet: {}", trouble.into_error());
+            return;
+        }
+        // A claim may have set it back meanwhile; then it is done once more.
+        if swept.get() == bucket {
+            swept.set(bucket + 1);
         }
     }
 }

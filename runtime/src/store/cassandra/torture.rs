@@ -189,7 +189,7 @@ fn reign(
 /// What happens to one owner's connections, until `over` ends.
 fn torment(proxy: &Proxy, mut dice: Dice, over: &Receiver<()>) {
     let ended = |wait| over.recv_timeout(wait) != Err(RecvTimeoutError::Timeout);
-    while !ended(dice.millis(50, 900)) {
+    while !ended(dice.millis(200, 2_500)) {
         // Requests do not arrive, or answers do not; then everything under way is lost, or late.
         let way = dice.index(2);
         if dice.percent(70) {
@@ -225,12 +225,10 @@ fn run(server: &Server, lanes: Lanes, lane: LaneId, span: Duration, seed: u64) -
         owners.push(std::thread::spawn(move || own(lanes, options, lane, dice, &over)));
     }
     let (began, mut dice) = (Instant::now(), Dice::of(seed, "server"));
-    let quiet = channel::<()>();
-    let pause = |span| drop(quiet.1.recv_timeout(span));
     while began.elapsed() < span {
-        pause(dice.millis(500, 3_000).min(span));
+        std::thread::sleep(dice.millis(1_000, 5_000).min(span));
         server.order("pause", None);
-        pause(dice.millis(50, 1_200));
+        std::thread::sleep(dice.millis(50, 1_200));
         server.order("resume", None);
     }
     drop(stops);
