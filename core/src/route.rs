@@ -67,6 +67,7 @@ type Batches = BTreeMap<usize, (Vec<Slot>, Vec<Object>, u64)>;
 impl Core {
     /// Looks at every queue in which something has changed.
     pub(crate) fn feed_peers(&mut self, fx: &mut Effects) {
+        self.stir_uncrowded();
         for queue in std::mem::take(&mut self.stirred) {
             if self.queues.get(queue).is_empty() {
                 self.set_no_demand(queue, false, fx);
@@ -80,6 +81,19 @@ impl Core {
                 self.send_away(queue, ways, fx);
             }
             self.note_waiting(queue);
+        }
+    }
+
+    /// An offer over a link that had no room for more has ended: what it kept back looks again. A
+    /// window that is open already tells nothing new that would do it.
+    fn stir_uncrowded(&mut self) {
+        let has_room = |link: &LinkId| self.transfers.outstanding(*link).0 < OFFERS_MAX;
+        let over: Vec<LinkId> = self.transfers.crowded.iter().copied().filter(has_room).collect();
+        for link in over {
+            self.transfers.crowded.remove(&link);
+            let demands = self.mesh.link(link).map(|l| l.demands.keys().cloned());
+            let keys: Vec<DemandKey> = demands.into_iter().flatten().collect();
+            keys.iter().for_each(|key| self.stir_matching(key));
         }
     }
 
@@ -143,6 +157,10 @@ impl Core {
         }
         for (i, (slots, objects, _)) in batches {
             self.offer(ways[i].link, ways[i].key.clone(), slots, objects, fx);
+        }
+        if !self.queues.get(queue).is_empty() {
+            let crowded = ways.iter().filter(|w| w.open > 0 && !w.has_room);
+            self.transfers.crowded.extend(crowded.map(|w| w.link));
         }
         self.want_page(queue, fx);
     }

@@ -107,6 +107,8 @@ pub(crate) struct Held {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Transfers {
     pub(crate) outgoing: BTreeMap<u64, Outgoing>,
+    /// Links with as many open offers as they may have, for which queues wait that one ends.
+    pub(crate) crowded: BTreeSet<LinkId>,
     #[serde(skip)]
     pub(crate) moved: SlicedMap<TransferId, Moved>,
     pub(crate) incoming: BTreeMap<TransferId, Incoming>,
