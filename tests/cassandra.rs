@@ -116,7 +116,7 @@ async fn push(node: &Node, count: usize) -> BTreeSet<String> {
 async fn a_lane_has_one_owner_that_commits() {
     let Some(cluster) = Cassandra::start(1) else { return };
     let flags = flags(&cluster, 1);
-    let (folder, other) = (folder(), support::folder());
+    let (folder, other) = (folder(), folder());
     let first = start(folder.path(), "c", &flags, &[]);
     let pushed = first.json(&["push", "type.Kept", "--data", "kept"]).await;
     let copy = other.path().join("c");
