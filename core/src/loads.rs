@@ -121,7 +121,10 @@ impl Core {
         entries: &[(Loc, Entry)],
         fx: &mut Effects,
     ) {
-        let Some(set) = self.catalogue.take_set(record, Shelf::Ready(queue)) else { return };
+        let Some(set) = self.catalogue.take_set(record, Shelf::Ready(queue)) else {
+            // It was written again elsewhere while it was read: the queue asks for that.
+            return self.stir(queue);
+        };
         let q = self.queues.get_mut(queue);
         q.paged.remove(&(set.order, record));
         q.paged_count -= set.positions.len() as u64;

@@ -183,7 +183,7 @@ impl Core {
         if local {
             let groups = &self.queues.get(self.memory.get(slot).queue).groups;
             candidates.extend(groups.iter().take(8).map(|g| Candidate {
-                who: format!("subscription {}", self.subs.group(*g).key).into(),
+                who: Arc::clone(&self.subs.group(*g).who),
                 refused: Refused::NoCredit,
             }));
         }
@@ -366,7 +366,7 @@ impl Core {
                     _ => Refused::NoCredit,
                 };
                 Candidate {
-                    who: format!("subscription {}", self.subs.group(*g).key).into(),
+                    who: Arc::clone(&self.subs.group(*g).who),
                     refused,
                 }
             })
@@ -374,7 +374,7 @@ impl Core {
         let name = &self.queues.ty(q.ty).name;
         let handled = self.subs.matching(name).into_iter().filter(|g| !q.groups.contains(g));
         candidates.extend(handled.take(16).map(|g| Candidate {
-            who: format!("subscription {}", self.subs.group(g).key).into(),
+            who: Arc::clone(&self.subs.group(g).who),
             refused: Refused::Handled,
         }));
         for way in self.ways(queue).into_iter().take(16) {
