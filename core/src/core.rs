@@ -39,6 +39,9 @@ use crate::transfer::Transfers;
 /// How long entries that nobody waits for may stay in memory before they make a record.
 const RIDE_ALONG: Span = Span::secs(1);
 
+/// A wall clock that is ahead of the monotonic one by less than this has not jumped.
+const CLOCK_NOISE: Span = Span::secs(1);
+
 /// Generation counters are reserved durably in blocks of this size.
 const GENERATION_BLOCK: u64 = 1_024;
 
@@ -268,8 +271,12 @@ impl Core {
     pub fn handle(&mut self, now: Now, input: Input, fx: &mut Effects) {
         assert!(self.started, "a core is started before it is used");
         assert!(now.mono >= self.now.mono, "the monotonic clock goes forward");
-        self.watch_clock(now, fx);
+        let jumped = self.watch_clock(now, fx);
         self.now = now;
+        if jumped {
+            // What was to be looked at by the clock as it was may be due by the clock as it is.
+            self.look_at_wall(now.wall);
+        }
         if self.fenced {
             return self.answer_fenced(&input, fx);
         }
@@ -615,8 +622,9 @@ impl Core {
         self.lane.write(&Entry::Peer(peer));
     }
 
-    /// A wall clock that jumps far ahead stops expiry until it is confirmed (R8).
-    fn watch_clock(&mut self, now: Now, fx: &mut Effects) {
+    /// A wall clock that jumps far ahead stops expiry until it is confirmed (R8). Says whether it
+    /// has jumped ahead at all.
+    fn watch_clock(&mut self, now: Now, fx: &mut Effects) -> bool {
         let expected = self.now.wall + (now.mono - self.now.mono);
         if now.wall - expected > CLOCK_JUMP {
             let ms = i64::try_from(now.wall.0 - expected.0).unwrap_or(i64::MAX);
@@ -629,6 +637,7 @@ impl Core {
         if self.clock_trusted_at.is_some_and(|at| now.mono >= at) {
             self.trust_clock(fx);
         }
+        now.wall - expected > CLOCK_NOISE
     }
 
     pub(crate) fn trust_clock(&mut self, fx: &mut Effects) {

@@ -7,7 +7,7 @@
 //! Objects of an estate stay on their shelves until MOVED is committed; nobody else touches them
 //! meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ use crate::object::Object;
 use crate::record::{Ending, Entry, How, Standing, TransferId};
 use crate::refusal::{Code, Refusal};
 use crate::settle::end_of;
-use crate::time::{Mono, Wall};
+use crate::time::{Mono, Span, Wall};
 use crate::transfer::{Held, InState, Incoming, REFUSED_PAUSE};
 
 /// What a core knows of adoptions.
@@ -45,7 +45,15 @@ pub(crate) struct Estates {
     /// The heir has refused: no other offer before this.
     rests_until: Mono,
     retiring: bool,
+    /// Lanes whose owners are asked about settles and cannot be reached, until when they are sought.
+    sought: BTreeMap<LaneId, Mono>,
 }
+
+/// How long the owner of a lane is sought for a settle that could not be passed on to it.
+const SEEK: Span = Span::secs(60);
+
+/// The most lanes that are sought for settles.
+const SOUGHT_MAX: usize = 64;
 
 /// One object of an estate at its sender.
 #[derive(Debug, Serialize, Deserialize)]
@@ -73,12 +81,25 @@ impl Core {
         self.estates.heir.is_some()
     }
 
-    /// The lanes with which a transfer is in doubt and to which no link is up: whoever knows their
-    /// owners dials them, or says [`Input::LaneRetired`].
+    /// The lanes with which a transfer is in doubt, or that a settle was to be passed on to, and to
+    /// which no link is up: whoever knows their owners dials them, or says [`Input::LaneRetired`].
     pub fn lanes_in_doubt(&self) -> BTreeSet<LaneId> {
         let mut lanes = self.transfers.lanes_in_doubt();
+        let sought = self.estates.sought.iter().filter(|(_, until)| **until > self.now.mono);
+        lanes.extend(sought.map(|(lane, _)| *lane));
         lanes.retain(|lane| self.mesh.link_to(*lane).is_none());
         lanes
+    }
+
+    /// A settle was answered *unknown* because there is no way to the lane of its lease. Its owner is
+    /// looked for, so that the next try is told.
+    pub(crate) fn seek_owner(&mut self, lane: LaneId) {
+        let now = self.now.mono;
+        let sought = &mut self.estates.sought;
+        sought.retain(|_, until| *until > now);
+        if sought.len() < SOUGHT_MAX {
+            sought.insert(lane, now + SEEK);
+        }
     }
 
     /// This process has adopted a lane, or has done with it.
@@ -93,6 +114,7 @@ impl Core {
     /// A lane was empty, with every MOVED of it taken, when it was retired (R8): what is still held
     /// from it was never moved, and what was moved to it had been taken.
     pub(crate) fn handle_lane_retired(&mut self, lane: LaneId) {
+        self.estates.sought.remove(&lane);
         let held = self.transfers.incoming.iter();
         let held = held.filter(|(id, i)| id.sender == lane && i.state == InState::Held);
         for id in held.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -242,6 +264,7 @@ impl Core {
         }
         if moving.is_empty() {
             self.transfers.outgoing.remove(&n);
+            self.stir_crowded();
             return fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
         }
         self.write_estate_moved(n, id, peer, moving);

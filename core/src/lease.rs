@@ -17,7 +17,7 @@ use crate::subscriptions::SubKey;
 use crate::time::{Mono, Span};
 
 /// Settles remembered by number, for repeats on the same stream.
-const SETTLED_MAX: usize = 65_536;
+pub(crate) const SETTLED_MAX: usize = 65_536;
 
 /// One lease.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,6 +83,11 @@ impl Leases {
         if !planted(Bug::SettleForgotten) {
             self.settled.insert(n, (object, content, session));
         }
+    }
+
+    /// How many settles are remembered by number.
+    pub(crate) fn settled_len(&self) -> usize {
+        self.settled.len()
     }
 
     /// The settle that ended a lease, if it is remembered by number.

@@ -56,6 +56,7 @@ mod subscriptions;
 mod take;
 pub mod time;
 mod transfer;
+mod usage;
 pub mod view;
 
 pub use crate::core::{Core, Settings, Wake};
@@ -64,3 +65,4 @@ pub use input::Input;
 pub use limits::Limits;
 pub use remember::PartInfo;
 pub use time::{Mono, Now, Span, Wall};
+pub use usage::Gauge;

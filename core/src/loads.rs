@@ -39,6 +39,11 @@ pub(crate) struct Loads {
 }
 
 impl Loads {
+    /// How many pages are being read for queues.
+    pub(crate) fn pages(&self) -> usize {
+        self.pages
+    }
+
     /// The lowest record that is being read.
     pub(crate) fn lowest(&self) -> Option<RecordNumber> {
         self.waiting.first_key_value().map(|(record, _)| *record)
@@ -122,8 +127,12 @@ impl Core {
         fx: &mut Effects,
     ) {
         let Some(set) = self.catalogue.take_set(record, Shelf::Ready(queue)) else {
-            // It was written again elsewhere while it was read: the queue asks for that.
-            return self.stir(queue);
+            // It was written again elsewhere while it was read: the queue asks for that, if it has
+            // not left altogether.
+            if !self.queues.get(queue).is_empty() {
+                self.stir(queue);
+            }
+            return;
         };
         let q = self.queues.get_mut(queue);
         q.paged.remove(&(set.order, record));

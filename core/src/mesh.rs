@@ -189,6 +189,11 @@ impl Mesh {
         }
     }
 
+    /// Settles that were passed on and wait for their answers.
+    pub(crate) fn passes(&self) -> usize {
+        self.asks.len()
+    }
+
     fn index(&mut self, key: &DemandKey, link: LinkId, there: bool) {
         if there {
             self.wanted.insert((key.clone(), link));

@@ -18,7 +18,7 @@ use crate::resolve::{Known, Stored};
 use crate::scan::{Chosen, Listing, Work};
 
 /// Most scans that people have ordered at once.
-const SCANS_MAX: usize = 32;
+pub(crate) const SCANS_MAX: usize = 32;
 
 impl Core {
     pub(crate) fn handle_operator(&mut self, to: ReplyTo, order: Operator, fx: &mut Effects) {

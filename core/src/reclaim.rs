@@ -35,8 +35,9 @@ pub(crate) struct CopyFound {
 }
 
 impl Core {
-    /// A peer is gone for ever. With `reclaim` what was moved to it and not settled here comes back
-    /// flagged, and so does what is held from it.
+    /// A peer is gone for ever: every lane of its name that is not linked now. One that is linked is
+    /// the same node with a new disk, and stays. With `reclaim` what was moved to it and not settled
+    /// here comes back flagged, and so does what is held from it.
     pub(crate) fn forget_node(
         &mut self,
         to: ReplyTo,
@@ -54,7 +55,9 @@ impl Core {
                 fx,
             );
         }
-        if lanes.iter().any(|lane| self.mesh.link_to(*lane).is_some()) {
+        let lanes: Vec<LaneId> =
+            lanes.into_iter().filter(|lane| self.mesh.link_to(*lane).is_none()).collect();
+        if lanes.is_empty() {
             let message = format!("{name} is linked to this node now; stop it first, for good");
             return self.refuse(
                 to,
@@ -171,8 +174,11 @@ impl Core {
         let CopyFound { at, object, parked } = copy;
         match self.catalogue.shelf_of(at) {
             Some(Shelf::Shadow) => {
-                if !self.is_away(at, object.id) {
-                    return false;
+                let Some(end) = self.end_away(at, object.id) else { return false };
+                if let Some(end) = end {
+                    // Carried forward later, it would hide how the object ends in the end.
+                    self.lane.write(&Entry::Undone(end));
+                    self.forget_end(Some(end));
                 }
                 self.catalogue.take(at, Shelf::Shadow);
                 self.transfers.drop_shadow(at);
@@ -192,15 +198,18 @@ impl Core {
         true
     }
 
-    /// Whether the last that is known of an object here is that it moved on from this shadow.
-    fn is_away(&self, shadow: Loc, id: ObjectId) -> bool {
+    /// Where its end stands, if the last that is known of an object here is that it moved on from
+    /// this shadow: nowhere if that is forgotten.
+    fn end_away(&self, shadow: Loc, id: ObjectId) -> Option<Option<Loc>> {
         let transfer = self.transfers.shadow_of(shadow);
         match self.known(id) {
-            Known::Absent => true,
-            Known::OnDisk(Stored::Ended { end, .. }) => {
-                transfer.is_some_and(|t| end.ending == Ending::Moved(t))
+            Known::Absent => Some(None),
+            Known::OnDisk(Stored::Ended { at, end })
+                if transfer.is_some_and(|t| end.ending == Ending::Moved(t)) =>
+            {
+                Some(Some(*at))
             }
-            _ => false,
+            _ => None,
         }
     }
 

@@ -85,6 +85,11 @@ impl Stored {
 }
 
 impl Resolving {
+    /// How many inputs wait.
+    pub(crate) fn stalled_len(&self) -> usize {
+        self.stalled.len()
+    }
+
     /// Whether no further input may wait.
     pub(crate) fn is_full(&self) -> bool {
         self.stalled.len() >= RESOLVING_MAX

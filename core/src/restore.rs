@@ -115,6 +115,7 @@ impl Core {
             }
             Entry::Generation(counter) => self.restore_generation(counter),
             Entry::Verdict(lane) => self.transfers.forget_lane(lane),
+            Entry::Undone(end) => self.forget_end(Some(end)),
             Entry::Duplicate { transfer, ty, .. } => {
                 // A transfer of nothing but duplicates is held and released like any other.
                 let held = || Incoming { state: InState::Held, items: Vec::new(), key: None };

@@ -144,6 +144,10 @@ impl Core {
         for (i, (slots, objects, _)) in batches {
             self.offer(ways[i].link, ways[i].key.clone(), slots, objects, fx);
         }
+        let is_full = |way: &Way| self.transfers.outstanding(way.link).0 >= OFFERS_MAX;
+        if ways.iter().any(|way| way.open > 0 && is_full(way)) {
+            self.transfers.crowded.insert(queue);
+        }
         self.want_page(queue, fx);
     }
 

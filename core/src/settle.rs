@@ -122,6 +122,7 @@ impl Core {
             None if of == 1 => {
                 if !self.pass_settle(to, token, content, fx) {
                     // R5: only the owner may say what became of it. It may have been done before.
+                    self.seek_owner(token.lane);
                     let why = "the lease was given by another node that cannot be reached from here; ask that node";
                     self.reply(to, Answer::Unknown(why.into()), fx);
                 }

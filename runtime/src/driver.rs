@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dpc_core::effect::Effect;
+use dpc_core::effect::{Answer, Effect};
 use dpc_core::ids::{Epoch, Loc, ObjectId, RecordNumber};
-use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, Store, StoreError};
+use dpc_core::shared::SharedLane;
+use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, StoreError};
 use dpc_core::time::{Mono, Span};
 use dpc_core::{Core, Effects, Input};
 use tokio::sync::{mpsc, watch};
@@ -22,8 +23,8 @@ use crate::service::{Batch, Hub};
 /// Inputs that are handled before the transport gets its turn.
 const TURN_INPUTS_MAX: usize = 1_024;
 
-/// How often the room on the disk is looked at, while anything happens at all.
-const DISK_EVERY: Span = Span::secs(1);
+/// How often the disk's room and the lanes in doubt are looked at, while anything happens at all.
+const LOOK_EVERY: Span = Span::secs(1);
 
 /// How long the last records may take when the node stops.
 const LAST_RECORDS: Duration = Duration::from_secs(10);
@@ -40,6 +41,8 @@ pub(crate) enum Completed {
     History(Report),
     /// The log has been cut, or not.
     Truncated(Result<(), StoreError>),
+    /// The lane's head was renewed, or the lane retired, or not.
+    Head(Appended),
 }
 
 /// How much room the disk has, and how much must stay.
@@ -75,16 +78,40 @@ pub(crate) struct Driver<S, I> {
     first: RecordNumber,
     /// The record in flight, its bytes, and when it left.
     appending: Option<(RecordNumber, Bytes, Mono)>,
+    head: Head,
     disk_low: bool,
-    disk_checked: Option<Mono>,
+    looked_at: Option<Mono>,
     fx: Effects,
     recorder: Option<Recorder>,
 }
 
-/// Why a driver ended before it was told to: the node stops with this message.
-pub(crate) type Halt = String;
+/// What is to be done to the lane's head when no record is on its way.
+#[derive(Default)]
+struct Head {
+    renew: bool,
+    retire: bool,
+    /// The store has been asked, and whether to retire the lane.
+    asked: Option<bool>,
+}
 
-impl<S: Store, I: Index> Driver<S, I> {
+/// Why a driver ended before it was told to.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// Another owner has the lane, with this epoch.
+    Fenced(Epoch),
+    /// The lane was adopted and is empty.
+    Retired,
+    /// It cannot go on: the node stops with this message.
+    Failed(String),
+}
+
+impl From<String> for Halt {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
+impl<S: SharedLane, I: Index> Driver<S, I> {
     /// A driver of a core that has been restored and not started.
     pub(crate) fn new(
         core: Core,
@@ -103,8 +130,9 @@ impl<S: Store, I: Index> Driver<S, I> {
             epoch: claimed.epoch,
             first: claimed.first,
             appending: None,
+            head: Head::default(),
             disk_low: false,
-            disk_checked: None,
+            looked_at: None,
             fx: Effects::new(),
             recorder,
         }
@@ -119,8 +147,9 @@ impl<S: Store, I: Index> Driver<S, I> {
         }
         self.perform_new()?;
         loop {
-            self.check_disk()?;
+            self.look_around()?;
             self.append_next();
+            self.hub.fence.set(self.core.deliver_until());
             let wake = self.core.next_wake().map(|wake| self.hub.clock.instant(wake.at));
             tokio::select! {
                 biased;
@@ -215,7 +244,12 @@ impl<S: Store, I: Index> Driver<S, I> {
 
     fn perform(&mut self, effect: Effect) -> Result<(), Halt> {
         match effect {
+            // A process that was stopped goes on here: what it has decided before may be too late.
+            Effect::Reply { to, answer: Answer::Taken(_), .. } if !self.may_deliver() => {
+                self.hub.reply(to, Answer::Taken(Vec::new()));
+            }
             Effect::Reply { to, answer, .. } => self.hub.reply(to, answer),
+            Effect::Deliver(..) if !self.may_deliver() => {}
             Effect::Deliver(session, delivery) => self.hub.deliver(session, delivery),
             Effect::LeaseEnded { session, lease, reason } => {
                 self.hub.lease_ended(session, lease, reason);
@@ -240,13 +274,10 @@ impl<S: Store, I: Index> Driver<S, I> {
                 self.edges.index.truncate(part);
             }
             Effect::Note(note) => observe::note(&self.hub, &note),
-            Effect::Retire => return Err("only adopted lanes are retired".to_owned()),
-            // Nobody else can claim a lane on a disk of its own.
-            Effect::Renew => self.handle(Input::Renewed)?,
-            Effect::Fenced(epoch) => {
-                return Err(format!("fenced: this lane has another owner, with epoch {epoch}"));
-            }
-            Effect::Stop(why) => return Err(why),
+            Effect::Retire => self.head.retire = true,
+            Effect::Renew => self.head.renew = true,
+            Effect::Fenced(epoch) => return Err(Halt::Fenced(epoch)),
+            Effect::Stop(why) => return Err(why.into()),
         }
         Ok(())
     }
@@ -262,12 +293,16 @@ impl<S: Store, I: Index> Driver<S, I> {
                         self.hub.metrics.committed(record.len(), took);
                         self.commit(number, record)
                     }
+                    Appended::DefinitelyNot(StoreError::Fenced { epoch }) => {
+                        self.handle(Input::Fenced(epoch))
+                    }
                     Appended::DefinitelyNot(error) => {
-                        Err(format!("record {number} was not written: {error}"))
+                        Err(format!("record {number} was not written: {error}").into())
                     }
                     Appended::Unknown(error) => Err(format!(
                         "nobody can tell whether record {number} was written: {error}; start the node again to find out"
-                    )),
+                    )
+                    .into()),
                 }
             }
             Completed::Read(number, Ok(mut records)) => {
@@ -275,13 +310,18 @@ impl<S: Store, I: Index> Driver<S, I> {
                 let (_, record) = found.ok_or_else(|| format!("record {number} is missing"))?;
                 self.handle(Input::Loaded(number, record))
             }
-            Completed::Read(number, Err(error)) => Err(format!("record {number}: {error}")),
+            Completed::Read(_, Err(StoreError::Fenced { epoch }))
+            | Completed::Truncated(Err(StoreError::Fenced { epoch })) => {
+                self.handle(Input::Fenced(epoch))
+            }
+            Completed::Read(number, Err(error)) => Err(format!("record {number}: {error}").into()),
             Completed::LookedUp(part, id, Ok(loc)) => {
                 self.handle(Input::LookedUp { part, id, loc })
             }
             Completed::LookedUp(part, _, Err(error)) => Err(format!(
                 "the id index has no answer for part {part}: {error}; the next start builds it again"
-            )),
+            )
+            .into()),
             Completed::History(Report::Stands(number)) => self.handle(Input::HistoryStands(number)),
             Completed::History(Report::Behind(behind)) => {
                 observe::history_behind(&self.hub, behind);
@@ -292,8 +332,29 @@ impl<S: Store, I: Index> Driver<S, I> {
                 Ok(())
             }
             Completed::Truncated(Ok(())) => Ok(()),
-            Completed::Truncated(Err(error)) => Err(format!("the log cannot be cut: {error}")),
+            Completed::Truncated(Err(error)) => {
+                Err(format!("the log cannot be cut: {error}").into())
+            }
+            Completed::Head(answer) => self.on_head(answer),
         }
+    }
+
+    fn on_head(&mut self, answer: Appended) -> Result<(), Halt> {
+        let retired = self.head.asked.take().expect("it was asked for");
+        match answer {
+            Appended::Committed if retired => Err(Halt::Retired),
+            Appended::Committed => self.handle(Input::Renewed),
+            Appended::DefinitelyNot(StoreError::Fenced { epoch }) => {
+                self.handle(Input::Fenced(epoch))
+            }
+            Appended::DefinitelyNot(error) | Appended::Unknown(error) => {
+                Err(format!("the lane's head cannot be written: {error}").into())
+            }
+        }
+    }
+
+    fn may_deliver(&self) -> bool {
+        self.core.deliver_until().is_none_or(|until| self.hub.clock.mono() < until)
     }
 
     fn read_for_history(&mut self, from: RecordNumber, bytes: usize) {
@@ -308,7 +369,7 @@ impl<S: Store, I: Index> Driver<S, I> {
 
     /// Hands the store the next record, if none is in flight and somebody waits for one.
     fn append_next(&mut self) {
-        if self.appending.is_some() {
+        if self.appending.is_some() || self.head.asked.is_some() {
             return;
         }
         let now = self.hub.clock.now();
@@ -316,18 +377,39 @@ impl<S: Store, I: Index> Driver<S, I> {
         if let Some(recorder) = &mut self.recorder {
             recorder.take(now, record.as_ref());
         }
-        let Some(record) = record else { return };
+        let Some(record) = record else { return self.ask_head() };
+        // It proves as much as a renewal.
+        self.head.renew = false;
         let done = self.done(Completed::Appended);
         self.edges.store.append(self.epoch, record.number, record.bytes.clone(), done);
         self.appending = Some((record.number, record.bytes, now.mono));
     }
 
-    fn check_disk(&mut self) -> Result<(), Halt> {
+    /// Renews the head, or ends the lane, if that is asked for.
+    fn ask_head(&mut self) {
+        let Head { renew, retire, .. } = std::mem::take(&mut self.head);
+        if !renew && !retire {
+            return;
+        }
+        let done = self.done(Completed::Head);
+        self.head.asked = Some(retire);
+        if retire {
+            self.edges.store.retire(self.epoch, done);
+        } else {
+            self.edges.store.renew(self.epoch, done);
+        }
+    }
+
+    /// What is looked at now and then, while anything happens at all.
+    fn look_around(&mut self) -> Result<(), Halt> {
         let now = self.hub.clock.now().mono;
-        if self.disk_checked.is_some_and(|at| now - at < DISK_EVERY) {
+        if self.looked_at.is_some_and(|at| now - at < LOOK_EVERY) {
             return Ok(());
         }
-        self.disk_checked = Some(now);
+        self.looked_at = Some(now);
+        if self.core.deliver_until().is_some() {
+            self.hub.set_doubts(self.core.lanes_in_doubt());
+        }
         let Some(free) = (self.edges.disk.free)() else { return Ok(()) };
         let low = free < self.edges.disk.reserve;
         if low == self.disk_low {
@@ -343,7 +425,7 @@ impl<S: Store, I: Index> Driver<S, I> {
         let last = async {
             self.take_queued()?;
             self.append_next();
-            while self.appending.is_some() {
+            while self.appending.is_some() || self.head.asked.is_some() {
                 let completed = self.edges.completed.1.recv().await;
                 self.complete(completed.expect("this end is held here, too"))?;
                 self.append_next();
@@ -352,7 +434,9 @@ impl<S: Store, I: Index> Driver<S, I> {
         };
         match tokio::time::timeout(LAST_RECORDS, last).await {
             Ok(result) => result,
-            Err(_) => Err("the store did not answer in time while the node stopped".to_owned()),
+            Err(_) => Err(Halt::Failed(
+                "the store did not answer in time while the node stopped".to_owned(),
+            )),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dpc_core::effect::PartIds;
 use dpc_core::ids::{Loc, ObjectId};
@@ -42,10 +43,14 @@ pub trait Entropy: Send {
     fn next_u64(&mut self) -> u64;
 }
 
-/// The clocks of one node. Monotonic time is tokio's, so that a simulation rules it.
+/// The clocks of one node. In a simulation monotonic time is tokio's; on a machine it is the one
+/// that counts the time the machine was suspended, because leases and proofs of ownership grow old
+/// meanwhile (R6).
 #[derive(Clone)]
 pub struct Clock {
     base: tokio::time::Instant,
+    /// When it started, on the clock that counts suspend, if time is taken from there.
+    boot: Option<Duration>,
     wall: Arc<dyn Fn() -> Wall + Send + Sync>,
 }
 
@@ -64,28 +69,50 @@ pub trait Index: 'static {
 impl Clock {
     /// A clock that starts now; `wall` is asked for wall time.
     pub fn starting_now(wall: impl Fn() -> Wall + Send + Sync + 'static) -> Self {
-        Self { base: tokio::time::Instant::now(), wall: Arc::new(wall) }
+        Self { base: tokio::time::Instant::now(), boot: None, wall: Arc::new(wall) }
     }
 
     /// The machine's clocks.
     pub fn of_machine() -> Self {
-        Self::starting_now(|| {
+        let clock = Self::starting_now(|| {
             let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
             // A clock before 1970 is as wrong as one that stands at 1970.
             Wall(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
-        })
+        });
+        Self { boot: Some(since_boot()), ..clock }
     }
 
     /// Both clocks at this moment.
     pub fn now(&self) -> Now {
-        let micros = u64::try_from(self.base.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Now { mono: Mono(micros), wall: (self.wall)() }
+        Now { mono: self.mono(), wall: (self.wall)() }
     }
 
-    /// The moment of tokio's clock that `at` stands for.
-    pub fn instant(&self, at: Mono) -> tokio::time::Instant {
-        self.base + std::time::Duration::from_micros(at.0)
+    /// The monotonic clock at this moment.
+    pub fn mono(&self) -> Mono {
+        let elapsed = match self.boot {
+            Some(boot) => since_boot().saturating_sub(boot),
+            None => self.base.elapsed(),
+        };
+        Mono(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX))
     }
+
+    /// The moment of tokio's clock that `at` stands for. Tokio's clock may stand still while the
+    /// machine is suspended, so what was asked for before comes later than it should.
+    pub fn instant(&self, at: Mono) -> tokio::time::Instant {
+        match self.boot {
+            Some(_) => {
+                let wait = at.0.saturating_sub(self.mono().0);
+                tokio::time::Instant::now() + Duration::from_micros(wait)
+            }
+            None => self.base + Duration::from_micros(at.0),
+        }
+    }
+}
+
+/// How long the machine has run, suspended or not.
+fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(now).expect("the machine booted before now")
 }
 
 /// The operating system's generator.

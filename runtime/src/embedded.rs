@@ -1,46 +1,96 @@
 //! A node on this machine: its data folder, its ports, its signals.
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dpc_core::effect::PartIds;
-use dpc_core::ids::{LaneId, Loc, ObjectId, RecordNumber};
+use dpc_core::ids::{Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::names::Name;
-use dpc_core::store::{Claimed, Done, Store, StoreError};
+use dpc_core::shared::{Owner, SharedLane, SharedStore};
+use dpc_core::store::{Claimed, Done, StoreError};
 use dpc_core::{Limits, PartInfo, Span};
 use dpc_proto::v1;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
-use crate::config::{Address, Config, StoreKind};
-use crate::edge::{Clock, Index, OsEntropy, TcpDial, TcpListen};
+use crate::config::{Config, StoreKind};
+use crate::edge::{Clock, Entropy, Index, Listen, OsEntropy, TcpDial, TcpListen};
+use crate::failover::{OwnLane, take_own_lane};
 use crate::history::{History, HistoryOptions};
-use crate::node::{self, Bounds, Chance, Data, NodeError, Order, Ready, Reports, Setup, Sockets};
+use crate::node::{
+    self, Addresses, Bounds, Chance, Data, NodeError, Order, Ready, Reports, Rescued, Setup,
+    Shared, Sockets,
+};
 use crate::recorder::RecorderPlace;
-use crate::store::{Embedded, IndexDb, Options, Part, Postgres, PostgresOptions, Seat, disk_free};
+use crate::store::{
+    Embedded, IndexDb, Options, Part, PostgresDatabase, PostgresOptions, Seat, disk_free,
+    is_retired,
+};
 
-/// Runs the node of a configuration until a signal ends it. A restored data folder gets a new lane
-/// first.
+/// How long a port that was just given back is waited for.
+const PORT_AGAIN: Duration = Duration::from_secs(5);
+
+/// What a person asks for at a start, beyond the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// The data folder comes from a backup or a copy: it gets a new lane first.
+    pub restored: bool,
+    /// Data folders rescued from nodes that are gone.
+    pub adopt: Vec<PathBuf>,
+}
+
+/// Runs the node of a configuration until a signal ends it. A node that another one has taken the
+/// lane from begins again with a new one; then `ready` is told again.
 ///
 /// # Errors
 ///
 /// [`NodeError`] says why it did not start, or why it had to stop.
 pub async fn serve(
     config: &Config,
-    restored: bool,
-    ready: impl FnOnce(&Ready),
+    start: &Start,
+    mut ready: impl FnMut(&Ready),
 ) -> Result<(), NodeError> {
     // Ports come first: whoever asks for one that is taken learns of it before anything is touched.
-    let sockets = Sockets {
-        clients: listen("listen.clients", &config.listen.clients).await?,
-        nodes: listen("listen.nodes", &config.listen.nodes).await?,
-        admin: listen("listen.admin", &config.listen.admin).await?,
+    let mut sockets = Sockets {
+        clients: listen("listen.clients", &config.listen.clients.to_string()).await?,
+        nodes: listen("listen.nodes", &config.listen.nodes.to_string()).await?,
+        admin: listen("listen.admin", &config.listen.admin.to_string()).await?,
         dialer: TcpDial,
     };
-    if config.store.kind == StoreKind::Postgres {
-        return serve_postgres(config, restored, sockets, ready).await;
+    let orders = orders()?;
+    if config.store.kind == StoreKind::Embedded {
+        return serve_embedded(config, start, sockets, orders, ready).await;
     }
-    if restored {
+    let mut addresses = Addresses::default();
+    loop {
+        let tell = |told: &Ready| {
+            addresses = told.addresses.clone();
+            ready(told);
+        };
+        let ended = serve_postgres(config, start, sockets, orders.clone(), tell).await;
+        let Err(NodeError::Fenced { lane, epoch }) = ended else { return ended };
+        tracing::error!(
+            "fenced: another node has taken over lane {lane}, with epoch {epoch}; this one comes \
+             back as a new incarnation"
+        );
+        if *orders.borrow() != Order::Run {
+            return ended;
+        }
+        sockets = listen_again(&addresses).await?;
+    }
+}
+
+async fn serve_embedded(
+    config: &Config,
+    start: &Start,
+    sockets: Sockets<TcpListen, TcpDial>,
+    orders: watch::Receiver<Order>,
+    ready: impl FnOnce(&Ready),
+) -> Result<(), NodeError> {
+    if start.restored {
         let name = Name::new("node_name", "restored").expect("a valid name");
         let clock = Clock::of_machine();
         crate::restored::renew(&config.data_dir, name, limits(config), || clock.now()).await?;
@@ -50,18 +100,22 @@ pub async fn serve(
     let (store, lane) = Embedded::open(&config.data_dir, &Options::default())?;
     let dir = config.data_dir.clone();
     let free = Box::new(move || disk_free(&dir).ok());
-    run(config, setup(config, lane)?, (store, free), sockets, ready).await
+    let setup = setup(config, lane)?;
+    let lane = Lane { store, free, shared: None, rescued: rescue(&start.adopt).await? };
+    run(config, setup, lane, sockets, orders, ready).await
 }
 
 /// Runs a node whose lane is in Postgres. What its folder holds can be built again from the lane,
 /// except for which lane it is.
 async fn serve_postgres(
     config: &Config,
-    restored: bool,
+    start: &Start,
     sockets: Sockets<TcpListen, TcpDial>,
+    orders: watch::Receiver<Order>,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), NodeError> {
-    if restored {
+    const KIND: &str = "postgres";
+    if start.restored {
         return Err(StoreError::Refused(
             "--restored is for a data folder with an embedded store; a lane in Postgres that was \
              restored from a backup needs a new data_dir, and its objects stay behind"
@@ -69,36 +123,127 @@ async fn serve_postgres(
         )
         .into());
     }
-    let seat = Seat::open(&config.data_dir)?;
-    let setup = Setup {
-        store: "postgres",
-        durability: v1::Durability::Committed,
-        ..setup(config, seat.lane())?
-    };
+    let mut seat = Seat::open(&config.data_dir, KIND)?;
+    let setup =
+        Setup { store: KIND, durability: v1::Durability::Committed, ..setup(config, seat.lane())? };
     let options = PostgresOptions {
         url: config.store.url.clone().expect("a checked configuration has it"),
         create_tables: config.store.create_tables,
         patience: config.store.patience.0,
-        node: setup.name.to_string(),
     };
-    let store = Postgres::open(seat, options)?;
+    let owner = Owner {
+        incarnation: Incarnation(OsEntropy.next_u64().max(1)),
+        name: setup.name.clone(),
+        address: advertised(config, &sockets.nodes.address()).into(),
+    };
+    let incarnation = owner.incarnation;
+    let database = PostgresDatabase::open(options, owner)?;
+    let (name, patience) = (setup.name.clone(), config.store.patience.0);
+    let (own, shared) =
+        join(config, Box::new(database), &mut seat, KIND, (&name, incarnation, patience)).await?;
+    let setup = Setup { lane: seat.lane(), ..setup };
     // The disk under the lane is the database's own: it refuses when it is full.
     let free = Box::new(|| None);
-    run(config, setup, (store, free), sockets, ready).await
+    let rescued = rescue(&start.adopt).await?;
+    let lane = Lane { store: own, free, shared: Some(shared), rescued };
+    run(config, setup, lane, sockets, orders, ready).await
+}
+
+/// Takes the node's own lane from a store that it shares, and prepares to take others.
+async fn join<S: SharedLane>(
+    config: &Config,
+    mut store: Box<dyn SharedStore<Lane = S> + Send>,
+    seat: &mut Seat,
+    kind: &str,
+    (name, incarnation, patience): (&Name, Incarnation, Duration),
+) -> Result<(S, Shared<S, IndexDb>), NodeError> {
+    let OwnLane { store: own, claimed } =
+        take_own_lane(store.as_mut(), seat, kind, name, patience).await?;
+    let given = &config.limits;
+    let adopted = config.data_dir.join("adopted");
+    remove(&adopted)?;
+    let open_index = Box::new(move |lane: LaneId| {
+        let place = adopted.join(lane.to_string());
+        remove(&place)?;
+        IndexDb::open(&place, lane)
+    });
+    let shared = Shared {
+        store,
+        incarnation,
+        claimed,
+        self_fence_after: Span::from(given.self_fence_after.0),
+        heartbeat: Span::from(given.heartbeat.0),
+        dead_after: Span::from(given.dead_after.0),
+        adopted_max: given.adopted_lanes as usize,
+        open_index,
+    };
+    Ok((own, shared))
+}
+
+fn remove(folder: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::Io(format!("{}: {error}", folder.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where other nodes reach this one's node port.
+fn advertised(config: &Config, listening: &str) -> String {
+    match (&config.listen.advertise, listening.parse::<SocketAddr>()) {
+        (Some(address), _) => address.to_string(),
+        (None, Ok(address)) if address.ip().is_unspecified() => {
+            format!("{}:{}", gethostname::gethostname().to_string_lossy(), address.port())
+        }
+        (None, _) => listening.to_owned(),
+    }
+}
+
+/// Opens the data folders of nodes that are gone.
+async fn rescue(folders: &[PathBuf]) -> Result<Vec<Rescued>, NodeError> {
+    let mut rescued = Vec::new();
+    for folder in folders {
+        if is_retired(folder) {
+            tracing::warn!("--adopt: {} is empty already and can be deleted", folder.display());
+            continue;
+        }
+        if !folder.join("FORMAT").exists() {
+            let text = format!("--adopt: {} is no data folder of a node", folder.display());
+            return Err(StoreError::Refused(text).into());
+        }
+        let (mut store, lane) = Embedded::open(folder, &Options::default())?;
+        let claimed = node::claim(&mut store).await?;
+        let mut index = IndexDb::open(&folder.join("index"), lane)?;
+        let parts = parts_of(&mut index).await?;
+        tracing::info!(%lane, "adopting the lane of {}", folder.display());
+        rescued.push(Rescued { folder: folder.clone(), lane, claimed, store, index, parts });
+    }
+    Ok(rescued)
+}
+
+/// A node's lane, and what comes with it.
+struct Lane<S> {
+    store: S,
+    free: Box<dyn FnMut() -> Option<u64> + Send>,
+    shared: Option<Shared<S, IndexDb>>,
+    rescued: Vec<Rescued>,
 }
 
 /// Runs a node on a store, with index and history on the node's own disk.
-async fn run<S: Store + Send + 'static>(
+async fn run<S: SharedLane + Send + 'static>(
     config: &Config,
     setup: Setup,
-    (store, free): (S, Box<dyn FnMut() -> Option<u64> + Send>),
+    own: Lane<S>,
     sockets: Sockets<TcpListen, TcpDial>,
+    orders: watch::Receiver<Order>,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), NodeError> {
     let lane = setup.lane;
     let mut index = IndexDb::open(&config.data_dir.join("index"), lane)?;
     let parts = parts_of(&mut index).await?;
-    let data = Data { store, index, parts, free };
+    let Lane { store, free, shared, rescued } = own;
+    let data = Data { store, index, parts, free, shared, rescued };
     let chance = Chance { clock: Clock::of_machine(), entropy: Box::new(|| Box::new(OsEntropy)) };
     let opened = Arc::new(std::sync::Mutex::new(None));
     let open_history = {
@@ -110,8 +255,7 @@ async fn run<S: Store + Send + 'static>(
             Ok(Some((handle, stands)))
         })
     };
-    let order = orders()?;
-    let result = node::run(setup, data, sockets, chance, open_history, order, ready).await;
+    let result = node::run(setup, data, sockets, chance, open_history, orders, ready).await;
     // What was fed becomes durable there, so that the next start has less to catch up with.
     let history: Option<History> = opened.lock().expect("nobody panics while holding it").take();
     if let Some(history) = history {
@@ -221,12 +365,32 @@ fn history(
         .map_err(|error| NodeError::History(error.to_string()))
 }
 
-async fn listen(key: &'static str, address: &Address) -> Result<TcpListen, NodeError> {
-    let text = address.to_string();
-    match TcpListener::bind(&text).await {
+async fn listen(key: &'static str, address: &str) -> Result<TcpListen, NodeError> {
+    match TcpListener::bind(address).await {
         Ok(listener) => Ok(TcpListen(listener)),
-        Err(problem) => Err(NodeError::Listen { key, address: text, problem }),
+        Err(problem) => Err(NodeError::Listen { key, address: address.to_owned(), problem }),
     }
+}
+
+/// Opens the ports again that a node of this process had a moment ago.
+async fn listen_again(at: &Addresses) -> Result<Sockets<TcpListen, TcpDial>, NodeError> {
+    let again = async |key, address: &str| {
+        let began = tokio::time::Instant::now();
+        loop {
+            match listen(key, address).await {
+                Err(_) if began.elapsed() < PORT_AGAIN => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                listening => return listening,
+            }
+        }
+    };
+    Ok(Sockets {
+        clients: again("listen.clients", &at.clients).await?,
+        nodes: again("listen.nodes", &at.nodes).await?,
+        admin: again("listen.admin", &at.admin).await?,
+        dialer: TcpDial,
+    })
 }
 
 /// Orders as signals give them: the first SIGTERM or SIGINT drains, the second stops.

@@ -11,6 +11,7 @@ mod bench;
 mod driver;
 pub mod edge;
 pub mod embedded;
+mod failover;
 mod gate;
 pub mod history;
 mod link;

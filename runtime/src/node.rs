@@ -1,22 +1,26 @@
 //! One node: recovered from its store, driven, served, drained and stopped.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dpc_core::ids::{Incarnation, LaneId, RecordNumber};
+use dpc_core::ids::{Epoch, Incarnation, LaneId, RecordNumber};
 use dpc_core::message::Protocols;
 use dpc_core::names::Name;
 use dpc_core::record::{entries, mentions, open_header};
+use dpc_core::shared::SharedLane;
 use dpc_core::store::{Claimed, READ_BYTES_MAX, Store, StoreError};
 use dpc_core::{Core, Limits, PartInfo, Settings};
 use dpc_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::driver::{Completed, Disk, Driver, Edges, Halt};
 use crate::edge::{Clock, Dial, Entropy, Index, Listen};
+use crate::failover::{Host, Randomness, rescue, take_part};
+pub use crate::failover::{OpenIndex, Shared};
 use crate::history::{HistoryHandle, Report};
 use crate::link::{Links, keep_dialling};
 use crate::recorder::{self, Recorder, RecorderPlace};
@@ -24,6 +28,7 @@ use crate::routes;
 use crate::serve::{Connections, serve_admin, serve_grpc};
 pub use crate::service::{Addresses, Bounds, Identity};
 use crate::service::{Hub, Phase};
+use crate::store::{Embedded, IndexDb};
 
 /// What a drain may take longer than its own time until the node stops all the same.
 const DRAIN_SLACK: Duration = Duration::from_secs(2);
@@ -87,6 +92,26 @@ pub struct Data<S, I> {
     pub parts: Vec<PartInfo>,
     /// How much room the disk has.
     pub free: Box<dyn FnMut() -> Option<u64> + Send>,
+    /// What it shares with other nodes, if its store is shared. The lane has been claimed then.
+    pub shared: Option<Shared<S, I>>,
+    /// Lanes of rescued disks that it empties.
+    pub rescued: Vec<Rescued>,
+}
+
+/// The lane of a rescued disk.
+pub struct Rescued {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Its lane.
+    pub lane: LaneId,
+    /// What the claim found.
+    pub claimed: Claimed,
+    /// The log.
+    pub store: Embedded,
+    /// The id index.
+    pub index: IndexDb,
+    /// What the index holds.
+    pub parts: Vec<PartInfo>,
 }
 
 /// The clocks and the randomness of a node.
@@ -126,6 +151,14 @@ pub enum NodeError {
         /// What the system says.
         problem: std::io::Error,
     },
+    /// Another node has taken the lane over. Started again, the node has a new one.
+    #[error("fenced: another node has taken over lane {lane}, with epoch {epoch}")]
+    Fenced {
+        /// The lane.
+        lane: LaneId,
+        /// The epoch of its new owner, as far as it is known.
+        epoch: Epoch,
+    },
     /// It cannot go on.
     #[error("the node stopped: {0}")]
     Halted(String),
@@ -155,15 +188,17 @@ pub async fn run<S, I, L, D>(
     ready: impl FnOnce(&Ready),
 ) -> Result<(), NodeError>
 where
-    S: Store + Send + 'static,
+    S: SharedLane + Send + 'static,
     I: Index + Send + 'static,
     L: Listen,
     D: Dial,
 {
     let Chance { clock, mut entropy } = chance;
     let mut random = entropy();
-    let claimed = claim(&mut data.store).await?;
-    let incarnation = Incarnation(random.next_u64().max(1));
+    let (claimed, incarnation) = match &data.shared {
+        Some(shared) => (shared.claimed, shared.incarnation),
+        None => (claim(&mut data.store).await?, Incarnation(random.next_u64().max(1))),
+    };
     let settings = Settings {
         name: setup.name.clone(),
         lane: setup.lane,
@@ -171,7 +206,7 @@ where
         seed: random.next_u64(),
         limits: setup.limits.clone(),
         protocols: Protocols::default(),
-        fence: None,
+        fence: data.shared.as_ref().map(|shared| shared.self_fence_after),
         heir: None,
     };
     let core = recover(settings, claimed, &mut data.store, data.parts).await?;
@@ -220,10 +255,23 @@ where
     };
     hub.set_addresses(addresses.clone());
     let connections = Connections::at_most(hub.bounds.connections);
-    open_ports(&hub, sockets, &connections, &setup.peers, entropy);
+    let entropy: Randomness = Arc::new(Mutex::new(entropy));
+    let dialer = sockets.dialer.clone();
+    let dialling = open_ports(&hub, sockets, &connections, &setup.peers, &entropy);
     tracing::info!(node = %identity.name, lane = %identity.lane, epoch = %identity.epoch, "ready");
     ready(&Ready { identity, addresses });
+    let host = Host { hub: Arc::clone(&hub), dialer, random: entropy, stop: stop.subscribe() };
+    let mut lanes = JoinSet::new();
+    if let Some(shared) = data.shared {
+        lanes.spawn(take_part(host.clone(), shared));
+    }
+    for rescued in data.rescued {
+        lanes.spawn(rescue(host.clone(), rescued, setup.peers.clone()));
+    }
     let result = live(&hub, driver, &stop, order).await;
+    stop.send_replace(true);
+    while lanes.join_next().await.is_some() {}
+    drop(dialling);
     if !connections.ended(CONNECTIONS_END).await {
         tracing::info!("connections were still open when the node stopped");
     }
@@ -246,14 +294,15 @@ fn open_recorder(hub: &Hub, place: Option<&RecorderPlace>) -> Option<Recorder> {
     }
 }
 
-/// Starts everything that listens and dials.
+/// Starts everything that listens and dials. What listens ends with the hub's phase, what dials when
+/// what is returned is dropped.
 fn open_ports<L: Listen, D: Dial>(
     hub: &Arc<Hub>,
     sockets: Sockets<L, D>,
     connections: &Connections,
     peers: &[String],
-    mut entropy: Box<dyn FnMut() -> Box<dyn Entropy> + Send>,
-) {
+    entropy: &Randomness,
+) -> JoinSet<()> {
     let Sockets { clients, nodes, admin, dialer } = sockets;
     let (client_routes, client_health) = routes::for_clients(hub);
     let (node_routes, node_health) = routes::for_nodes(hub);
@@ -264,11 +313,18 @@ fn open_ports<L: Listen, D: Dial>(
     spawn(node_routes, nodes);
     tokio::spawn(serve_admin(admin, Arc::clone(hub), connections.clone()));
     tokio::spawn(routes::show_phase(hub.phase(), vec![client_health, node_health]));
+    let mut dialling = JoinSet::new();
     for (at, address) in peers.iter().enumerate() {
-        let dialling =
-            keep_dialling(Arc::clone(hub), dialer.clone(), at, address.clone(), entropy());
-        tokio::spawn(dialling);
+        let entropy = (entropy.lock().expect("nobody panics while holding it"))();
+        dialling.spawn(keep_dialling(
+            Arc::clone(hub),
+            dialer.clone(),
+            at,
+            address.clone(),
+            entropy,
+        ));
     }
+    dialling
 }
 
 /// Waits for the order to end, or for the driver's end.
@@ -325,7 +381,9 @@ async fn end(
     hub.links.cut_all();
     match ended {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(halt)) => Err(NodeError::Halted(halt)),
+        Ok(Err(Halt::Fenced(epoch))) => Err(NodeError::Fenced { lane: hub.identity.lane, epoch }),
+        Ok(Err(Halt::Failed(why))) => Err(NodeError::Halted(why)),
+        Ok(Err(Halt::Retired)) => unreachable!("only an adopted lane is retired"),
         Err(error) => Err(NodeError::Halted(format!("a bug: {error}{}", kept(hub).await))),
     }
 }

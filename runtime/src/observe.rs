@@ -17,7 +17,8 @@ const REFUSALS: [&str; 6] = [
 ];
 
 /// Every alarm there is, so that a dashboard sees its zero before it is ever raised.
-pub(crate) const ALARMS: [&str; 11] = [
+pub(crate) const ALARMS: [&str; 12] = [
+    "ADOPTION_LIMIT",
     "CLOCK_JUMPED",
     "DISK_LOW",
     "DUPLICATE_NODE_NAME",

@@ -9,7 +9,7 @@
 //! by seed, not written, written but not synced, or durable without anyone knowing.
 //! [`SimDisk::power_cut`] afterwards loses, tears or keeps what was not synced.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -22,7 +22,11 @@ use dpc_core::time::{Mono, Span};
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
+pub use damage::Damage;
+
 use crate::contract::Fault;
+
+mod damage;
 
 /// One answer takes at least this long.
 pub const DELAY_MIN: Span = Span(50);
@@ -51,6 +55,8 @@ struct Disk {
     read_fails: bool,
     bytes_max: u64,
     stalled_until: Mono,
+    /// Committed records that were damaged.
+    damaged: BTreeSet<RecordNumber>,
     /// What becomes of the record that is on its way at the next crash; by seed, if none is said.
     fate: Option<Fate>,
 }
@@ -113,6 +119,7 @@ impl SimDisk {
             read_fails: false,
             bytes_max: u64::MAX,
             stalled_until: Mono(0),
+            damaged: BTreeSet::new(),
             fate: None,
         })))
     }
@@ -120,6 +127,17 @@ impl SimDisk {
     /// Another disk with the same content.
     pub fn copied(&self) -> Self {
         Self(Arc::new(Mutex::new(self.lock().clone())))
+    }
+
+    /// Puts the content of a copy back. What is wrong with the machine stays as it is, and nothing
+    /// is on its way any more. No store may be open on it.
+    pub fn become_copy_of(&self, copy: &Self) {
+        let copy = copy.lock();
+        let disk = &mut *self.lock();
+        (disk.lane, disk.epoch, disk.first) = (copy.lane, copy.epoch, copy.first);
+        (disk.head, disk.head_hash) = (copy.head, copy.head_hash);
+        (disk.rows, disk.damaged) = (copy.rows.clone(), copy.damaged.clone());
+        disk.late.clear();
     }
 
     /// Decides what the next crash leaves of the record that is on its way, and what the next loss
@@ -196,6 +214,11 @@ impl SimDisk {
     /// Answers nothing before `until`.
     pub fn stall(&self, until: Mono) {
         self.lock().stalled_until = until;
+    }
+
+    /// Until when it answers nothing, if it is stalled now.
+    pub fn stalled_until(&self, now: Mono) -> Option<Mono> {
+        Some(self.lock().stalled_until).filter(|until| *until > now)
     }
 
     /// Flips one bit of a stored record, drawn from the seed. False if the record is not there.

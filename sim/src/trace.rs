@@ -426,6 +426,7 @@ pub(crate) fn entry_text(entry: &Entry) -> Option<String> {
         Entry::Forgotten { .. }
         | Entry::Checkpoint { .. }
         | Entry::Peer(_)
-        | Entry::Generation(_) => None,
+        | Entry::Generation(_)
+        | Entry::Undone(_) => None,
     }
 }

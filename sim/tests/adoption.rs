@@ -61,9 +61,13 @@ impl Story {
     }
 
     fn subscribe(&mut self, node: usize, mode: Mode) -> usize {
+        self.subscribe_to("img", node, mode)
+    }
+
+    fn subscribe_to(&mut self, pattern: &str, node: usize, mode: Mode) -> usize {
         let wish = Wish {
             node,
-            pattern: "img".to_owned(),
+            pattern: pattern.to_owned(),
             processor: "default".to_owned(),
             credit: 16,
             mode,
@@ -167,6 +171,37 @@ fn a_zombie_is_fenced_and_comes_back_with_a_new_lane() {
     assert_ne!(story.lane(1), before);
     story.push(1, "after");
     story.pass(Span::secs(10));
+    story.end();
+}
+
+/// R5: only the owner of the lane may say that a lease is lost. A node that has no way to it says
+/// *unknown*, looks for it in the list of lanes, and can pass on the next settle.
+#[test]
+fn the_adopter_of_a_lane_is_looked_for_when_one_of_its_leases_is_settled_elsewhere() {
+    let mut story = Story::new(5, 3);
+    let holding = story.subscribe(0, Mode::Hold);
+    let held = story.push(0, "held");
+    let unwanted = story.world.push_text(0, "unwanted", "it keeps the lane adopted");
+    story.pass(Span::secs(2));
+    let lease = story.world.hand(holding)[0];
+    let dead = story.lane(0);
+    story.world.leave(holding);
+    story.world.kill(0, Power::Stays);
+    story.fail_over();
+    assert_eq!(story.state(dead), LaneState::Owned, "{unwanted:?} is in it");
+    let found = "an owner in doubt was found in the list of lanes";
+    assert_eq!(story.world.coverage.get(found), 0, "nothing else is in doubt");
+    let host = (1..3).find(|n| !story.world.guests(*n).is_empty()).expect("it was adopted");
+    let other = 3 - host;
+    for _ in 0..2 {
+        story.world.settle_under(other, held, (0, lease), &Mode::Finalise).expect("asked");
+        story.pass(Span::secs(5));
+        assert_eq!(story.world.coverage.get(found), 1, "it is linked from then on");
+    }
+    story.subscribe(other, Mode::Finalise);
+    story.subscribe_to("unwanted", other, Mode::Finalise);
+    story.pass(FAILOVER);
+    assert_eq!(story.state(dead), LaneState::Retired);
     story.end();
 }
 

@@ -23,7 +23,7 @@ fn said_with(objects: u64) -> Vec<Traffic> {
         [1, 77, 499].into_iter().flat_map(|ty| mesh.leave_and_return(ty)).collect();
     said.push(mesh.break_and_heal());
     assert_eq!(mesh.world.checks.broken(), None);
-    said.into_iter().map(|traffic| Traffic { others: 0, ..traffic }).collect()
+    said.into_iter().map(|traffic| Traffic { handshakes: 0, others: 0, ..traffic }).collect()
 }
 
 #[test]

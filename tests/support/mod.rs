@@ -181,6 +181,11 @@ impl Node {
         &self.data
     }
 
+    /// What it has said on stderr.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).expect("it was started")
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().expect("it was started")

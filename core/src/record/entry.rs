@@ -86,6 +86,8 @@ pub enum Entry {
     Generation(u64),
     /// The lane was forgotten for ever: its copies were reclaimed.
     Verdict(LaneId),
+    /// The end that stands there says nothing any more: its object is brought back from its copy.
+    Undone(Loc),
     /// A second object of an id came with a transfer and was kept out.
     Duplicate {
         /// The transfer.
@@ -288,6 +290,10 @@ impl Entry {
                 w.byte(12);
                 w.fixed(&lane.0);
             }
+            Self::Undone(end) => {
+                w.byte(15);
+                w.loc(*end);
+            }
             Self::Duplicate { transfer, id, ty } => {
                 w.byte(14);
                 transfer.encode(w);
@@ -338,6 +344,7 @@ impl Entry {
                 id: ObjectId(r.fixed()?),
                 ty: type_name(r)?,
             },
+            15 => Self::Undone(r.loc()?),
             _ => return Err(r.bad("an entry's kind")),
         })
     }

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use super::error::ConfigError;
 use super::layers::Loaded;
 use super::sections::StoreKind;
+use super::units::Period;
 
 /// Adds an error for everything that does not hold together.
 pub(super) fn check(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
@@ -23,6 +24,19 @@ fn check_relations(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
     at_most("limits.lease_min", leases.0, "limits.lease_default", leases.1);
     at_most("limits.lease_default", leases.1, "limits.lease_max", leases.2);
     at_most("limits.backoff_first", limits.backoff_first, "limits.backoff_max", limits.backoff_max);
+    let (beat, dead) = (limits.heartbeat, limits.dead_after);
+    let thrice = |beat: &Period, dead: &Period| beat.0 * 3 <= dead.0;
+    let relation = "at most a third of";
+    relate(
+        loaded,
+        errors,
+        relation,
+        ("limits.heartbeat", beat),
+        ("limits.dead_after", dead),
+        thrice,
+    );
+    let fence = ("limits.self_fence_after", limits.self_fence_after);
+    relate(loaded, errors, "below", fence, ("limits.dead_after", dead), |a, b| a < b);
     let credit = ("limits.credit_default", limits.credit_default);
     let credit_max = ("limits.credit_max", limits.credit_max);
     relate(loaded, errors, "at most", credit, credit_max, |a, b| a <= b);

@@ -44,6 +44,10 @@ section! {
         "listen.nodes" nodes: Address = Address::loopback(40051), Kind::Address;
         /// Where metrics and health are read over HTTP.
         "listen.admin" admin: Address = Address::loopback(8080), Kind::Address;
+        /// Where other nodes reach the node port, if not at `listen.nodes`: nodes that share a store
+        /// find each other by it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "listen.advertise" advertise: Option<Address> = None, Kind::Address;
         /// Listen beyond loopback without TLS.
         "listen.insecure" insecure: bool = false, Kind::Flag;
     }
@@ -150,6 +154,17 @@ section! {
         /// How long that sign of life may take.
         "limits.keepalive_timeout" keepalive_timeout: Period = Period::secs(10),
             Kind::Period(Period::millis(100), Period::hours(1));
+        /// How often a node on a shared store beats and looks at the others.
+        "limits.heartbeat" heartbeat: Period = Period::secs(1),
+            Kind::Period(Period::millis(50), Period::mins(10));
+        /// Silence after which a node on a shared store is declared dead.
+        "limits.dead_after" dead_after: Period = Period::secs(10),
+            Kind::Period(Period::millis(200), Period::hours(1));
+        /// Without proof of ownership for so long a node on a shared store delivers nothing.
+        "limits.self_fence_after" self_fence_after: Period = Period::secs(8),
+            Kind::Period(Period::millis(100), Period::hours(1));
+        /// The most lanes of dead nodes that a node runs at once; 0: it takes over none.
+        "limits.adopted_lanes" adopted_lanes: u32 = 4, Kind::Count(0, 1_024);
         /// Memory for ready objects; what does not fit waits on disk.
         "limits.window_bytes" window_bytes: Size = Size::mib(64),
             Kind::Size(Size::mib(8), Size(1 << 40));

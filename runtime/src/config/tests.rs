@@ -165,6 +165,14 @@ fn bad_values_name_key_value_and_what_is_accepted() {
             "limits.lease_min: 2m (--set) must be at most limits.lease_default, which is 30s (default)",
         ),
         (
+            "limits.self_fence_after=10s",
+            "limits.self_fence_after: 10s (--set) must be below limits.dead_after, which is 10s (default)",
+        ),
+        (
+            "limits.heartbeat=4s",
+            "limits.heartbeat: 4s (--set) must be at most a third of limits.dead_after, which is 10s (default)",
+        ),
+        (
             "listen.nodes=0.0.0.0:40051",
             "listen.nodes: 0.0.0.0:40051 can be reached from other machines (--set) and TLS is not built yet",
         ),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dpc_core::ids::{Incarnation, LaneId};
 use dpc_core::message::LinkRefusal;
 use dpc_proto::v1;
 use futures_util::StreamExt;
@@ -11,10 +12,14 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 use v1::mesh_service_client::MeshServiceClient;
 
+use super::Origin;
 use crate::edge::{Dial, Entropy};
 use crate::serve::MAX_FRAME_BYTES;
 use crate::service::{Hub, OutStream};
 use crate::wire::MESSAGE_BYTES_MAX;
+
+/// The metadata in which the dialling side names the lane that it wants.
+pub(super) const LANE: &str = "dpc-lane";
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -36,7 +41,7 @@ pub(crate) async fn keep_dialling<D: Dial>(
     loop {
         let mut ends = hub.links.ends();
         ends.mark_unchanged();
-        match dial_once(&hub, &dialer, at, &address).await {
+        match dial_once(&hub, &dialer, Origin::Configured(at), &address, None).await {
             Ended::Linked => backoff = BACKOFF_FIRST,
             Ended::Failed(problem) => {
                 if problem != told {
@@ -87,7 +92,41 @@ enum Ended {
     Refused(LinkRefusal, bool),
 }
 
-async fn dial_once<D: Dial>(hub: &Arc<Hub>, dialer: &D, at: usize, address: &str) -> Ended {
+/// Dials the owner of a lane that something is in doubt with, once: who asked looks again later.
+pub(crate) async fn dial_lane<D: Dial>(hub: Arc<Hub>, dialer: D, address: String, lane: LaneId) {
+    match dial_once(&hub, &dialer, Origin::Found, &address, Some(lane)).await {
+        Ended::Linked => {}
+        Ended::Failed(problem) => {
+            tracing::debug!(%lane, peer = %address, "no link to the owner of the lane: {problem}");
+        }
+        Ended::Refused(refusal, _) => {
+            tracing::debug!(%lane, peer = %address, "no link to the owner of the lane: {refusal}");
+        }
+    }
+}
+
+/// Which start of a node answers at an address, if one does in time.
+pub(crate) async fn probe<D: Dial>(
+    hub: &Hub,
+    dialer: &D,
+    address: &str,
+    within: Duration,
+) -> Option<Incarnation> {
+    let asked = async {
+        let channel = connect(hub, dialer.clone(), address).await.ok()?;
+        let answer = MeshServiceClient::new(channel).probe(v1::ProbeRequest {}).await.ok()?;
+        Some(Incarnation(answer.into_inner().incarnation))
+    };
+    tokio::time::timeout(within, asked).await.ok().flatten()
+}
+
+async fn dial_once<D: Dial>(
+    hub: &Arc<Hub>,
+    dialer: &D,
+    origin: Origin,
+    address: &str,
+    lane: Option<LaneId>,
+) -> Ended {
     let channel = match connect(hub, dialer.clone(), address).await {
         Ok(channel) => channel,
         Err(error) => return Ended::Failed(error),
@@ -95,14 +134,19 @@ async fn dial_once<D: Dial>(hub: &Arc<Hub>, dialer: &D, at: usize, address: &str
     let mut client = MeshServiceClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let link = hub.links.open(Some(at));
+    let link = hub.links.open(origin);
     let outgoing = OutStream::new(Arc::clone(&link.out), || {}).filter_map(|messages| {
         // The end of a cut link is the end of the stream; nothing is told by it.
         let request = messages.ok().map(|messages| v1::LinkRequest { messages });
         std::future::ready(request)
     });
     // Core says its Hello when the link is up; the answer's head does not wait for it.
-    let incoming = match tokio::time::timeout(CONNECT_TIMEOUT, client.link(outgoing)).await {
+    let mut request = tonic::Request::new(outgoing);
+    if let Some(lane) = lane {
+        let lane = lane.to_string().parse().expect("an id is plain text");
+        request.metadata_mut().insert(LANE, lane);
+    }
+    let incoming = match tokio::time::timeout(CONNECT_TIMEOUT, client.link(request)).await {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => {
             hub.links.remove(link.id);
@@ -120,7 +164,9 @@ async fn dial_once<D: Dial>(hub: &Arc<Hub>, dialer: &D, at: usize, address: &str
         (None, Some((name, _))) => {
             let why = why.unwrap_or_else(|| "the peer has ended it".to_owned());
             tracing::info!(peer = %name, "link lost: {why}");
-            hub.links.problem(at, why);
+            if let Origin::Configured(at) = origin {
+                hub.links.problem(at, why);
+            }
             Ended::Linked
         }
         (None, None) => Ended::Failed(why.unwrap_or_else(|| "ended before a handshake".to_owned())),

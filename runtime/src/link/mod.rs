@@ -19,7 +19,7 @@ use dpc_core::names::Name;
 use dpc_proto::v1;
 use tokio::sync::watch;
 
-pub(crate) use dial::keep_dialling;
+pub(crate) use dial::{dial_lane, keep_dialling, probe};
 pub(crate) use peer::Link;
 pub(crate) use serve::Mesh;
 
@@ -43,6 +43,17 @@ struct Inner {
     dialled: Vec<Dialled>,
     /// Counts of each peer that was ever reached.
     counts: BTreeMap<String, Arc<Counts>>,
+}
+
+/// How a link came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The peer has dialled.
+    Accepted,
+    /// This node has dialled the configured peer with this number.
+    Configured(usize),
+    /// This node has dialled the owner of a lane that it found in the list of lanes.
+    Found,
 }
 
 /// A configured peer.
@@ -84,9 +95,9 @@ impl Links {
     }
 
     /// A new link; core is told of it by its task.
-    pub(crate) fn open(&self, dialled: Option<usize>) -> Arc<Link> {
+    pub(crate) fn open(&self, origin: Origin) -> Arc<Link> {
         let id = LinkId(self.next.fetch_add(1, Ordering::Relaxed));
-        let link = Arc::new(Link::new(id, dialled));
+        let link = Arc::new(Link::new(id, origin));
         self.lock().links.insert(id, Arc::clone(&link));
         link
     }
@@ -133,7 +144,9 @@ impl Links {
                 "others".to_owned()
             };
         let counts = Arc::clone(inner.counts.entry(label).or_default());
-        if let Some(dialled) = link.dialled.and_then(|at| inner.dialled.get_mut(at)) {
+        if let Origin::Configured(at) = link.origin
+            && let Some(dialled) = inner.dialled.get_mut(at)
+        {
             dialled.name = Some(name.clone());
             dialled.problem = None;
         }

@@ -18,7 +18,7 @@ use v1::link_message::Message as Wire;
 
 use super::out::{BYTE_WINDOW, LinkOut};
 use super::rate::{Counts, Rate};
-use super::received_payload;
+use super::{Origin, received_payload};
 use crate::service::{Hub, Outbox, answer_ask};
 use crate::wire::link::{self, BadMessage};
 use crate::wire::offer;
@@ -38,8 +38,8 @@ const ASKS_OPEN_MAX: usize = 1_024;
 /// See the module.
 pub(crate) struct Link {
     pub(crate) id: LinkId,
-    /// Which configured peer was dialled, if this node did.
-    pub(crate) dialled: Option<usize>,
+    /// Who has dialled.
+    pub(crate) origin: Origin,
     pub(crate) out: Arc<Outbox<LinkOut>>,
     ending: Notify,
     next_ask: AtomicU64,
@@ -63,10 +63,10 @@ struct Known {
 }
 
 impl Link {
-    pub(super) fn new(id: LinkId, dialled: Option<usize>) -> Self {
+    pub(super) fn new(id: LinkId, origin: Origin) -> Self {
         Self {
             id,
-            dialled,
+            origin,
             out: Outbox::new(LinkOut::new()),
             ending: Notify::new(),
             next_ask: AtomicU64::new(1),
@@ -167,7 +167,8 @@ impl Link {
         hub: Arc<Hub>,
         mut incoming: impl Stream<Item = Result<Vec<v1::LinkMessage>, Status>> + Unpin,
     ) -> Option<String> {
-        hub.feed_now(Input::LinkUp { link: self.id, dialled: self.dialled.is_some() });
+        let dialled = self.origin != Origin::Accepted;
+        hub.feed_now(Input::LinkUp { link: self.id, dialled });
         // The end comes first: a link that was cut is read no further.
         let why = tokio::select! {
             biased;

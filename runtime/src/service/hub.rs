@@ -1,6 +1,6 @@
 //! Where the driver and the edges meet: requests on their way in, answers on their way out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use dpc_proto::v1;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tonic::Status;
 
+use super::fence::{Fence, Guests};
 use super::outbox::Outbox;
 use super::push::PushOut;
 use super::session::{Reads, SessionOut, UNREAD_BYTES_MAX, UNREAD_SPAN_MAX};
@@ -152,6 +153,11 @@ pub(crate) struct Hub {
     pub(crate) links: Links,
     /// What has ended, where a history is kept.
     pub(crate) history: Option<HistoryHandle>,
+    /// Whether the lane is surely owned still.
+    pub(crate) fence: Fence,
+    /// Other lanes that this process runs.
+    pub(crate) guests: Guests,
+    doubts: Mutex<BTreeSet<LaneId>>,
     last_record: AtomicU64,
     addresses: OnceLock<Addresses>,
     recorder: OnceLock<RecorderHandle>,
@@ -174,6 +180,7 @@ impl Hub {
         history: Option<HistoryHandle>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Batch>) {
         let (inbox, outlet) = mpsc::unbounded_channel();
+        let fence = Fence::new(clock.clone());
         let room = |bytes: usize| Arc::new(Semaphore::new(bytes / ROOM_UNIT_BYTES));
         let hub = Self {
             identity,
@@ -184,6 +191,9 @@ impl Hub {
             alarms: Alarms::default(),
             links,
             history,
+            fence,
+            guests: Guests::default(),
+            doubts: Mutex::default(),
             last_record: AtomicU64::new(0),
             addresses: OnceLock::new(),
             recorder: OnceLock::new(),
@@ -232,6 +242,15 @@ impl Hub {
         prefix[16..24].copy_from_slice(&self.identity.epoch.0.to_be_bytes());
         prefix[24..].copy_from_slice(&self.identity.incarnation.0.to_be_bytes());
         prefix
+    }
+
+    /// The lanes that something is in doubt with and that no link leads to, as of late.
+    pub(crate) fn doubts(&self) -> BTreeSet<LaneId> {
+        self.doubts.lock().expect("nobody panics while holding it").clone()
+    }
+
+    pub(crate) fn set_doubts(&self, lanes: BTreeSet<LaneId>) {
+        *self.doubts.lock().expect("nobody panics while holding it") = lanes;
     }
 
     /// Hands inputs to the driver; waits while too much is on its way.

@@ -2,6 +2,7 @@
 //! reach the driver.
 
 mod cloud;
+mod fence;
 mod hub;
 mod inspect;
 mod operator;

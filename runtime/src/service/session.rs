@@ -17,6 +17,7 @@ use tonic::{Status, Streaming};
 use v1::session_item::Item;
 use v1::session_response::Response;
 
+use super::fence::Fence;
 use super::hub::Hub;
 use super::outbox::{Gather, OutStream, Outbox};
 use super::push::{check_seqs, object_bytes, take_up_to};
@@ -70,6 +71,7 @@ pub(crate) struct SessionOut {
     window: Arc<Semaphore>,
     /// This node, for the path of what it delivers.
     node: Name,
+    fence: Fence,
 }
 
 impl SessionOut {
@@ -95,6 +97,7 @@ impl SessionOut {
             draining: None,
             window: Arc::new(Semaphore::new(WINDOW_ITEMS as usize)),
             node: hub.identity.name.clone(),
+            fence: hub.fence.clone(),
         }
     }
 
@@ -189,6 +192,10 @@ impl SessionOut {
     }
 
     fn next_deliveries(&mut self) -> Option<Response> {
+        if !self.fence.is_open() {
+            // Somebody else may own the lane by now: their leases run out, here or with it (R6).
+            self.clear();
+        }
         let (mut deliveries, mut bytes) = (Vec::new(), 0);
         while let Some(next) = self.deliveries.front() {
             let size = object::delivery_bytes(next);

@@ -12,11 +12,12 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use dpc_core::ids::{Epoch, LaneId, RecordNumber};
 use dpc_core::record::hash_of;
+use dpc_core::shared::SharedLane;
 use dpc_core::store::{Appended, Claimed, Done, READ_BYTES_MAX, ReadDone, Store, StoreError};
 
 pub use super::log::Options;
 
-use super::folder::{EMBEDDED, Folder};
+use super::folder::{EMBEDDED, Folder, is_retired};
 use super::head::{Head, HeadWriter, Turn};
 use super::log::Log;
 use super::{damaged, io_error, precheck, rescue};
@@ -40,6 +41,7 @@ enum Request {
     Read(RecordNumber, usize, ReadDone),
     Scrub(RecordNumber, usize, Done<Result<RecordNumber, StoreError>>),
     Truncate(RecordNumber, Done<Result<(), StoreError>>),
+    Retire(Epoch, Done<Appended>),
 }
 
 impl Embedded {
@@ -99,7 +101,9 @@ impl Request {
     fn refuse(self, error: StoreError) {
         match self {
             Self::Claim(done) => done(Err(error)),
-            Self::Append(_, _, _, done) => done(Appended::DefinitelyNot(error)),
+            Self::Append(_, _, _, done) | Self::Retire(_, done) => {
+                done(Appended::DefinitelyNot(error));
+            }
             Self::Read(_, _, done) => done(Err(error)),
             Self::Scrub(_, _, done) => done(Err(error)),
             Self::Truncate(_, done) => done(Err(error)),
@@ -122,6 +126,18 @@ impl Store for Embedded {
 
     fn truncate(&mut self, below: RecordNumber, done: Done<Result<(), StoreError>>) {
         self.send(Request::Truncate(below, done));
+    }
+}
+
+impl SharedLane for Embedded {
+    /// Nobody else can own a lane whose folder is locked.
+    fn renew(&mut self, _epoch: Epoch, done: Done<Appended>) {
+        done(Appended::Committed);
+    }
+
+    /// Marks the folder: it is not opened again.
+    fn retire(&mut self, epoch: Epoch, done: Done<Appended>) {
+        self.send(Request::Retire(epoch, done));
     }
 }
 
@@ -217,9 +233,12 @@ impl Keeper {
                     done(read.map(|records| RecordNumber(from.0 + records.len() as u64)));
                 }
                 (Request::Truncate(below, done), None) => done(self.truncate(below)),
+                (Request::Retire(epoch, done), None) => done(self.retire(epoch)),
             }
         }
-        if let Err(error) = self.close() {
+        if let Err(error) = self.close()
+            && !is_retired(&self.folder.path)
+        {
             tracing::warn!(folder = %self.folder.path.display(), %error, "not closed in order");
         }
     }
@@ -380,6 +399,20 @@ impl Keeper {
         }
         self.give_back_space();
         Ok(())
+    }
+
+    fn retire(&mut self, epoch: Epoch) -> Appended {
+        if epoch != self.head.epoch {
+            let why = format!("epoch {epoch} does not own the lane, {} does", self.head.epoch);
+            return Appended::DefinitelyNot(StoreError::Refused(why));
+        }
+        match self.folder.retire() {
+            Ok(()) => {
+                self.failed = Some(StoreError::Refused("the lane is retired".into()));
+                Appended::Committed
+            }
+            Err(error) => Appended::Unknown(self.fail(error)),
+        }
     }
 
     /// Drops whole tables beside the appends. If the last round is still under way this one is left

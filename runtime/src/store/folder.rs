@@ -23,6 +23,18 @@ const FORMAT: u32 = 1;
 
 const TITLE: &str = "dpc data folder";
 
+/// Where the history of a lane stays that the folder has no more: its database, and its journal.
+const HISTORY_BEFORE: [(&str, &str); 2] =
+    [("history.db", "history.db.before"), ("history.db-journal", "history.db.before-journal")];
+
+/// The file that says that the lane was adopted and is empty for good.
+const RETIRED: &str = "RETIRED";
+
+/// Whether the lane of a folder was adopted and is empty for good.
+pub fn is_retired(path: &Path) -> bool {
+    path.join(RETIRED).exists()
+}
+
 /// The store whose log is in the folder.
 pub(super) const EMBEDDED: &str = "embedded";
 
@@ -54,7 +66,25 @@ impl Folder {
                 path.display()
             )));
         }
+        if is_retired(path) {
+            return Err(StoreError::Refused(format!(
+                "data directory {} was emptied by a node that adopted it, and its lane {lane} is \
+                 retired: delete the folder, or choose another data_dir",
+                path.display()
+            )));
+        }
         Ok(Self { path: path.to_owned(), lane, _lock: lock })
+    }
+
+    /// Marks the lane as empty for good: the folder is not opened again.
+    pub(super) fn retire(&self) -> Result<(), StoreError> {
+        let marker = self.path.join(RETIRED);
+        let mark = || -> std::io::Result<()> {
+            let at = jiff::Timestamp::now();
+            write_synced(&marker, &format!("lane {} was retired {at:.0}\n", self.lane))?;
+            sync_folder(&self.path)
+        };
+        mark().map_err(|error| io_error(&marker, &error))
     }
 
     pub(super) fn head(&self) -> PathBuf {
@@ -81,6 +111,26 @@ impl Folder {
         let epoch = text.trim().strip_prefix("epoch ").and_then(|epoch| epoch.parse().ok());
         let epoch = epoch.ok_or_else(|| damaged(&path, "it does not name an epoch"))?;
         Ok(Some(Epoch(epoch)))
+    }
+
+    /// Gives a folder whose lane is kept elsewhere another, new one.
+    pub(super) fn renew(&mut self, store: &str) -> Result<LaneId, StoreError> {
+        let renew = || -> std::io::Result<LaneId> {
+            for (history, before) in HISTORY_BEFORE {
+                if_there(fs::rename(self.path.join(history), self.path.join(before)))?;
+            }
+            if_there(fs::remove_dir_all(self.path.join("index")))?;
+            if_there(fs::remove_file(self.path.join("CLAIMED")))?;
+            sync_folder(&self.path)?;
+            let lane = new_lane()?;
+            let new = self.path.join("FORMAT.new");
+            write_synced(&new, &text(lane, store))?;
+            fs::rename(&new, self.path.join("FORMAT"))?;
+            sync_folder(&self.path)?;
+            Ok(lane)
+        };
+        self.lane = renew().map_err(|error| unusable(&self.path, &error))?;
+        Ok(self.lane)
     }
 
     /// Remembers a claim, durably.
@@ -160,8 +210,7 @@ fn make(path: &Path, store: &str) -> Result<LaneId, StoreError> {
         return Err(damaged(&path.join("FORMAT"), "it is missing, and a log is there"));
     }
     let make = || -> std::io::Result<LaneId> {
-        let mut lane = LaneId([0; 16]);
-        getrandom::fill(&mut lane.0).map_err(std::io::Error::other)?;
+        let lane = new_lane()?;
         write_synced(&unfinished, &text(lane, store))?;
         sync_folder(path)?;
         if log.exists() {
@@ -178,6 +227,19 @@ fn make(path: &Path, store: &str) -> Result<LaneId, StoreError> {
     let lane = make().map_err(|error| unusable(path, &error))?;
     tracing::info!(folder = %path.display(), %lane, "made a data folder");
     Ok(lane)
+}
+
+fn new_lane() -> std::io::Result<LaneId> {
+    let mut lane = LaneId([0; 16]);
+    getrandom::fill(&mut lane.0).map_err(std::io::Error::other)?;
+    Ok(lane)
+}
+
+fn if_there(removed: std::io::Result<()>) -> std::io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Writes a file that is there, whole, when this returns.

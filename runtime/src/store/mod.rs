@@ -5,6 +5,7 @@
 //! ```text
 //! FORMAT   text: version of the layout, lane, when it was made
 //! LOCK     held by the process that has the folder open
+//! RETIRED  the lane was adopted and is empty: the folder is not opened again
 //! HEAD     two slots: the last acknowledged record and its hash, the epoch, the first record kept
 //! log/     a fjall database: record number → record
 //! rescue/  only while an open is under way, or after one that was refused: the log as it was
@@ -25,14 +26,17 @@ mod log;
 mod postgres;
 mod precheck;
 mod rescue;
+mod seat;
 
 use std::path::Path;
 
 use dpc_core::store::StoreError;
 
 pub use embedded::{Embedded, Options};
+pub use folder::is_retired;
 pub use index::{IndexDb, Part, PartInfo};
-pub use postgres::{Postgres, PostgresOptions, Seat, Tables, postgres_tables};
+pub use postgres::{Postgres, PostgresDatabase, PostgresOptions, Tables, postgres_tables};
+pub use seat::Seat;
 
 /// How many bytes a process without privileges can still write to the device of `dir`.
 pub fn disk_free(dir: &Path) -> Result<u64, StoreError> {

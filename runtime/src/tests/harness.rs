@@ -64,7 +64,8 @@ pub(crate) async fn start_at(name: &str, dir: &Path, peers: &[String], nodes: &s
     let dir = dir.to_owned();
     let free_dir = dir.clone();
     let free = Box::new(move || disk_free(&free_dir).ok());
-    let data = Data { store, index, parts: Vec::new(), free };
+    let (parts, rescued) = (Vec::new(), Vec::new());
+    let data = Data { store, index, parts, free, shared: None, rescued };
     let chance = Chance { clock: Clock::of_machine(), entropy: Box::new(|| Box::new(OsEntropy)) };
     let kept = Arc::new(Mutex::new(None));
     let opened = Arc::clone(&kept);

@@ -1,28 +1,69 @@
-//! The promises, each as a named check. Everything is derived from what left the nodes: committed
-//! records, deliveries and answers. The cores are never asked about themselves, except for their
-//! books and their digests.
+//! The promises, each a named check in a file of its number. Everything is derived from what left
+//! the nodes: committed records, deliveries and answers. The cores are never asked about
+//! themselves, except for their books, digests, usage and views, which are compared with the rest.
+//!
+//! | promise | when it is checked | where |
+//! |---|---|---|
+//! | P1 durable OK | at each OK, and at the end for each | `p01_durable` |
+//! | P2 no phantom | at each record and delivery | `p02_phantom` |
+//! | P3 one settlement | at each record and answer | `p03_settlement`, `fold` |
+//! | P4 atomic settle | at each record, delivery and answer | `p04_atomic`, `fold` |
+//! | P5 lease | at each delivery | `p05_lease` |
+//! | P6 fence | at each claim and record | `p06_fence` |
+//! | P7 one owner | at each record and delivery | `p07_owner`, `fold` |
+//! | P8 honest errors | at each answer | `p08_honest` |
+//! | P9 idempotent push | at each record and answer | `p09_idempotent`, `fold` |
+//! | P10 forwarding ends | at each handoff and message, and in an idle world | `p10_forwarding`, `fold` |
+//! | P11 liveness | after everything has healed | `p11_liveness` |
+//! | P12 fair enough | all the while | `p12_fair` |
+//! | P13 books balance | in a quiet world, per lane and over all | `p13_books` |
+//! | P14 bounded | all the while | `p14_bounded` |
+//! | P15 independence | at each refusal | `p15_independent` |
+//! | P16 detection | at each read and start, and at the end | `p16_detection` |
+//! | P17 explained | at each record and view, and at the end for each object | `p17_explained`, `fold` |
+//! | R1, R2, R4, R5 | at each message and answer | `rules` |
 
+mod fold;
 mod model;
+mod p01_durable;
+mod p02_phantom;
+mod p03_settlement;
+mod p04_atomic;
+mod p05_lease;
+mod p06_fence;
+mod p07_owner;
+mod p08_honest;
+mod p09_idempotent;
+mod p10_forwarding;
+mod p11_liveness;
+mod p12_fair;
+mod p13_books;
+mod p14_bounded;
+mod p15_independent;
+mod p16_detection;
+mod p17_explained;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use dpc_core::Answer;
-use dpc_core::effect::{Books, Delivery, TypeView};
+use dpc_core::effect::{Delivery, TypeView};
 use dpc_core::ids::{Birth, Epoch, LaneId, ObjectId, RecordNumber};
 use dpc_core::input::{Settle, Transaction};
-use dpc_core::names::TypeName;
 use dpc_core::object::{Hash16, Push, Token};
-use dpc_core::record::TransferId;
+use dpc_core::{Answer, Mono};
 
 pub use model::{Model, Thing};
-pub(crate) use rules::Rules;
+pub(crate) use p05_lease::Held;
+pub(crate) use p12_fair::Idle;
 
 use crate::coverage::Coverage;
 
 /// One life of one id: a second push of an id elsewhere is another one.
 pub type Key = (ObjectId, Birth);
+
+/// The fencing key of a delivery: moves, epoch, lease.
+type Fence = (u32, Epoch, u64);
 
 /// All checks over one run.
 #[derive(Debug)]
@@ -30,19 +71,28 @@ pub struct Checker {
     /// What the committed records say.
     pub model: Model,
     broken: Vec<String>,
-    /// Pushes by id and lane: the contents tried there, and whether one was answered OK.
+    /// Pushes by id and lane.
     pushes: BTreeMap<(ObjectId, LaneId), Pushed>,
     /// The highest fencing key delivered of each object.
-    fences: BTreeMap<Key, (u32, Epoch, u64)>,
+    fences: BTreeMap<Key, Fence>,
     /// Settles that were answered done, by token.
     done: BTreeMap<Token, Hash16>,
     /// Settles that may have been done: what was asked, by token.
     asked: BTreeMap<Token, Vec<Settle>>,
-    /// Leases that were given and have not ended, by lane.
-    leased: BTreeMap<LaneId, BTreeMap<Key, u64>>,
+    /// Leases that were given and have not ended, by lane and object.
+    leased: BTreeMap<LaneId, BTreeMap<Key, Held>>,
+    /// The highest epoch with which each lane was claimed.
+    claimed: BTreeMap<LaneId, Epoch>,
+    /// Patterns that anybody has ever subscribed to.
+    wanted: BTreeSet<dpc_core::names::Pattern>,
+    /// Objects that waited beside an idle subscriber when that was last looked at: since when, and
+    /// the fencing key of their last delivery before.
+    kept_waiting: BTreeMap<(LaneId, ObjectId), (Mono, Fence)>,
     deliveries: u64,
+    said: rules::Said,
 }
 
+/// What clients know of one id at one node.
 #[derive(Debug, Default)]
 struct Pushed {
     contents: BTreeSet<Hash16>,
@@ -64,7 +114,11 @@ impl Checker {
             done: BTreeMap::new(),
             asked: BTreeMap::new(),
             leased: BTreeMap::new(),
+            claimed: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            kept_waiting: BTreeMap::new(),
             deliveries: 0,
+            said: rules::Said::default(),
         }
     }
 
@@ -94,16 +148,6 @@ impl Checker {
         self.leased.insert(lane, BTreeMap::new());
     }
 
-    /// An adopted lane gives what follows no demand to its heir.
-    pub(crate) fn on_estate(&mut self, transfer: TransferId) {
-        self.model.estates.insert(transfer);
-    }
-
-    /// P6: claims of a lane grow.
-    pub(crate) fn on_claimed(&mut self, lane: LaneId, epoch: Epoch) {
-        self.model.claimed(lane, epoch, &mut self.broken);
-    }
-
     /// R8: a lane is retired only when nothing is left in it.
     pub(crate) fn on_retired(&mut self, lane: LaneId) {
         let left = self.model.lane(lane).things().next().map(|thing| thing.object.id);
@@ -121,19 +165,10 @@ impl Checker {
         seen: &mut Coverage,
     ) {
         let before = self.broken.len();
+        self.p06_epoch_of_record(lane, bytes);
         self.model.fold(lane, number, bytes, &mut self.broken, seen);
         if self.broken.len() == before {
-            self.check_fresh(lane);
-        }
-    }
-
-    /// P2 of the log itself: what is new was pushed there by somebody, or emitted.
-    fn check_fresh(&mut self, lane: LaneId) {
-        for (id, entity_hash) in std::mem::take(&mut self.model.fresh) {
-            let known = self.pushes.get(&(id, lane));
-            if !known.is_some_and(|p| p.contents.contains(&entity_hash)) {
-                self.broken.push(format!("P2: {id:?} was never pushed at {}", lane.short()));
-            }
+            self.p02_new_in_log(lane);
         }
     }
 
@@ -150,79 +185,38 @@ impl Checker {
     /// leaves the outcome open is not told.
     pub fn on_pushed(&mut self, lane: LaneId, push: &Push, answer: &Answer) {
         let id = push.id.expect("the world chooses ids");
-        let hash = push.entity.hash();
         let p = self.pushes.get_mut(&(id, lane)).expect("it was noted");
         p.open -= 1;
         match answer {
+            _ if self.model.is_lost(lane) => {}
             Answer::Pushed { id: answered, already } => {
-                if *answered != id {
-                    self.fail("P9", format!("pushed {id}, answered {answered}"));
-                    return;
-                }
-                let first = p.ok.replace(hash);
-                let alone_here =
-                    self.pushes.range((id, LaneId([0; 16]))..=(id, LaneId([255; 16]))).count() == 1;
-                let p = self.pushes.get(&(id, lane)).expect("just found");
-                // Of one id pushed at two nodes either may be the one that is known.
-                let reused = first.is_some_and(|h| h != hash) && alone_here;
-                let alone = p.tried == 1;
-                if reused {
-                    self.fail("P9", format!("{id} was taken with two contents"));
-                }
-                if *already && alone && !self.model.lane(lane).knows(id) {
-                    self.fail("P9", format!("{id} is said to exist and does not"));
-                }
-                if !self.model.lane(lane).knows(id) {
-                    self.fail("P1", format!("{id} was answered OK and is not durable"));
-                }
+                self.p09_pushed(lane, push, *answered, *already);
+                self.p01_push_is_durable(lane, id);
             }
             Answer::Refused(_) => {
                 p.refused += 1;
-                let certain = p.ok.is_none() && p.refused == p.tried;
-                if certain && self.model.lane(lane).was_pushed(id) {
-                    self.fail("P8", format!("{id} was refused and is there"));
-                }
+                self.p08_push_refused(lane, id);
             }
             other => self.fail("P8", format!("a push was answered {other}")),
         }
     }
 
-    /// P2, P4, P5: what is delivered is durable as it is, and the fencing key grows.
-    pub(crate) fn on_delivery(&mut self, lane: LaneId, delivery: &Delivery, seen: &mut Coverage) {
+    pub(crate) fn on_delivery(
+        &mut self,
+        lane: LaneId,
+        delivery: &Delivery,
+        held: Held,
+        seen: &mut Coverage,
+    ) {
         self.deliveries += 1;
-        let object = &delivery.object;
-        let key = (object.id, object.birth);
-        let name = lane.short();
-        match self.model.lane(lane).flowing(object.id) {
-            None => {
-                let what = format!("{} was delivered at {name} and is not ready there", object.id);
-                self.fail("P4", what);
-            }
-            Some(thing) => {
-                let o = &thing.object;
-                let same = o.version == object.version
-                    && o.entity == object.entity
-                    && o.birth == object.birth
-                    && o.handled == object.handled;
-                if !same {
-                    self.fail("P2", format!("{} was delivered as it never was", object.id));
-                }
-            }
+        if self.model.is_lost(lane) {
+            return;
         }
-        let fence = (object.moves, delivery.epoch, delivery.lease);
-        if !object.possible_duplicate
-            && let Some(before) = self.fences.insert(key, fence)
-            && before >= fence
-        {
-            self.fail("P5", format!("{} had {before:?}, then {fence:?}", object.id));
-        }
-        seen.add_if("delivered again", object.deliveries > 1);
-    }
-
-    pub(crate) fn on_death(&mut self, lane: LaneId) {
-        if let Some(leased) = self.leased.get_mut(&lane) {
-            leased.clear();
-        }
+        self.p02_p04_delivered_as_committed(lane, delivery);
+        self.p05_fencing_key_grows(delivery);
+        self.p05_no_overlap(lane, delivery, held);
+        self.p07_sole_owner(lane, delivery);
+        seen.add_if("delivered again", delivery.object.deliveries > 1);
     }
 
     /// A client is about to settle a lease; the ids of its emits are chosen.
@@ -247,39 +241,17 @@ impl Checker {
     ) {
         let content = settle.content_hash();
         match answer {
+            _ if self.model.is_lost(token.lane) => {}
             Answer::Done(n) if *n > 0 => {
-                if let Some(before) = self.done.insert(*token, content) {
-                    seen.add("settle repeated and answered the same");
-                    if before != content {
-                        self.fail("P3", format!("{} was settled twice, differently", token.object));
-                    }
-                }
-                if !self.model.has_mark(token, content) {
-                    let what = format!("v{version} of {} was settled OK and is not", token.object);
-                    self.fail("P1", what);
-                }
-                let missing = settle
-                    .emits
-                    .iter()
-                    .filter_map(|e| e.id)
-                    .find(|id| !self.model.lanes().any(|l| l.was_pushed(*id)));
-                if let Some(id) = missing {
-                    self.fail("P4", format!("{id} was to be emitted and is not there"));
-                }
+                self.p03_repeated(token, content, seen);
+                self.p01_settle_is_durable(token, version, content);
+                self.p04_emits_are_there(settle);
+                self.p05_ended(token.lane, token.n);
             }
-            Answer::RefusedAt(..) | Answer::Refused(_) => {
+            Answer::RefusedAt(_, refusal) | Answer::Refused(refusal) => {
                 seen.add("settle refused");
-                let repeated =
-                    self.done.get(token) == Some(&content) && self.model.keeps_mark(token, content);
-                if repeated {
-                    let what =
-                        format!("a repeated settle of {} was refused: {answer:?}", token.object);
-                    self.fail("P3", what);
-                }
-                let once = self.asked.get(token).is_none_or(|all| all.len() == 1);
-                if once && self.model.has_mark(token, content) {
-                    self.fail("P8", format!("a settle of {} was refused and done", token.object));
-                }
+                self.p03_repeat_refused(token, content, refusal);
+                self.p08_settle_refused(token, content);
             }
             _ => {}
         }
@@ -293,74 +265,22 @@ impl Checker {
         transaction: &Transaction,
         answer: &Answer,
     ) {
-        let marks = tokens
-            .iter()
-            .zip(&transaction.settles)
-            .filter(|((token, _), settle)| self.model.has_mark(token, settle.content_hash()))
-            .count();
-        let pushed = transaction.pushes.iter().filter_map(|p| p.id);
-        let pushed = pushed.filter(|id| self.model.lane(lane).was_pushed(*id)).count();
-        let (all, done) = (tokens.len() + transaction.pushes.len(), marks + pushed);
-        match answer {
-            Answer::Done(_) if done != all => {
-                self.fail("P4", format!("{done} of {all} items of a transaction were done"));
-            }
-            Answer::RefusedAt(..) | Answer::Refused(_) if done != 0 => {
-                self.fail("P8", format!("a refused transaction did {done} of {all} items"));
-            }
-            _ => {}
+        if self.model.is_lost(lane) {
+            return;
+        }
+        self.p04_p08_transaction(lane, tokens, transaction, answer);
+        if matches!(answer, Answer::Done(_)) {
+            tokens.iter().for_each(|(token, _)| self.p05_ended(token.lane, token.n));
         }
     }
 
     /// P1 after everything: each push that was answered OK has an end, is parked, or lives.
     pub fn check_all_kept(&mut self) {
-        let mut lost = Vec::new();
-        for ((id, lane), pushed) in &self.pushes {
-            let Some(_) = pushed.ok else { continue };
-            if let Err(what) = self.model.trace_life(*id, *lane) {
-                lost.push(format!("P1: {id} pushed at {}: {what}", lane.short()));
-            }
-        }
-        self.broken.extend(lost);
+        self.p01_all_kept();
     }
 
-    /// P13: the books of a quiet lane balance and are the model's own.
+    /// P13 of a quiet lane.
     pub fn check_books(&mut self, lane: LaneId, types: &[TypeView]) {
-        for t in types {
-            let b = &t.books;
-            let came = b.pushed + b.emitted + b.moved_in + b.advanced_in + b.reclaimed;
-            let went = b.finalised + b.discarded + b.moved_out + b.advanced_out;
-            let live = t.ready + t.leased + t.delayed + t.parked + t.offered;
-            let name = lane.short();
-            if came != went + live {
-                let what =
-                    format!("{} at {name}: {came} came, {went} went, {live} live: {t:?}", t.ty);
-                self.fail("P13", what);
-            }
-            let own = self.model.lane(lane).books(&t.ty);
-            if own != *b {
-                self.fail("P13", format!("{} at {name}: {b:?}, the log says {own:?}", t.ty));
-            }
-        }
-    }
-
-    /// P11: what is still on its way, with where it is.
-    pub fn unfinished(&self) -> Vec<(LaneId, ObjectId)> {
-        self.model.unfinished()
-    }
-
-    /// The books of a type summed over all lanes.
-    pub fn books(&self, ty: &TypeName) -> Books {
-        self.model.lanes().map(|l| l.books(ty)).fold(Books::default(), |a, b| Books {
-            pushed: a.pushed + b.pushed,
-            emitted: a.emitted + b.emitted,
-            moved_in: a.moved_in + b.moved_in,
-            advanced_in: a.advanced_in + b.advanced_in,
-            reclaimed: a.reclaimed + b.reclaimed,
-            finalised: a.finalised + b.finalised,
-            discarded: a.discarded + b.discarded,
-            moved_out: a.moved_out + b.moved_out,
-            advanced_out: a.advanced_out + b.advanced_out,
-        })
+        self.p13_books_balance(lane, types);
     }
 }

@@ -68,7 +68,7 @@ pub(super) fn machine(world: &mut World, verb: &str, words: &mut Words) -> Resul
         "restart" => {
             let node = node(world, words)?;
             if words.says("restored") {
-                world.renew_lane(node);
+                world.renew_lane(node).map_err(|error| error.to_string())?;
             }
             world.restart(node);
         }

@@ -187,6 +187,11 @@ impl SharedDb {
         self.lock().cut.insert(process, until);
     }
 
+    /// Whether a process is cut off now.
+    pub(crate) fn is_cut(&self, process: usize, now: Mono) -> bool {
+        self.lock().cut.get(&process).is_some_and(|until| *until > now)
+    }
+
     /// The same, and then a process is cut off until then.
     pub fn force_then_cut(&self, fates: &[Fate], process: usize, until: Mono) {
         let db = &mut *self.lock();

@@ -10,8 +10,9 @@ use dpc_core::time::{Mono, Span};
 use super::profile::Family;
 use crate::contract::Fault;
 use crate::shared::Rates;
+use crate::store::Damage;
 use crate::trace::{as_processor, order_line};
-use crate::world::{CrashPoint, Mode, Power, Wish};
+use crate::world::{BadEmits, CrashPoint, Forgery, Mode, Power, Wish};
 
 /// One action of a schedule.
 #[derive(Clone, Debug)]
@@ -154,6 +155,45 @@ pub enum Action {
     Fill(usize, Option<u64>),
     /// A node is told whether its disk is below its reserve.
     DiskLow(usize, bool),
+    /// A committed record is damaged, chosen by its place in the log in thousandths.
+    Damage(usize, Damage, u64),
+    /// A copy of a disk is kept.
+    BackUp(usize),
+    /// A disk is put back to the copy, and the node starts as if nothing had happened.
+    PutBack(usize),
+    /// A disk is lost, and the node starts with an empty one.
+    ReplaceDisk(usize),
+    /// A client settles something that it, or another one, was given long ago, by its token.
+    SettleOld {
+        /// Where.
+        node: usize,
+        /// Which: so many deliveries ago.
+        ago: usize,
+    },
+    /// A client settles two things at once that two nodes gave, by their tokens.
+    SettleMixed {
+        /// Where.
+        node: usize,
+        /// The first: so many deliveries ago.
+        ago: usize,
+    },
+    /// A client settles with a token that nobody was given.
+    SettleForged {
+        /// Where.
+        node: usize,
+        /// Which delivery's token is changed.
+        ago: usize,
+        /// What of it.
+        how: Forgery,
+    },
+    /// A client settles a delivery of another stream as its own.
+    SettleOfOther(usize, usize),
+    /// A client settles its oldest delivery with emits that cannot be.
+    BadEmits(usize, BadEmits),
+    /// A client subscribes as nobody can.
+    BadSubscribe(usize),
+    /// A client begins to work on its oldest delivery, or goes on.
+    Extend(usize),
     /// A wall clock jumps by so many milliseconds.
     ClockJump(usize, i64),
     /// A wall clock runs too fast by so many millionths.
@@ -249,6 +289,21 @@ impl Action {
             Self::DiskLow(node, false) => write!(f, "disk of {} is above its reserve", n(*node)),
             Self::ClockJump(node, ms) => write!(f, "clock of {} jumps by {ms} ms", n(*node)),
             Self::ClockDrift(node, ppm) => write!(f, "clock of {} drifts by {ppm} ppm", n(*node)),
+            Self::Damage(node, kind, at) => write!(f, "{kind:?} on the disk of {}, {at}", n(*node)),
+            Self::BackUp(node) => write!(f, "backup of {}", n(*node)),
+            Self::PutBack(node) => write!(f, "{} is put back to its backup", n(*node)),
+            Self::ReplaceDisk(node) => write!(f, "{} loses its disk", n(*node)),
+            Self::SettleOld { node, ago } => write!(f, "settle of {ago} ago at {}", n(*node)),
+            Self::SettleMixed { node, ago } => {
+                write!(f, "mixed settle of {ago} ago at {}", n(*node))
+            }
+            Self::SettleForged { node, how, .. } => write!(f, "forged at {}: {how:?}", n(*node)),
+            Self::SettleOfOther(client, other) => {
+                write!(f, "client {client} settles what client {other} holds")
+            }
+            Self::BadEmits(client, how) => write!(f, "client {client} emits badly: {how:?}"),
+            Self::BadSubscribe(client) => write!(f, "client {client} subscribes badly"),
+            Self::Extend(client) => write!(f, "client {client} begins or extends"),
             Self::Store(rates) => write!(f, "the store: {rates}"),
             Self::StoreCut(node, span) => {
                 write!(f, "{} is cut off from the store for {span}", n(*node))

@@ -45,7 +45,7 @@ impl Draw<'_> {
             Family::Pauses => self.pauses(),
             Family::Clocks => self.clocks(),
             Family::Disk => self.disks(),
-            Family::Damage => {}
+            Family::Damage => self.damage(),
             Family::Store => self.shared_store(),
         }
     }

@@ -42,12 +42,26 @@ impl Stage {
                 self.world.take(*node, pattern, processor, *count, mode.clone());
             }
             Action::Operate(node, order) => self.world.operate(*node, order.clone()),
+            Action::SettleOld { node, ago } => self.world.settle_old(*node, *ago),
+            Action::SettleMixed { node, ago } => self.world.settle_mixed(*node, *ago),
+            Action::SettleForged { node, ago, how } => {
+                self.world.settle_forged(*node, *ago, *how);
+            }
+            Action::SettleOfOther(client, other) => {
+                let both = (self.clients.get(client).copied(), self.clients.get(other).copied());
+                if let (Some(client), Some(other)) = both {
+                    self.world.settle_of_other(client, other);
+                }
+            }
             Action::Unsubscribe(client)
             | Action::Leave(client)
             | Action::Reconnect(client)
             | Action::SubscribeAgain(client)
             | Action::Credit(client, _)
             | Action::SettleTwice { client, .. }
+            | Action::BadEmits(client, _)
+            | Action::BadSubscribe(client)
+            | Action::Extend(client)
             | Action::Transact { client, .. } => {
                 if let Some(client) = self.clients.get(client) {
                     self.client(*client, action);
@@ -73,6 +87,9 @@ impl Stage {
                     world.settle_twice(client, lease, first.clone(), second.clone());
                 }
             }
+            Action::BadEmits(_, how) => world.bad_emits(client, *how),
+            Action::BadSubscribe(_) => world.bad_subscribe(client),
+            Action::Extend(_) => world.extend(client),
             Action::Transact { modes, push, .. } => {
                 let leases: Vec<u64> = world.hand(client).into_iter().take(modes.len()).collect();
                 world.transact(client, &leases, modes, *push);
@@ -106,6 +123,10 @@ impl Stage {
             Action::Fill(node, left) => world.nodes()[*node].disk.leave_room(*left),
             Action::DiskLow(node, low) => world.tell_disk(*node, *low),
             Action::ClockJump(node, ms) => world.jump_clock(*node, *ms),
+            Action::Damage(node, kind, permille) => world.damage(*node, *kind, *permille),
+            Action::BackUp(node) => world.back_up(*node),
+            Action::PutBack(node) => world.put_back(*node),
+            Action::ReplaceDisk(node) => world.replace_disk(*node),
             Action::ClockDrift(node, ppm) => world.drift_clock(*node, *ppm),
             Action::Store(rates) => world.set_store_rates(*rates),
             Action::StoreCut(node, span) => world.cut_from_store(*node, *span),

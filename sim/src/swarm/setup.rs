@@ -185,6 +185,7 @@ fn draw_limits(dice: &mut Dice) -> Limits {
         pages: one(&[20, big]) as usize,
         leases: one(&[3, 1_000_000]) as u32,
         transit: one(&[1, 3, 1_024]) as u32,
+        payload_bytes: 4_096,
         ..Limits::default()
     }
 }

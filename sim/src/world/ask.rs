@@ -82,7 +82,7 @@ impl World {
             self.operate(node, Operator::Types);
             let lane = self.nodes[node].lane;
             match self.answers.pop() {
-                Some(Answer::Types(types)) => self.checks.check_books(lane, &types),
+                Some(Answer::Types(types)) => self.checks.p13_books_balance(lane, &types),
                 _ => return Err(format!("{} did not answer for its types", lane.short())),
             }
             self.compare_with_recovered(node)?;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use dpc_core::effect::Delivery;
+use dpc_core::effect::{Delivery, LeaseEnd};
 use dpc_core::ids::{ObjectId, RequestId, SessionId, SubscriptionId};
 use dpc_core::input::{LeaseRef, Lessee, Operator, ReplyTo, Settle, Subscribe, Take, Transaction};
 use dpc_core::names::{Name, Pattern, TypeName};
 use dpc_core::object::{Entity, Headers, Push, Time, Token};
-use dpc_core::time::Span;
+use dpc_core::time::{Mono, Span};
 use dpc_core::{Answer, Input};
 
 use super::{Event, World, object_id};
@@ -59,6 +59,8 @@ pub struct Client {
     pub(crate) wants: bool,
     pub(crate) hand: BTreeMap<u64, Delivery>,
     pub(crate) mind: Dice,
+    /// When it was last given something.
+    pub(crate) fed_at: Mono,
 }
 
 /// What a client asks of its node for a subscription.
@@ -123,6 +125,24 @@ pub enum Op {
         /// What is done with what comes.
         mode: Mode,
     },
+    /// A settle that nobody may do.
+    Forged {
+        /// The node.
+        node: usize,
+        /// The token of the lease that it named.
+        token: Token,
+        /// The hash of its content.
+        content: dpc_core::object::Hash16,
+    },
+    /// A lease is to run on.
+    Extend {
+        /// The node.
+        node: usize,
+        /// The lease.
+        lease: u64,
+        /// Until when.
+        until: Mono,
+    },
     /// Anything else.
     Other {
         /// The node.
@@ -137,6 +157,8 @@ impl Op {
             | Self::Settle { node, .. }
             | Self::Transaction { node, .. }
             | Self::Take { node, .. }
+            | Self::Forged { node, .. }
+            | Self::Extend { node, .. }
             | Self::Other { node } => *node,
         }
     }
@@ -145,6 +167,11 @@ impl Op {
 /// A type's name.
 pub(crate) fn type_name(text: &str) -> TypeName {
     TypeName::from_type_url(text).expect("scripts use valid types")
+}
+
+/// A pattern.
+pub(crate) fn pattern(text: &str) -> Pattern {
+    Pattern::new(text).expect("scripts use valid patterns")
 }
 
 /// An entity with a text as its payload.
@@ -158,7 +185,6 @@ pub(crate) fn entity(ty: &str, text: &str) -> Entity {
 
 impl World {
     pub(crate) fn ask(&mut self, op: Op) -> ReplyTo {
-        self.note_asked(&op);
         self.requests += 1;
         self.ops.insert(self.requests, op);
         ReplyTo { request: RequestId(self.requests), seq: 0 }
@@ -228,6 +254,7 @@ impl World {
             session: None,
             wants: true,
             hand: BTreeMap::new(),
+            fed_at: self.now,
             mind: Dice::new(self.plan.seed, &format!("client {}", self.clients.len())),
         });
         let client = self.clients.len() - 1;
@@ -279,7 +306,7 @@ impl World {
             let line = format!("{} < session {session} ends", self.nodes[node].name);
             self.trace.input(self.now, line);
         }
-        self.rules.stream_ended(self.nodes[node].lane, session);
+        self.checks.p05_stream_ended(self.nodes[node].lane, session);
         self.feed(node, Input::CloseSession(session));
     }
 
@@ -336,6 +363,7 @@ impl World {
             );
             self.trace.input(self.now, line);
         }
+        self.checks.p10_wanted(&subscribe.pattern);
         let to = self.ask(Op::Other { node });
         self.feed(node, Input::Subscribe(to, subscribe));
     }
@@ -357,6 +385,7 @@ impl World {
             let line = format!("{} < take {count} of {pattern}{who}", self.nodes[node].name);
             self.trace.input(self.now, line);
         }
+        self.checks.p10_wanted(&take.pattern);
         let to = self.ask(Op::Take { node, mode });
         self.feed(node, Input::Take(to, take));
     }
@@ -376,12 +405,11 @@ impl World {
     }
 
     pub(crate) fn on_delivery(&mut self, node: usize, session: SessionId, delivery: Delivery) {
-        self.rules.delivered(self.nodes[node].lane, Some(session), &delivery);
-        self.judge();
         let client = self.clients.iter().position(|c| c.node == node && c.session == Some(session));
         let Some(client) = client else { return };
         let lease = delivery.lease;
         self.coverage.add_if("an object with hops was delivered", delivery.object.moves > 1);
+        self.clients[client].fed_at = self.now;
         self.clients[client].hand.insert(lease, delivery);
         if self.clients[client].mode == Mode::Hold {
             return;
@@ -392,13 +420,21 @@ impl World {
         self.after(Span(think), Event::Think { node, life, lease });
     }
 
-    pub(crate) fn on_lease_ended(&mut self, node: usize, session: SessionId, lease: u64) {
-        self.rules.lease_ended(self.nodes[node].lane, lease);
+    pub(crate) fn on_lease_ended(
+        &mut self,
+        node: usize,
+        session: SessionId,
+        lease: u64,
+        reason: LeaseEnd,
+    ) {
         let holder = self.clients.iter_mut().find(|c| c.node == node && c.session == Some(session));
         if let Some(client) = holder {
             client.hand.remove(&lease);
         }
-        self.coverage.add("lease ran out");
+        self.coverage.add(match reason {
+            LeaseEnd::Expired => "lease ran out",
+            LeaseEnd::Discarded => "discarded out of a lease",
+        });
     }
 
     pub(crate) fn on_think(&mut self, node: usize, life: u64, lease: u64) {
@@ -418,14 +454,20 @@ impl World {
         };
         self.ops.remove(&to.request.0);
         let lane = self.nodes[node].lane;
+        if let Answer::Refused(refusal) | Answer::RefusedAt(_, refusal) = &answer {
+            self.coverage.add(refusal.reason);
+        }
+        // A refusal of one lease comes before the count of those that were done.
+        let of_leases = matches!(op, Op::Settle { .. } | Op::Forged { .. } | Op::Extend { .. });
+        if matches!(answer, Answer::RefusedAt(..)) && (of_leases || matches!(op, Op::Other { .. }))
+        {
+            self.ops.insert(to.request.0, Op::Other { node });
+        }
         match &op {
             Op::Push(pushing) => self.checks.on_pushed(lane, &pushing.push, &answer),
             Op::Settle { token, settle, version, .. } => {
-                // A refusal of a lease comes before the count of those that were done.
-                if let Answer::RefusedAt(..) = answer {
-                    self.ops.insert(to.request.0, Op::Other { node });
-                }
-                self.checks.on_settled(token, *version, settle, &answer, &mut self.coverage);
+                let seen = &mut self.coverage;
+                self.checks.on_settled(token, *version, settle, &answer, seen);
             }
             Op::Transaction { tokens, transaction, .. } => {
                 self.checks.on_transacted(lane, tokens, transaction, &answer);
@@ -435,20 +477,30 @@ impl World {
                     self.on_taken(node, taken, mode.clone());
                 }
             }
-            Op::Other { .. } => self.answers.push(answer),
+            Op::Forged { token, content, .. } => self.checks.p03_forged(token, *content, &answer),
+            Op::Extend { lease, until, .. } => {
+                if let Answer::Extended(1, _) = answer {
+                    self.coverage.add("lease extended");
+                    self.checks.p05_extended(lane, *lease, *until);
+                }
+            }
+            Op::Other { .. } => {
+                if let Answer::View(view) = &answer {
+                    self.checks.p17_view(lane, view, &mut self.coverage);
+                }
+                self.answers.push(answer);
+            }
         }
     }
 
     fn on_taken(&mut self, node: usize, taken: &[Delivery], mode: Mode) {
-        let lane = self.nodes[node].lane;
         for delivery in taken {
             // The settle of the one before may have met the end of the process.
             if !self.nodes[node].is_up() {
                 return;
             }
-            self.rules.delivered(self.nodes[node].lane, None, delivery);
             self.coverage.add("taken without a stream");
-            self.checks.on_delivery(lane, delivery, &mut self.coverage);
+            self.check_delivery(node, None, delivery);
             if matches!(mode, Mode::Hold | Mode::Begin) {
                 continue;
             }

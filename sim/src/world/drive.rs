@@ -37,11 +37,14 @@ impl World {
             Effect::Reply { to, answer, .. } => self.on_answer(node, to, answer),
             Effect::Deliver(session, delivery) => {
                 if !self.is_stale(node, delivery.epoch) {
-                    self.checks.on_delivery(lane, &delivery, &mut self.coverage);
+                    self.check_delivery(node, Some(session), &delivery);
                 }
                 self.on_delivery(node, session, *delivery);
             }
-            Effect::LeaseEnded { session, lease, .. } => self.on_lease_ended(node, session, lease),
+            Effect::LeaseEnded { session, lease, reason } => {
+                self.checks.p05_ended(lane, lease);
+                self.on_lease_ended(node, session, lease, reason);
+            }
             Effect::Send { link, message, .. } => self.send(node, link, message),
             Effect::CloseLink { link, redial, .. } => self.close_link(node, link, redial),
             Effect::Load(number) => self.read_record(node, number),
@@ -233,6 +236,8 @@ impl World {
                     let line = format!("{} < record #{number} read", self.nodes[node].name);
                     self.trace.input(self.now, line);
                 }
+                let lane = self.nodes[node].lane;
+                self.checks.p16_served(lane, number, &bytes);
                 self.feed(node, Input::Loaded(number, bytes));
             }
             Answered::Read(Err(StoreError::Fenced { epoch })) => {
@@ -278,7 +283,12 @@ impl World {
             self.trace.headline(self.now, &format!("{name}: {error}"));
             return self.kill(node, Power::Stays);
         }
-        self.checks.fail("P16", format!("{name} asked for a record that cannot be read: {error}"));
+        let (lane, damaged) = (self.nodes[node].lane, self.nodes[node].disk.damaged());
+        self.checks.p16_refused(lane, error, &damaged);
+        self.coverage.add("damage found by a read");
+        self.trace.headline(self.now, &format!("{name} stops: {error}"));
+        self.kill(node, Power::Stays);
+        self.nodes[node].refused = true;
     }
 
     /// A record is durable: the checkers see it first, then the core, then those who waited.
@@ -289,8 +299,6 @@ impl World {
         assert_eq!(appended, number, "the store answers in order");
         life.committed = number;
         self.checks.on_committed(lane, number, &bytes, &mut self.coverage);
-        self.rules.committed(lane, number, &bytes);
-        self.judge();
         if self.trace.is_on() {
             let line = format!("{} < #{number} is durable", self.nodes[node].name);
             self.trace.input(self.now, line);
@@ -323,9 +331,7 @@ impl World {
 
     pub(crate) fn count_message(&mut self, message: &Message) {
         self.coverage.message(message);
+        self.checks.p10_offered(message);
         self.traffic.count(message);
-        if let Message::Estate(estate) = message {
-            self.checks.on_estate(estate.transfer);
-        }
     }
 }

@@ -145,6 +145,7 @@ impl World {
         self.trace.headline(self.now, &line);
         self.coverage.add(if ms < 0 { "clock jumped back" } else { "clock jumped ahead" });
         self.nodes[node].clock.ahead_ms += ms;
+        self.nodes[node].clock_set = Some(self.now);
     }
 
     /// The wall clock of a node runs too fast by so many millionths, or too slow.
@@ -154,6 +155,7 @@ impl World {
         self.coverage.add("clock drifted");
         let ahead_ms = self.nodes[node].clock.ahead_ms(self.now);
         self.nodes[node].clock = Clock { ahead_ms, ppm, since: self.now };
+        self.nodes[node].clock_set = Some(self.now);
     }
 
     /// The end of all faults of links, disks, clocks and processes. Who is dead stays dead until
@@ -166,6 +168,9 @@ impl World {
             self.nodes[node].disk.forget_faults();
             self.nodes[node].doom = None;
             self.nodes[node].clock = Clock::default();
+            if self.nodes[node].clock_set.is_some() {
+                self.nodes[node].clock_set = Some(self.now);
+            }
             self.resume_process(node);
         }
         for wire in 0..self.wires.len() {

@@ -48,6 +48,12 @@ pub struct Node {
     pub(crate) sessions: u64,
     pub(crate) clock: Clock,
     pub(crate) doom: Option<Doom>,
+    /// Its store refused its disk when it was last to start.
+    pub(crate) refused: bool,
+    /// It was told to take nothing new.
+    pub(crate) draining: bool,
+    /// When its clock was last put wrong or right.
+    pub(crate) clock_set: Option<Mono>,
     fate: Dice,
     /// Since when it is stopped.
     pub(crate) paused: Option<Mono>,
@@ -174,6 +180,9 @@ impl World {
             sessions: 0,
             clock: Clock::default(),
             doom: None,
+            refused: false,
+            draining: false,
+            clock_set: None,
             fate: Dice::new(self.plan.seed, &format!("node {n}")),
             paused: None,
             deferred: Vec::new(),
@@ -207,10 +216,21 @@ impl World {
         if self.shared.is_some() {
             return self.start_process(node);
         }
+        if let Some(at) = self.nodes[node].disk.stalled_until(self.now) {
+            // It waits for its disk.
+            return self.at(at, Event::Restart { node });
+        }
+        self.nodes[node].refused = false;
         self.nodes[node].lives += 1;
         let said = Said::default();
         let mut store = self.nodes[node].disk.open(self.now);
-        let claimed = claim(&mut store, &said).expect("an undamaged disk");
+        let claimed = match claim(&mut store, &said) {
+            Ok(claimed) => claimed,
+            Err(error) => return self.does_not_start(node, &error),
+        };
+        let lane = self.nodes[node].lane;
+        self.checks.p06_claimed(lane, claimed.epoch);
+        self.checks.p16_not_cut(lane, claimed.last);
         if self.dies_at(node, CrashPoint::Starting) {
             return;
         }
@@ -219,6 +239,7 @@ impl World {
             Err(error) => return self.does_not_start(node, &error),
         };
         let mut life = self.new_life(node, &records, AnyStore::Disk(store), claimed);
+        self.checks.p06_recovered(lane, claimed.epoch);
         let mut fx = Effects::new();
         life.core.start(self.now_of(node), &mut fx);
         life.recorder = self.recording.map(|bounds| Recorder::new(&mut life.core, bounds));
@@ -259,6 +280,12 @@ impl World {
     fn does_not_start(&mut self, node: usize, error: &StoreError) {
         let line = format!("{} does not start: {error}", self.nodes[node].name);
         self.trace.headline(self.now, &line);
+        if let StoreError::Damaged { .. } = error {
+            self.coverage.add("damage refused at the start");
+            self.nodes[node].refused = true;
+            let (lane, damaged) = (self.nodes[node].lane, self.nodes[node].disk.damaged());
+            return self.checks.p16_refused(lane, error, &damaged);
+        }
         self.coverage.add("a read failed at the start");
     }
 
@@ -272,12 +299,8 @@ impl World {
         let lane = self.nodes[node].lane;
         for (number, bytes) in records {
             self.checks.on_committed(lane, *number, bytes, &mut self.coverage);
-            self.rules.committed(lane, *number, bytes);
         }
-        let checkpoint = records
-            .last()
-            .map(|(_, bytes)| record::open_header(bytes).expect("the store checked it").checkpoint);
-        let from = checkpoint.filter(|c| c.0 > 0).unwrap_or(claimed.first).max(claimed.first);
+        let from = replayed_from(records, claimed.first);
         self.coverage.add_if("restarted from a checkpoint", from > claimed.first);
         let settings = self.settings(node);
         let mut core = Core::new(settings, claimed);
@@ -348,9 +371,8 @@ impl World {
         self.nodes[node].deferred.clear();
         self.nodes[node].paused = None;
         self.drop_links(node, power);
-        self.checks.on_death(self.nodes[node].lane);
-        self.rules.died(self.nodes[node].lane);
-        self.drained.remove(&node);
+        self.nodes[node].draining = false;
+        self.checks.p05_died(self.nodes[node].lane);
         self.forget_sessions(node);
         self.forget_ops(node);
     }
@@ -375,9 +397,7 @@ impl World {
             last: last.map_or(RecordNumber(first.0 - 1), |(n, _)| *n),
             last_hash: last.map_or([0; 16], |(_, bytes)| record::hash_of(bytes)),
         };
-        let checkpoint =
-            last.map(|(_, bytes)| record::open_header(bytes).expect("it was committed").checkpoint);
-        let from = checkpoint.filter(|c| c.0 > 0 && !whole).unwrap_or(first).max(first);
+        let from = if whole { first } else { replayed_from(&records, first) };
         let mut core = Core::new(self.settings(node), claimed);
         for (number, bytes) in records.iter().filter(|(n, _)| *n >= from) {
             core.restore(*number, bytes).expect("the log fits together");
@@ -405,6 +425,14 @@ pub(crate) fn info(part: &PartIds) -> PartInfo {
         filter: part.filter.clone(),
         count: part.ids.len() as u64,
     }
+}
+
+/// The first record that a recovery replays: where the last checkpoint starts.
+fn replayed_from(records: &[(RecordNumber, Bytes)], first: RecordNumber) -> RecordNumber {
+    let checkpoint = records
+        .last()
+        .map(|(_, bytes)| record::open_header(bytes).expect("the store checked it").checkpoint);
+    checkpoint.filter(|c| c.0 > 0).unwrap_or(first).max(first)
 }
 
 pub(super) fn claim(store: &mut SimStore, said: &Said) -> Result<Claimed, StoreError> {

@@ -4,9 +4,12 @@
 
 mod ask;
 mod client;
+mod damage;
 mod drive;
 mod faults;
 mod life;
+mod look;
+mod misuse;
 mod prefixes;
 mod rules;
 mod settle;
@@ -16,9 +19,9 @@ mod traffic;
 mod wire;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
 
-use dpc_core::ids::{LaneId, ObjectId};
+use dpc_core::ids::{Epoch, LaneId, ObjectId, RecordNumber};
 use dpc_core::recording::TapeBounds;
 use dpc_core::time::{Mono, Now, Span, Wall};
 use dpc_core::{Limits, Wake};
@@ -26,11 +29,12 @@ use dpc_core::{Limits, Wake};
 pub use client::{Client, Mode, Op, Pushing, Wish};
 pub use faults::CrashPoint;
 pub use life::{Node, Power};
+pub use misuse::{BadEmits, Forgery};
 pub use shared::{DEAD_AFTER, SELF_FENCE_AFTER};
 pub use traffic::Traffic;
 pub use wire::Wire;
 
-use crate::checks::{Checker, Rules};
+use crate::checks::Checker;
 use crate::coverage::Coverage;
 use crate::recorder::{Recorder, Recording};
 use crate::trace::Trace;
@@ -157,10 +161,6 @@ pub struct World {
     pub(crate) requests: u64,
     /// The last object id given out.
     pub(crate) last_id: u64,
-    /// The rules, checked at every message and answer.
-    pub(crate) rules: Rules,
-    /// Nodes that were told to drain and not to resume.
-    pub(crate) drained: BTreeSet<usize>,
     /// The story so far.
     pub trace: Trace,
     /// The promises, checked at every step.
@@ -173,6 +173,12 @@ pub struct World {
     pub steps: u64,
     /// Every so many steps each live core checks itself; zero for never.
     pub check_every: u64,
+    /// Tokens of deliveries, with the versions, the latest last.
+    pub(crate) tokens: std::collections::VecDeque<(dpc_core::object::Token, u32)>,
+    /// How far each process has heard of each lane in handshakes.
+    pub(crate) heard: BTreeMap<(usize, u64, LaneId), (Epoch, RecordNumber)>,
+    /// When it is next looked whether anybody is starved.
+    look_at: Mono,
     /// What operators were answered, newest last.
     pub answers: Vec<dpc_core::Answer>,
     /// How cores are recorded, if they are.
@@ -196,13 +202,14 @@ impl World {
             ops: BTreeMap::new(),
             requests: 0,
             last_id: 0,
-            rules: Rules::default(),
-            drained: BTreeSet::new(),
             trace: Trace::new(plan.trace),
             checks: Checker::new(plan.limits.max_hops),
             coverage: Coverage::default(),
             traffic: Traffic::default(),
             steps: 0,
+            tokens: std::collections::VecDeque::new(),
+            heard: BTreeMap::new(),
+            look_at: Mono(0),
             check_every: 1,
             answers: Vec::new(),
             recording: None,
@@ -271,7 +278,11 @@ impl World {
         self.steps += 1;
         self.happen(queued.event);
         if self.check_every > 0 && self.steps.is_multiple_of(self.check_every) {
-            self.nodes.iter().filter_map(|n| n.core()).for_each(dpc_core::Core::check);
+            self.look_inside();
+        }
+        if self.now >= self.look_at {
+            self.look_at = self.now + Span::secs(1);
+            self.look_for_starved();
         }
         true
     }

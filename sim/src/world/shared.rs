@@ -151,6 +151,14 @@ impl World {
         self.trace.headline(self.now, &line);
     }
 
+    /// Whether a node's process can use its store, and its core may deliver by what it has proved.
+    pub(crate) fn reaches_store(&self, node: usize) -> bool {
+        let Some(shared) = &self.shared else { return true };
+        let process = self.nodes[node].host.unwrap_or(node);
+        let until = self.nodes[node].core().and_then(dpc_core::Core::deliver_until);
+        !shared.db.is_cut(process, self.now) && until.is_none_or(|until| until > self.now)
+    }
+
     /// A process dies and never comes back.
     pub fn lose_for_ever(&mut self, node: usize) {
         self.kill(node, Power::Stays);
@@ -236,6 +244,7 @@ impl World {
         self.nodes[node].deferred.clear();
         self.nodes[node].paused = None;
         self.drop_links(node, Power::Stays);
+        self.checks.p05_died(self.nodes[node].lane);
         self.forget_sessions(node);
         self.forget_ops(node);
     }
@@ -571,7 +580,8 @@ impl World {
         let lane = self.nodes[node].lane;
         let (_, records) = self.shared.as_ref().expect("it has a store").db.contents(lane);
         let mut life = self.new_life(node, &records, store, claimed);
-        self.checks.on_claimed(lane, claimed.epoch);
+        self.checks.p06_claimed(lane, claimed.epoch);
+        self.checks.p06_recovered(lane, claimed.epoch);
         let mut fx = Effects::new();
         life.core.start(self.now_of(node), &mut fx);
         life.recorder = self.recording.map(|bounds| Recorder::new(&mut life.core, bounds));

@@ -7,12 +7,15 @@ use dpc_core::message::{Message, Protocols};
 use dpc_core::names::Name;
 use dpc_core::object::Generation;
 use dpc_core::record::{Entry, entries};
-use dpc_core::store::{Appended, Store};
+use dpc_core::store::{Appended, Store, StoreError};
 use dpc_core::{Answer, Core, Effect, Effects, Input, Settings};
 
 use super::life::{Answered, Said, claim, read_all, wait};
 use super::{Mode, Op, World, lane_id};
 use crate::store::{SimDisk, SimStore};
+
+/// How often a node can get a new lane: so many letters follow its name in stories.
+const RENEWALS_MAX: usize = 6;
 
 impl World {
     /// Starts a second process on a node's disk while the first one may still live: its claim is
@@ -53,35 +56,33 @@ impl World {
         self.nodes[node].backup = Some(copy);
     }
 
-    /// The disk of a dead node becomes what it was when it was copied. False without a copy.
+    /// The disk of a dead node becomes what it was when it was copied: what the node did since is
+    /// undone, and others may have heard of it. False without a copy.
     pub fn put_backup_back(&mut self, node: usize) -> bool {
         let n = &mut self.nodes[node];
         assert!(n.life.is_none(), "only a dead node's disk is exchanged");
         let Some(backup) = &n.backup else { return false };
-        n.disk = backup.copied();
+        self.checks.p16_lost(n.lane);
+        n.disk.become_copy_of(backup);
         n.index.clear();
         true
     }
 
     /// Gives a dead node's objects a new lane, as `dpc serve --restored` does, before its next start.
-    pub fn renew_lane(&mut self, node: usize) {
+    /// An error if its disk cannot be read; the node is then as it was.
+    pub fn renew_lane(&mut self, node: usize) -> Result<(), StoreError> {
         assert!(self.nodes[node].life.is_none(), "only a dead node gets a new lane");
         let said = Said::default();
         let mut store = self.nodes[node].disk.open(self.now);
-        let claimed = claim(&mut store, &said).expect("an undamaged disk");
-        let records = read_all(&mut store, &said, claimed.first).expect("an undamaged disk");
+        let claimed = claim(&mut store, &said)?;
+        let records = read_all(&mut store, &said, claimed.first)?;
         let mut source = Core::new(self.settings(node), claimed);
         for (number, bytes) in &records {
-            source.restore(*number, bytes).expect("the log fits together");
+            source.restore(*number, bytes)?;
         }
-        // In stories the lanes of n2 are n2, n2a, n2b and so on.
-        let n = &mut self.nodes[node];
-        n.renewals += 1;
-        let number = (node + 1) << 4 | (9 + n.renewals);
-        let lane = lane_id(number);
-        self.checks.add_lane(lane);
-        let disk = SimDisk::new(self.plan.seed ^ (number as u64) << 32, lane);
-        let settings = Settings { lane, incarnation: Incarnation(1), ..self.settings(node) };
+        let disk = self.next_disk(node);
+        let (lane, incarnation) = (disk.lane(), Incarnation(1));
+        let settings = Settings { lane, incarnation, ..self.settings(node) };
         let mut target = Filling::new(settings, &disk, self.now);
         let now = self.now_of(node);
         target.start(now);
@@ -99,9 +100,34 @@ impl World {
             target.commit(now);
         }
         drop((target, store));
+        self.change_disk(node, disk);
+        Ok(())
+    }
+
+    /// An empty disk with a new lane for a node. In stories the lanes of n2 are n2, n2a, n2b and so
+    /// on.
+    fn next_disk(&mut self, node: usize) -> SimDisk {
         let n = &mut self.nodes[node];
-        (n.lane, n.disk) = (lane, disk);
+        n.renewals += 1;
+        assert!(n.renewals <= RENEWALS_MAX, "there are no more lanes for a node");
+        let number = (node + 1) << 4 | (9 + n.renewals);
+        SimDisk::new(self.plan.seed ^ (number as u64) << 32, lane_id(number))
+    }
+
+    /// The lane that a node had is lost, and another disk takes its place.
+    fn change_disk(&mut self, node: usize, disk: SimDisk) {
+        self.checks.p16_lost(self.nodes[node].lane);
+        self.checks.add_lane(disk.lane());
+        let n = &mut self.nodes[node];
+        (n.lane, n.disk, n.backup) = (disk.lane(), disk, None);
         n.index.clear();
+    }
+
+    /// A dead node gets an empty disk, with a new lane.
+    pub fn empty_disk(&mut self, node: usize) {
+        assert!(self.nodes[node].life.is_none(), "only a dead node's disk is exchanged");
+        let disk = self.next_disk(node);
+        self.change_disk(node, disk);
     }
 
     /// The latest generation that a node told of its own demand.
@@ -112,7 +138,11 @@ impl World {
     }
 
     /// Somebody settles an object at a node with the token of an earlier delivery.
-    pub(crate) fn settle_under(
+    ///
+    /// # Errors
+    ///
+    /// If no such lease was given, or nobody is there who could be asked.
+    pub fn settle_under(
         &mut self,
         node: usize,
         id: ObjectId,

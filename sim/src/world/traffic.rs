@@ -15,7 +15,9 @@ pub struct Traffic {
     pub windows: u64,
     /// Requests for newer demand.
     pub refreshes: u64,
-    /// Everything else: handshakes and handoffs.
+    /// Handshakes: a second link between two nodes is refused for good, and dialled now and then.
+    pub handshakes: u64,
+    /// Everything else: handoffs and passed settles.
     pub others: u64,
 }
 
@@ -25,6 +27,10 @@ impl Traffic {
             Message::Adverts(adverts) => self.adverts += adverts.len() as u64,
             Message::Windows(windows) => self.windows += windows.len() as u64,
             Message::Refresh(_) => self.refreshes += 1,
+            Message::Hello(_) | Message::Refuse(_) => {
+                self.handshakes += 1;
+                return;
+            }
             _ => {
                 self.others += 1;
                 return;
@@ -43,6 +49,7 @@ impl Sub for Traffic {
             adverts: self.adverts - before.adverts,
             windows: self.windows - before.windows,
             refreshes: self.refreshes - before.refreshes,
+            handshakes: self.handshakes - before.handshakes,
             others: self.others - before.others,
         }
     }

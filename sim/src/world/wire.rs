@@ -2,7 +2,7 @@
 
 use dpc_core::Input;
 use dpc_core::ids::LinkId;
-use dpc_core::message::Message;
+use dpc_core::message::{LaneHello, Message};
 use dpc_core::time::{Mono, Span};
 
 use super::life::Power;
@@ -194,7 +194,14 @@ impl World {
                     let line = format!("{} < {from}: {message}", self.name(node));
                     self.trace.input(self.now, line);
                 }
+                let hello = match &message {
+                    Message::Hello(hello) => hello.lanes.first().copied(),
+                    _ => None,
+                };
                 self.feed(node, Input::Peer(link, message));
+                if let Some(lane) = hello {
+                    self.check_let_in(node, life, link, lane);
+                }
             }
             Arrival::End => {
                 if self.is_current(wire, side, link) {
@@ -203,6 +210,20 @@ impl World {
                 self.lose(node, link);
             }
         }
+    }
+
+    /// P16: a lane that one process has known further on is not let in by it.
+    fn check_let_in(&mut self, node: usize, life: u64, link: LinkId, hello: LaneHello) {
+        let there = self.nodes[node].life.as_ref().is_some_and(|l| l.links.contains_key(&link));
+        if !there || !self.is_life(node, life) {
+            return;
+        }
+        let heard = self.heard.entry((node, life, hello.lane)).or_default();
+        if hello.epoch < heard.0 || hello.number < heard.1 {
+            let name = self.nodes[node].name.clone();
+            self.checks.p16_let_in(hello.lane, &name);
+        }
+        *heard = (heard.0.max(hello.epoch), heard.1.max(hello.number));
     }
 
     fn is_current(&self, wire: usize, side: usize, link: LinkId) -> bool {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use dpc_core::effect::PartIds;
 use dpc_core::ids::{Epoch, LaneId, Loc, ObjectId, RecordNumber};
+use dpc_core::shared::SharedLane;
 use dpc_core::store::{Appended, Claimed, Done, ReadDone, Store, StoreError};
 use dpc_core::time::Mono;
 use runtime::edge::Index;
@@ -113,6 +114,18 @@ impl Store for Log {
 
     fn truncate(&mut self, below: RecordNumber, done: Done<Result<(), StoreError>>) {
         self.ask(|store| store.truncate(below, done));
+    }
+}
+
+/// A disk of its own: nobody else can own the lane, and nobody adopts it.
+impl SharedLane for Log {
+    fn renew(&mut self, _epoch: Epoch, done: Done<Appended>) {
+        done(Appended::Committed);
+    }
+
+    fn retire(&mut self, _epoch: Epoch, done: Done<Appended>) {
+        let error = StoreError::Refused("no lane of a simulated disk is adopted".into());
+        done(Appended::DefinitelyNot(error));
     }
 }
 

@@ -37,6 +37,7 @@ fn trials() -> Vec<Trial> {
         Trial::test("one_seed_is_one_log_byte_for_byte", determinism::twice),
         Trial::test("another_seed_is_another_log", determinism::other),
         Trial::test("some_seeds_keep_every_promise", seeds::some),
+        Trial::test("seeds_that_found_something_keep_every_promise", seeds::kept),
     ];
     trials.extend(scenes::trials());
     trials

@@ -190,7 +190,8 @@ impl<'a> Net<'a> {
         let name = self.name(node);
         self.sim.crash(name.as_str());
         let facts = &mut *self.world.lock();
-        let excused = facts.nodes[node].take_excuse();
+        // A fault that is still to come has its excuse still.
+        let excused = how.is_err() && facts.nodes[node].take_excuse();
         let ordered = *facts.nodes[node].order.borrow() != Order::Run;
         facts.nodes[node].state = State::Down;
         match how {

@@ -98,6 +98,8 @@ fn data(world: &World, number: usize) -> Data<Log, Parts> {
         index: Parts { node: number, world: world.clone() },
         parts,
         free: Box::new(move || Some(room.lock().nodes[number].free)),
+        shared: None,
+        rescued: Vec::new(),
     }
 }
 

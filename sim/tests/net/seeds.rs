@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
@@ -122,7 +122,7 @@ impl Order {
         match self {
             Self::Many(seeds) => {
                 let many = seeds.end.saturating_sub(seeds.start) >= MANY;
-                let all = run(seeds);
+                let all = run(&seeds.collect::<Vec<_>>());
                 all.print();
                 let missing = if many { all.missing(&[NAMED, NAMED_OF_MANY]) } else { Vec::new() };
                 if !missing.is_empty() {
@@ -149,16 +149,25 @@ impl Order {
 
 /// The seeds of `cargo test`.
 pub(crate) fn some() -> Result<(), Failed> {
-    let all = run(SOME);
+    let all = run(&SOME.collect::<Vec<_>>());
     all.print();
     let missing = all.missing(&[NAMED]);
     if !missing.is_empty() {
         return Err(format!("never occurred: {missing:?}").into());
     }
-    match all.failed.as_slice() {
-        [] => Ok(()),
-        failed => Err(format!("{} seeds broke a promise: {failed:?}", failed.len()).into()),
-    }
+    all.verdict()
+}
+
+/// The seeds that found something once.
+pub(crate) fn kept() -> Result<(), Failed> {
+    let lines = include_str!("seeds.txt").lines().filter(|line| !line.starts_with('#'));
+    let seed = |line: &str| {
+        let (seed, _what) = line.split_once(' ').ok_or_else(|| format!("no sentence: {line}"))?;
+        seed.parse::<u64>().map_err(|_| format!("no seed: {line}"))
+    };
+    let all = run(&lines.map(seed).collect::<Result<Vec<_>, _>>()?);
+    all.print();
+    all.verdict()
 }
 
 /// What a set of runs gave.
@@ -189,6 +198,13 @@ impl All {
         names.filter(|name| self.coverage.get(name) == 0).collect()
     }
 
+    fn verdict(&self) -> Result<(), Failed> {
+        match self.failed.as_slice() {
+            [] => Ok(()),
+            failed => Err(format!("{} seeds broke a promise: {failed:?}", failed.len()).into()),
+        }
+    }
+
     fn print(&self) {
         let (simulated, real) = (self.simulated.as_secs_f64(), self.real.as_secs_f64());
         println!("{}", self.coverage);
@@ -207,19 +223,17 @@ fn again(seed: u64) -> String {
 
 /// Runs seeds on every processor. One seed is one thread, and knows nothing of the others.
 #[expect(clippy::disallowed_methods, reason = "how long the machine takes is told to people only")]
-fn run(seeds: Range<u64>) -> All {
+fn run(seeds: &[u64]) -> All {
     let began = Instant::now();
-    let next = AtomicU64::new(seeds.start);
+    let next = AtomicUsize::new(0);
     let all = Mutex::new(All::default());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(&seed) = seeds.get(at) else { return };
                     let report = catch_unwind(AssertUnwindSafe(|| swarm::run(seed))).ok();
                     if report.is_none() {
                         println!("seed {seed} panicked\n  {}", again(seed));

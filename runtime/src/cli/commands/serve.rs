@@ -10,7 +10,7 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::config::{FlagValue, Log, LogFormat, Sources};
-use crate::embedded;
+use crate::embedded::{self, Start};
 use crate::node::{NodeError, Ready};
 
 /// Runs a node.
@@ -22,6 +22,10 @@ pub(crate) struct ServeArgs {
     /// possible duplicates.
     #[arg(long)]
     pub(crate) restored: bool,
+    /// A data folder that was rescued from a node that is gone: run its lane, too, until its objects
+    /// have moved on. Give it once for each.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) adopt: Vec<PathBuf>,
 }
 
 /// The layers of the configuration that a command line can add.
@@ -96,8 +100,11 @@ pub(crate) fn run(args: &ServeArgs, output: &mut Output) -> Result<Exit, Failure
     // One thread for core and its transport: handing work between threads costs more than it gains.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut shown = Ok(());
-    let served = runtime
-        .block_on(embedded::serve(&config, args.restored, |ready| shown = show(ready, output)));
+    let start = Start { restored: args.restored, adopt: args.adopt.clone() };
+    let served = runtime.block_on(embedded::serve(&config, &start, |ready| {
+        let told = show(ready, output);
+        shown = std::mem::replace(&mut shown, Ok(())).and(told);
+    }));
     // Nobody waits for tasks that are still open when the node has stopped.
     runtime.shutdown_background();
     shown?;
@@ -163,6 +170,7 @@ fn failure(error: &NodeError) -> Failure {
         NodeError::Store(StoreError::Fenced { .. }) => ("FAILED_PRECONDITION", "LANE_FENCED"),
         NodeError::Store(StoreError::Io(_)) => ("INTERNAL", "INPUT_OUTPUT"),
         NodeError::History(_) => ("DATA_LOSS", "HISTORY_UNUSABLE"),
+        NodeError::Fenced { .. } => ("FAILED_PRECONDITION", "LANE_FENCED"),
         NodeError::Halted(_) => ("INTERNAL", "NODE_HALTED"),
     };
     let failure = Failure::new(Exit::NotDone, code, reason, error.to_string());

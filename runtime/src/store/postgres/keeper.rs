@@ -1,8 +1,8 @@
 //! Whoever changes the lane: claims it, appends to it, says what is kept of it.
 //!
-//! An append is one statement: it moves the head from n - 1 to n if owner and number are still
-//! right, and writes the record beside it. So it may be sent again after any fault: whichever of
-//! the two arrives first is the one, the other changes nothing, and what stands at the number in
+//! An append is one statement: it moves the head from n - 1 to n if owner, epoch and number are
+//! still right, and writes the record beside it. So it may be sent again after any fault: whichever
+//! of the two arrives first is the one, the other changes nothing, and what stands at the number in
 //! the end says how it went.
 
 use std::cell::RefCell;
@@ -10,8 +10,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dpc_core::ids::{Epoch, LaneId, RecordNumber};
+use dpc_core::ids::{Epoch, Incarnation, LaneId, RecordNumber};
 use dpc_core::record::hash_of;
+use dpc_core::shared::{Changed, LaneRow, LaneState, Owner, Set, Update};
 use dpc_core::store::{Appended, Claimed, StoreError};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
@@ -19,7 +20,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::super::chain::Tip;
-use super::super::folder::Folder;
+use super::head::{self, bits, row_of, signed, signed_epoch};
 use super::session::{Session, Trouble, within};
 
 /// Between two tries after a fault: the first pause, and the longest.
@@ -94,17 +95,15 @@ pub(super) struct Keeper {
     pub(super) session: Session,
     /// How long an outage may last before the node gives up.
     pub(super) patience: Duration,
-    /// The name of the node, for people who look at the table.
-    pub(super) node: String,
-    /// Where the last claim is remembered: the database must know of it.
-    pub(super) folder: Folder,
+    /// This process.
+    pub(super) me: Owner,
+    /// Whom the lane is claimed from; nobody, if it is to be made.
+    pub(super) from: Option<(Incarnation, Epoch)>,
 }
 
-/// What stands at a number.
+/// What stands at a number, and who owns the lane.
 struct Standing {
-    epoch: Epoch,
-    first: RecordNumber,
-    last: RecordNumber,
+    head: LaneRow,
     hash: Option<[u8; 16]>,
 }
 
@@ -112,71 +111,79 @@ impl Keeper {
     /// R3: the new epoch is committed, which makes durable whatever was committed before it; then
     /// the end of the log is read and compared with the head.
     pub(super) async fn claim(&mut self) -> Result<Claimed, StoreError> {
+        {
+            let mut lane = self.lane.borrow_mut();
+            (lane.claimed, lane.failed) = (false, None);
+        }
+        let lane = self.lane.borrow().tip.lane;
+        let epoch = match self.from {
+            None => Epoch(1),
+            Some((owner, epoch)) => {
+                let set = Set::Claim(self.me.clone());
+                let update = Update { lane, owner, epoch, number: None, set };
+                match head::change(&mut self.session, update).await {
+                    Changed::Done => epoch.next(),
+                    Changed::Refused(found) => return Err(lost_claim(lane, found)),
+                    Changed::Nothing(error) | Changed::Unknown(error) => return Err(error),
+                }
+            }
+        };
         let mut patience = Patience::of(self.patience);
+        // An earlier try may have made the lane.
+        let mut made = false;
         let claimed = loop {
-            match self.try_claim().await {
+            match self.begin(lane, epoch, made).await {
                 Ok(claimed) => break claimed,
                 Err(Trouble::Refused(error)) => return Err(error),
                 Err(Trouble::NotSent(why) | Trouble::Lost(why)) => {
                     self.session.leave();
+                    made = true;
                     tracing::warn!("the lane is not claimed yet: {why}");
-                    // A claim that was made without our learning of it only costs an epoch.
                     if !patience.wait().await {
                         return Err(StoreError::Io(why));
                     }
                 }
             }
         };
-        self.folder.note_claim(claimed.epoch)?;
-        let mut lane = self.lane.borrow_mut();
-        let id = lane.tip.lane;
+        self.from = Some((self.me.incarnation, epoch));
         let Claimed { epoch, first, last, last_hash } = claimed;
-        *lane = Lane {
-            tip: Tip { lane: id, epoch, first, last, last_hash },
-            claimed: true,
-            failed: None,
-        };
+        let tip = Tip { lane, epoch, first, last, last_hash };
+        *self.lane.borrow_mut() = Lane { tip, claimed: true, failed: None };
         Ok(claimed)
     }
 
-    async fn try_claim(&mut self) -> Result<Claimed, Trouble> {
-        let id = self.lane.borrow().tip.lane;
-        let (uuid, before) = (Uuid::from_bytes(id.0), self.folder.claimed());
-        let before = before.map_err(Trouble::Refused)?;
-        let node = self.node.clone();
+    /// Makes the lane if it is to be a new one, and looks at what is owned now. May be repeated.
+    async fn begin(
+        &mut self,
+        lane: LaneId,
+        epoch: Epoch,
+        mut made: bool,
+    ) -> Result<Claimed, Trouble> {
+        let (me, id) = (bits(self.me.incarnation), Uuid::from_bytes(lane.0));
         let client = &self.session.open().await?.client;
-        if before.is_none() {
-            let make = "INSERT INTO dpc.lane_head (lane) VALUES ($1) ON CONFLICT DO NOTHING";
-            within(client.execute(make, &[&uuid])).await?;
+        if self.from.is_none() {
+            let make = "INSERT INTO dpc.lane_head (lane, owner, node, address, epoch) \
+                        VALUES ($1, $2, $3, $4, 1) ON CONFLICT DO NOTHING";
+            let (name, address) = (self.me.name.as_str(), self.me.address.as_ref());
+            made |= within(client.execute(make, &[&id, &me, &name, &address])).await? == 1;
         }
-        let take = "UPDATE dpc.lane_head SET epoch = epoch + 1, claimed = now(), node = $2 \
-                    WHERE lane = $1 RETURNING epoch, first, number, hash";
-        let row = within(client.query_opt(take, &[&uuid, &node])).await?;
-        let row = row.ok_or_else(|| {
-            let what = "the lane is not in this database: it is another one, or it was restored \
-                        from a backup that is older than the lane";
-            Trouble::Refused(damaged(id, RecordNumber(0), what))
-        })?;
-        let epoch = Epoch(number(&row, 0));
-        if let Some(before) = before.filter(|before| *before >= epoch) {
-            let what = format!(
-                "this claim has epoch {epoch}, an earlier one had {before}: the database was set back"
-            );
-            return Err(Trouble::Refused(damaged(id, RecordNumber(0), what)));
-        }
-        let claimed = Claimed {
-            epoch,
-            first: RecordNumber(number(&row, 1)),
-            last: RecordNumber(number(&row, 2)),
-            last_hash: hash(row.get(3)).map_err(|what| {
-                Trouble::Refused(damaged(id, RecordNumber(number(&row, 2)), what))
-            })?,
+        let row = head::read(client, lane).await?;
+        let mine = |row: &LaneRow| {
+            row.owner.incarnation == self.me.incarnation
+                && row.epoch == epoch
+                && row.state == LaneState::Owned
+                && (made || self.from.is_some())
         };
+        let Some(row) = row.as_ref().filter(|row| mine(row)) else {
+            return Err(Trouble::Refused(lost_claim(lane, row)));
+        };
+        let claimed =
+            Claimed { epoch: row.epoch, first: row.first, last: row.number, last_hash: row.hash };
         let count = "SELECT count(*), min(number), max(number) FROM dpc.lane_log \
                      WHERE lane = $1 AND number >= $2";
-        let row = within(client.query_one(count, &[&uuid, &signed(claimed.first)])).await?;
-        check_count(id, &claimed, &row).map_err(Trouble::Refused)?;
-        self.check_last(id, &claimed).await?;
+        let row = within(client.query_one(count, &[&id, &signed(claimed.first)])).await?;
+        check_count(lane, &claimed, &row).map_err(Trouble::Refused)?;
+        self.check_last(lane, &claimed).await?;
         Ok(claimed)
     }
 
@@ -232,7 +239,10 @@ impl Keeper {
             let why = match self.try_append(epoch, number, hash, record).await {
                 Ok(true) => return Appended::Committed,
                 Ok(false) => match self.look(number).await {
-                    Ok(standing) => return judge(&standing, (epoch, number), hash, sent),
+                    Ok(standing) => {
+                        let me = self.me.incarnation;
+                        return judge(standing.as_ref(), (me, epoch, number), hash, sent);
+                    }
                     Err(trouble) => trouble.into_error().to_string(),
                 },
                 Err(Trouble::Refused(error)) if sent => return Appended::Unknown(error),
@@ -265,9 +275,9 @@ impl Keeper {
     ) -> Result<bool, Trouble> {
         let uuid = Uuid::from_bytes(self.lane.borrow().tip.lane.0);
         let open = self.session.open().await?;
-        let (epoch, number) = (signed_epoch(epoch), signed(number));
+        let (me, epoch, number) = (bits(self.me.incarnation), signed_epoch(epoch), signed(number));
         let (hash, record): (&[u8], &[u8]) = (hash, record);
-        let params: [&(dyn ToSql + Sync); 5] = [&uuid, &epoch, &number, &hash, &record];
+        let params: [&(dyn ToSql + Sync); 6] = [&uuid, &me, &epoch, &number, &hash, &record];
         Ok(within(open.client.execute(&open.append, &params)).await? == 1)
     }
 
@@ -275,12 +285,11 @@ impl Keeper {
         let uuid = Uuid::from_bytes(self.lane.borrow().tip.lane.0);
         let open = self.session.open().await?;
         let row = within(open.client.query_opt(&open.look, &[&uuid, &signed(number)])).await?;
-        Ok(row.map(|row| Standing {
-            epoch: Epoch(self::number(&row, 0)),
-            first: RecordNumber(self::number(&row, 1)),
-            last: RecordNumber(self::number(&row, 2)),
-            hash: row.get::<_, Option<&[u8]>>(3).and_then(|hash| hash.try_into().ok()),
-        }))
+        let standing = |row: Row| {
+            let hash = row.get::<_, Option<&[u8]>>(10).and_then(|hash| hash.try_into().ok());
+            Ok(Standing { head: row_of(&row)?, hash })
+        };
+        row.map(standing).transpose().map_err(Trouble::Refused)
     }
 
     /// Says from where on records are kept. The rows below go behind the commit path.
@@ -290,59 +299,88 @@ impl Keeper {
         if below <= tip.first {
             return Ok(());
         }
-        let keep = "UPDATE dpc.lane_head SET first = greatest(first, $3) \
-                    WHERE lane = $1 AND epoch = $2";
-        let uuid = Uuid::from_bytes(tip.lane.0);
-        let mut patience = Patience::of(self.patience);
-        loop {
-            let kept = match self.session.open().await {
-                Ok(open) => {
-                    let params = (&uuid, signed_epoch(tip.epoch), signed(below));
-                    within(open.client.execute(keep, &[params.0, &params.1, &params.2])).await
-                }
-                Err(trouble) => Err(trouble),
-            };
-            match kept {
-                Ok(1) => break,
-                Ok(_) => return Err(StoreError::Fenced { epoch: tip.epoch.next() }),
-                Err(Trouble::Refused(error)) => return Err(error),
-                Err(Trouble::NotSent(why) | Trouble::Lost(why)) => {
-                    self.session.leave();
-                    if !patience.wait().await {
-                        return Err(StoreError::Io(why));
-                    }
-                }
+        match self.change_head(tip.epoch, Set::Truncate(below), None).await {
+            Appended::Committed => {
+                self.lane.borrow_mut().tip.first = below;
+                Ok(())
             }
+            Appended::DefinitelyNot(error) | Appended::Unknown(error) => Err(error),
         }
-        self.lane.borrow_mut().tip.first = below;
-        Ok(())
+    }
+
+    /// Proves that the lane is owned still, or ends it.
+    pub(super) async fn renew_or_retire(&mut self, epoch: Epoch, set: Set) -> Appended {
+        let tip = self.lane.borrow().tip;
+        if epoch < tip.epoch {
+            return Appended::DefinitelyNot(StoreError::Fenced { epoch: tip.epoch });
+        }
+        if epoch > tip.epoch {
+            let why = format!("epoch {epoch} was never claimed");
+            return Appended::DefinitelyNot(StoreError::Refused(why));
+        }
+        self.change_head(epoch, set, Some(tip.last)).await
+    }
+
+    async fn change_head(
+        &mut self,
+        epoch: Epoch,
+        set: Set,
+        number: Option<RecordNumber>,
+    ) -> Appended {
+        let (lane, owner) = (self.lane.borrow().tip.lane, self.me.incarnation);
+        let update = Update { lane, owner, epoch, number, set };
+        let answer = match head::change(&mut self.session, update).await {
+            Changed::Done => return Appended::Committed,
+            Changed::Refused(found) => {
+                let epoch = found.map_or(epoch, |row| row.epoch);
+                Appended::DefinitelyNot(StoreError::Fenced { epoch })
+            }
+            Changed::Nothing(error) => Appended::DefinitelyNot(error),
+            Changed::Unknown(error) => Appended::Unknown(error),
+        };
+        if let Appended::DefinitelyNot(error) | Appended::Unknown(error) = &answer {
+            self.lane.borrow_mut().failed.get_or_insert_with(|| error.clone());
+        }
+        answer
+    }
+}
+
+/// Somebody else has the lane, or nobody ever will.
+fn lost_claim(lane: LaneId, found: Option<LaneRow>) -> StoreError {
+    match found {
+        Some(row) if row.state == LaneState::Retired => {
+            StoreError::Refused(format!("lane {lane} is retired"))
+        }
+        Some(row) => StoreError::Fenced { epoch: row.epoch },
+        None => StoreError::Refused(format!("there is no lane {lane}")),
     }
 }
 
 /// How an append ended that moved nothing when it was sent for the last time.
 fn judge(
-    standing: &Option<Standing>,
-    (epoch, number): (Epoch, RecordNumber),
+    standing: Option<&Standing>,
+    (me, epoch, number): (Incarnation, Epoch, RecordNumber),
     hash: &[u8; 16],
     sent: bool,
 ) -> Appended {
-    let Some(standing) = standing else {
+    let Some(Standing { head, hash: there }) = standing else {
         let error = StoreError::Io("the lane is gone from the database".into());
         return if sent { Appended::Unknown(error) } else { Appended::DefinitelyNot(error) };
     };
-    if standing.hash.as_ref() == Some(hash) {
+    if there.as_ref() == Some(hash) {
         return Appended::Committed;
     }
-    if standing.epoch > epoch {
-        let error = StoreError::Fenced { epoch: standing.epoch };
+    let mine = head.owner.incarnation == me && head.epoch == epoch;
+    if head.epoch > epoch || (mine && head.state != LaneState::Owned) {
+        let error = StoreError::Fenced { epoch: head.epoch };
         // What the next owner has truncated already may have been this record.
-        let gone = sent && number < standing.first;
+        let gone = sent && number < head.first;
         return if gone { Appended::Unknown(error) } else { Appended::DefinitelyNot(error) };
     }
     let what = format!(
         "epoch {} and record {} stand there, epoch {epoch} and record {number} were to follow: the \
          database was set back",
-        standing.epoch, standing.last
+        head.epoch, head.number
     );
     Appended::DefinitelyNot(StoreError::Damaged { place: "table dpc.lane_head".into(), what })
 }
@@ -361,21 +399,4 @@ fn check_count(id: LaneId, claimed: &Claimed, row: &Row) -> Result<(), StoreErro
         claimed.first, claimed.last
     );
     Err(damaged(id, claimed.last, what))
-}
-
-fn hash(bytes: &[u8]) -> Result<[u8; 16], String> {
-    bytes.try_into().map_err(|_| format!("the head's hash has {} bytes, not 16", bytes.len()))
-}
-
-/// Numbers are `bigint` there: both count up from zero, far below its end.
-pub(super) fn signed(number: RecordNumber) -> i64 {
-    i64::try_from(number.0).expect("records are counted one by one")
-}
-
-fn signed_epoch(epoch: Epoch) -> i64 {
-    i64::try_from(epoch.0).expect("epochs are counted one by one")
-}
-
-fn number(row: &Row, column: usize) -> u64 {
-    u64::try_from(row.get::<_, i64>(column)).unwrap_or(0)
 }

@@ -1,40 +1,45 @@
-//! The store of a lane in Postgres: records are rows, the head is a row that only its owner moves.
+//! The store of lanes in Postgres: records are rows, the head is a row that only its owner moves.
 //!
 //! ```text
-//! dpc.lane_head   lane → epoch, first and last record, hash of the last
+//! dpc.lane_head   lane → owner, epoch, state, first and last record, hash of the last
 //! dpc.lane_log    (lane, number) → record
+//! dpc.beat        process → the number of its last beat
 //! ```
 //!
-//! A thread of its own holds three connections: one changes the lane, one reads it, one deletes
-//! what is not kept any more. Each is made again after a fault. An append whose answer was lost is
-//! sent again, which is safe because it can succeed only once (see [`keeper`]); only after
-//! `patience` is it given up as *unknown*.
+//! A process has one [`PostgresDatabase`], and a [`Postgres`] for each lane that it runs. A lane's
+//! thread holds three connections: one changes the lane, one reads it, one deletes what is not kept
+//! any more. Each is made again after a fault. An append whose answer was lost is sent again, which
+//! is safe because it can succeed only once (see [`keeper`]); only after `patience` is it given up
+//! as *unknown*.
 
+mod database;
+mod head;
 mod keeper;
 mod reader;
 mod schema;
 mod session;
 
-use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dpc_core::ids::{Epoch, LaneId, RecordNumber};
+use dpc_core::ids::{Epoch, Incarnation, LaneId, RecordNumber};
+use dpc_core::shared::{Owner, Set, SharedLane};
 use dpc_core::store::{Appended, Claimed, Done, ReadDone, Store, StoreError};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
 
-use super::folder::Folder;
+pub use database::PostgresDatabase;
+
 use keeper::{Keeper, Lane};
 use reader::Reader;
 use session::{Session, Trouble};
 
-/// The most requests that wait for the storage thread. A caller that goes beyond is refused.
+/// The most requests that wait for a thread. A caller that goes beyond is refused.
 const QUEUE_COUNT_MAX: usize = 1024;
 
-/// How a lane's database is reached.
+/// How a database is reached.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
     /// `postgresql://…`, or `key=value` pairs, as every client of Postgres takes it.
@@ -43,27 +48,6 @@ pub struct PostgresOptions {
     pub create_tables: bool,
     /// How long an outage may last before the node gives up.
     pub patience: Duration,
-    /// The node's name, for people who look at the tables.
-    pub node: String,
-}
-
-/// What a node's own disk holds of a lane in Postgres: who it is. Dropping it gives the folder back.
-pub struct Seat(Folder);
-
-impl Seat {
-    /// Opens the data folder at `path`, and makes it with a new lane if it is not there.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Refused`] if the folder is in use, not writable, or of another store.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Folder::open(path, "postgres").map(Self)
-    }
-
-    /// The lane.
-    pub fn lane(&self) -> LaneId {
-        self.0.lane
-    }
 }
 
 /// The store of one lane in Postgres. Dropping it ends its connections: what was under way then is
@@ -78,33 +62,31 @@ enum Change {
     Claim(Done<Result<Claimed, StoreError>>),
     Append(Epoch, RecordNumber, Bytes, Done<Appended>),
     Truncate(RecordNumber, Done<Result<(), StoreError>>),
+    /// [`Set::Renew`] or [`Set::Retire`].
+    Head(Epoch, Set, Done<Appended>),
 }
 
 struct Read(RecordNumber, usize, ReadDone);
 
 impl Postgres {
-    /// Prepares the store of the seat's lane. The first connection is made by the claim.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Refused`] if the address cannot be understood, or asks for what is not built.
-    pub fn open(seat: Seat, options: PostgresOptions) -> Result<Self, StoreError> {
-        let config = parse(&options.url)?;
+    fn new(
+        (config, create_tables): (Config, bool),
+        patience: Duration,
+        me: Owner,
+        lane: LaneId,
+        from: Option<(Incarnation, Epoch)>,
+    ) -> Self {
         let (changes, changes_in) = mpsc::channel(QUEUE_COUNT_MAX);
         let (reads, reads_in) = mpsc::channel(QUEUE_COUNT_MAX);
-        let failed = |error: std::io::Error| {
-            StoreError::Io(format!("cannot start the storage thread: {error}"))
-        };
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let thread = std::thread::Builder::new()
-            .name("dpc-store".into())
-            .spawn(move || {
-                let work = work(seat, config, options, changes_in, reads_in);
-                tokio::task::LocalSet::new().block_on(&runtime, work);
-            })
-            .map_err(failed)?;
-        Ok(Self { changes: Some(changes), reads: Some(reads), thread: Some(thread) })
+        let thread = on_a_thread("dpc-store", async move || {
+            let shared = Lane::of(lane);
+            let session = Session::new(config.clone());
+            let keeper = Keeper { lane: shared, session, patience, me, from };
+            work(keeper, (config, create_tables), changes_in, reads_in).await;
+        });
+        // Without its thread the store answers every request with that.
+        let thread = thread.map_err(|error| tracing::error!("{error}")).ok();
+        Self { changes: Some(changes), reads: Some(reads), thread }
     }
 
     fn change(&self, change: Change) {
@@ -115,6 +97,19 @@ impl Postgres {
             Err(mpsc::error::TrySendError::Closed(change)) => change.refuse(dead()),
         }
     }
+}
+
+/// Runs something on a thread and a runtime of its own.
+fn on_a_thread(
+    name: &str,
+    work: impl AsyncFnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StoreError> {
+    let failed =
+        |error: std::io::Error| StoreError::Io(format!("cannot start a storage thread: {error}"));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let run = move || tokio::task::LocalSet::new().block_on(&runtime, work());
+    std::thread::Builder::new().name(name.into()).spawn(run).map_err(failed)
 }
 
 /// Reads the address of a database.
@@ -179,7 +174,9 @@ impl Change {
     fn refuse(self, error: StoreError) {
         match self {
             Self::Claim(done) => done(Err(error)),
-            Self::Append(_, _, _, done) => done(Appended::DefinitelyNot(error)),
+            Self::Append(_, _, _, done) | Self::Head(_, _, done) => {
+                done(Appended::DefinitelyNot(error));
+            }
             Self::Truncate(_, done) => done(Err(error)),
         }
     }
@@ -208,6 +205,16 @@ impl Store for Postgres {
     }
 }
 
+impl SharedLane for Postgres {
+    fn renew(&mut self, epoch: Epoch, done: Done<Appended>) {
+        self.change(Change::Head(epoch, Set::Renew, done));
+    }
+
+    fn retire(&mut self, epoch: Epoch, done: Done<Appended>) {
+        self.change(Change::Head(epoch, Set::Retire, done));
+    }
+}
+
 impl Drop for Postgres {
     fn drop(&mut self) {
         (self.changes, self.reads) = (None, None);
@@ -219,29 +226,24 @@ impl Drop for Postgres {
 
 /// Answers requests until the store is dropped.
 async fn work(
-    seat: Seat,
-    config: Config,
-    options: PostgresOptions,
+    keeper: Keeper,
+    tables: (Config, bool),
     changes: mpsc::Receiver<Change>,
     mut reads: mpsc::Receiver<Read>,
 ) {
-    let lane = seat.lane();
-    let shared = Lane::of(lane);
+    let lane = keeper.lane.borrow().tip.lane;
     let (kept, kept_in) = watch::channel(RecordNumber(0));
-    let patience = options.patience;
+    let config = tables.0.clone();
     let janitor = reader::forget(lane, Session::new(config.clone()), kept_in);
     let janitor = tokio::task::spawn_local(janitor);
-    let mut reader =
-        Reader { lane: shared.clone(), session: Session::new(config.clone()), patience };
+    let patience = keeper.patience;
+    let mut reader = Reader { lane: keeper.lane.clone(), session: Session::new(config), patience };
     let reader = tokio::task::spawn_local(async move {
         while let Some(Read(from, bytes_max, done)) = reads.recv().await {
             done(reader.read(from, bytes_max).await);
         }
     });
-    let session = Session::new(config.clone());
-    let PostgresOptions { node, create_tables, .. } = options;
-    let keeper = Keeper { lane: shared, session, patience, node, folder: seat.0 };
-    change(keeper, (config, create_tables), changes, kept).await;
+    change(keeper, &tables, changes, kept).await;
     // A read that waits for the database, or a deletion, is not waited for.
     reader.abort();
     janitor.abort();
@@ -249,14 +251,14 @@ async fn work(
 
 async fn change(
     mut keeper: Keeper,
-    tables: (Config, bool),
+    tables: &(Config, bool),
     mut changes: mpsc::Receiver<Change>,
     kept: watch::Sender<RecordNumber>,
 ) {
     while let Some(change) = changes.recv().await {
         match change {
             Change::Claim(done) => {
-                let claimed = claim(&mut keeper, &tables).await;
+                let claimed = claim(&mut keeper, tables).await;
                 if let Ok(claimed) = &claimed {
                     kept.send_replace(claimed.first);
                 }
@@ -295,6 +297,7 @@ async fn after_claim(keeper: &mut Keeper, change: Change, kept: &watch::Sender<R
         Change::Append(epoch, number, record, done) => {
             done(keeper.append(epoch, number, record).await);
         }
+        Change::Head(epoch, set, done) => done(keeper.renew_or_retire(epoch, set).await),
         Change::Truncate(below, done) => {
             let cut = keeper.truncate(below).await;
             if cut.is_ok() {

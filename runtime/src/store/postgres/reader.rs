@@ -5,13 +5,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use dpc_core::ids::{LaneId, RecordNumber};
 use dpc_core::record::hash_of;
+use dpc_core::shared::LaneState;
 use dpc_core::store::{READ_BYTES_MAX, StoreError};
 use tokio::sync::watch;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::super::chain::Tip;
-use super::keeper::{Patience, Shared, damaged, signed};
+use super::head::{self, signed};
+use super::keeper::{Patience, Shared, damaged};
 use super::session::{Session, Trouble, within};
 
 /// See the module.
@@ -44,7 +46,10 @@ impl Reader {
         let mut patience = Patience::of(self.patience);
         loop {
             match self.try_read(&tip, from, bytes_max).await {
-                Ok(records) => return check(&tip, from, records),
+                Ok(records) => match check(&tip, from, records) {
+                    Ok(records) => return Ok(records),
+                    Err(damage) => return Err(self.why_missed(&tip, damage).await),
+                },
                 Err(Trouble::Refused(error)) => return Err(error),
                 Err(Trouble::NotSent(why) | Trouble::Lost(why)) => {
                     self.session.leave();
@@ -53,6 +58,20 @@ impl Reader {
                     }
                 }
             }
+        }
+    }
+
+    /// What is not there any more may have been let go by the next owner, which is no damage.
+    async fn why_missed(&mut self, tip: &Tip, damage: StoreError) -> StoreError {
+        let head = match self.session.open().await {
+            Ok(open) => head::read(&open.client, tip.lane).await,
+            Err(trouble) => Err(trouble),
+        };
+        match head {
+            Ok(Some(row)) if row.epoch > tip.epoch || row.state != LaneState::Owned => {
+                StoreError::Fenced { epoch: row.epoch }
+            }
+            _ => damage,
         }
     }
 

@@ -6,9 +6,15 @@ use tokio_postgres::Client;
 use super::session::{Trouble, within};
 
 /// The version of the tables that this program makes, and the only one it works with.
-const SCHEMA: i32 = 1;
+const SCHEMA: i32 = 2;
 
 const TABLES: &str = include_str!("schema.sql");
+
+/// From version 1 to the present one.
+const UPGRADE: &str = include_str!("upgrade.sql");
+
+const VERSIONS: &str = "CREATE TABLE dpc.schema_version \
+    (version int NOT NULL, made timestamptz NOT NULL DEFAULT now())";
 
 /// Two nodes that start together make the tables once.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtext('dpc schema'))";
@@ -24,21 +30,32 @@ pub(super) async fn version(client: &Client) -> Result<Option<i32>, Trouble> {
     Ok(row.and_then(|row| row.get(0)))
 }
 
-/// Makes the tables where there are none. Says whether it made them.
+/// Makes the tables where there are none, and brings those of an earlier version up to this one.
+/// Says whether it did.
 pub(super) async fn create(client: &mut Client) -> Result<bool, Trouble> {
+    if version(client).await? == Some(SCHEMA) {
+        return Ok(false);
+    }
     let transaction = within(client.transaction()).await?;
     within(transaction.batch_execute(LOCK)).await?;
     within(transaction.batch_execute("CREATE SCHEMA IF NOT EXISTS dpc")).await?;
     let there =
         within(transaction.query_one("SELECT to_regclass('dpc.schema_version') IS NOT NULL", &[]));
-    if there.await?.get::<_, bool>(0) {
-        return Ok(false);
-    }
-    within(transaction.batch_execute(TABLES)).await?;
-    let note = format!(
-        "CREATE TABLE dpc.schema_version (version int NOT NULL, made timestamptz NOT NULL DEFAULT now()); \
-         INSERT INTO dpc.schema_version (version) VALUES ({SCHEMA})"
-    );
+    let version = if there.await?.get::<_, bool>(0) {
+        let max = "SELECT max(version) FROM dpc.schema_version";
+        within(transaction.query_one(max, &[])).await?.get::<_, Option<i32>>(0)
+    } else {
+        within(transaction.batch_execute(VERSIONS)).await?;
+        None
+    };
+    let change = match version {
+        None => TABLES,
+        Some(1) => UPGRADE,
+        // The check that follows says what is wrong with any other.
+        Some(_) => return Ok(false),
+    };
+    within(transaction.batch_execute(change)).await?;
+    let note = format!("INSERT INTO dpc.schema_version (version) VALUES ({SCHEMA})");
     within(transaction.batch_execute(&note)).await?;
     within(transaction.commit()).await?;
     Ok(true)
@@ -48,6 +65,11 @@ pub(super) async fn create(client: &mut Client) -> Result<bool, Trouble> {
 pub(super) fn check(found: Option<i32>) -> Result<i32, StoreError> {
     match found {
         Some(SCHEMA) => Ok(SCHEMA),
+        Some(1) => Err(StoreError::Refused(
+            "the database has version 1 of dpc's tables: `dpc store init` brings them to version 2, \
+             after which no dpc of before can write to them"
+                .into(),
+        )),
         Some(other) => Err(StoreError::Refused(format!(
             "the database has version {other} of dpc's tables, and this program works with version \
              {SCHEMA}: use the dpc that made them"

@@ -75,13 +75,14 @@ fn root(error: &Error) -> String {
 /// The statements that are prepared once a connection.
 const STATEMENTS: [&str; 4] = [
     // An append: it succeeds only for the owner, and only as the next record.
-    "WITH head AS (UPDATE dpc.lane_head SET number = $3::bigint, hash = $4 \
-     WHERE lane = $1 AND epoch = $2::bigint AND number = $3::bigint - 1 RETURNING lane) \
+    "WITH head AS (UPDATE dpc.lane_head SET number = $4::bigint, hash = $5 \
+     WHERE lane = $1 AND owner = $2::bigint AND epoch = $3::bigint AND number = $4::bigint - 1 \
+     AND state = 'owned' RETURNING lane) \
      INSERT INTO dpc.lane_log (lane, number, epoch, record) \
-     SELECT lane, $3::bigint, $2::bigint, $5 FROM head",
-    // What stands at a number, and who owns the lane now.
-    "SELECT h.epoch, h.first, h.number, substring(l.record FROM octet_length(l.record) - 15) \
-     FROM dpc.lane_head h LEFT JOIN dpc.lane_log l ON l.lane = h.lane AND l.number = $2 \
+     SELECT lane, $4::bigint, $3::bigint, $6 FROM head",
+    // Who owns the lane now (as `head::COLUMNS`), and what stands at a number.
+    "SELECT h.lane, h.owner, h.node, h.address, h.epoch, h.state, h.number, h.hash, h.began, h.first, \
+     substring(l.record FROM octet_length(l.record) - 15) FROM dpc.lane_head h LEFT JOIN dpc.lane_log l ON l.lane = h.lane AND l.number = $2 \
      WHERE h.lane = $1",
     // Records from a number on, as many as fit, and one in any case.
     "SELECT number, record FROM (SELECT number, record, \

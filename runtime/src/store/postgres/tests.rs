@@ -1,14 +1,22 @@
 //! The contract's suite against a real server, and what only a server that fails can show.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 
+use dpc_core::names::Name;
 use dpc_core::record::{Header, hash_of, seal};
+use dpc_core::shared::SharedStore;
 use dpc_core::time::Wall;
 use sim::contract::{self, Harness};
-use tempfile::TempDir;
+use sim::contract_shared;
 
+use uuid::Uuid;
+
+use super::super::Seat;
 use super::*;
+use crate::failover::take_own_lane;
 use server::Postgres as Server;
 
 #[path = "../../../../tests/support/postgres.rs"]
@@ -23,49 +31,49 @@ fn start() -> Option<Arc<Server>> {
 }
 
 fn options(server: &Server) -> PostgresOptions {
-    PostgresOptions {
-        url: server.url.clone(),
-        create_tables: true,
-        patience: Duration::from_secs(60),
-        node: "test".into(),
-    }
+    let patience = Duration::from_secs(60);
+    PostgresOptions { url: server.url.clone(), create_tables: true, patience }
 }
 
-/// A node's folder, which goes with the test.
-struct Node(TempDir);
+/// A process that uses the server. Each has an incarnation of its own.
+fn process(server: &Server, patience: Duration) -> PostgresDatabase {
+    static STARTS: AtomicU64 = AtomicU64::new(1 << 63);
+    process_of(server, Incarnation(STARTS.fetch_add(1, Ordering::Relaxed)), patience)
+}
 
-impl Node {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a folder"))
-    }
+fn process_of(server: &Server, incarnation: Incarnation, patience: Duration) -> PostgresDatabase {
+    let name = Name::new("node", "test").expect("valid");
+    let owner = Owner { incarnation, name, address: "127.0.0.1:1".into() };
+    let options = PostgresOptions { patience, ..options(server) };
+    PostgresDatabase::open(options, owner).expect("the address is good")
+}
 
-    fn seat(&self) -> Seat {
-        Seat::open(self.0.path()).expect("opens")
-    }
+fn fresh_lane() -> LaneId {
+    LaneId(*Uuid::now_v7().as_bytes())
+}
 
-    /// The same lane in another folder, as a copy of this one has it.
-    fn copy(&self) -> Self {
-        let copy = Self::new();
-        let format = "FORMAT";
-        std::fs::copy(self.0.path().join(format), copy.0.path().join(format)).expect("copies");
-        copy
-    }
+/// The store of a lane, to be claimed from whoever owns it now.
+fn open(process: &mut PostgresDatabase, lane: LaneId) -> Postgres {
+    let (tx, rx) = channel();
+    process.head(lane, Box::new(move |row| drop(tx.send(row))));
+    let row = rx.recv_timeout(WAIT).expect("an answer comes").expect("it can be read");
+    process.lane(lane, row.map(|row| (row.owner.incarnation, row.epoch)))
 }
 
 struct Lanes {
     server: Arc<Server>,
-    node: Node,
+    lane: LaneId,
 }
 
 impl Harness for Lanes {
     type Store = Postgres;
 
     fn lane(&self) -> LaneId {
-        Node::copy(&self.node).seat().lane()
+        self.lane
     }
 
     fn open(&mut self) -> Result<Postgres, StoreError> {
-        Postgres::open(Seat::open(self.node.0.path())?, options(&self.server))
+        Ok(open(&mut process(&self.server, WAIT), self.lane))
     }
 
     fn wait<T>(&mut self, _store: &mut Postgres, answer: &Receiver<T>) -> T {
@@ -78,6 +86,26 @@ impl Harness for Lanes {
         self.server.order("kill");
         self.server.order("start");
         true
+    }
+}
+
+struct Processes {
+    server: Arc<Server>,
+}
+
+impl contract_shared::Harness for Processes {
+    type Store = PostgresDatabase;
+
+    fn process(&mut self, incarnation: Incarnation) -> PostgresDatabase {
+        process_of(&self.server, incarnation, WAIT)
+    }
+
+    fn wait<T>(&mut self, _process: &mut PostgresDatabase, answer: &Receiver<T>) -> T {
+        answer.recv_timeout(WAIT).expect("an answer comes")
+    }
+
+    fn wait_lane<T>(&mut self, _lane: &mut Postgres, answer: &Receiver<T>) -> T {
+        answer.recv_timeout(WAIT).expect("an answer comes")
     }
 }
 
@@ -100,21 +128,19 @@ fn claim(store: &mut Postgres) -> Claimed {
 }
 
 /// Owns a lane and appends to it.
-struct Owner {
+struct Claimant {
     store: Postgres,
     lane: LaneId,
     claimed: Claimed,
 }
 
-impl Owner {
-    fn new(server: &Server, node: &Node) -> Self {
-        Self::with(node, options(server))
+impl Claimant {
+    fn new(server: &Server, lane: LaneId) -> Self {
+        Self::with(server, lane, WAIT)
     }
 
-    fn with(node: &Node, options: PostgresOptions) -> Self {
-        let seat = node.seat();
-        let lane = seat.lane();
-        let mut store = Postgres::open(seat, options).expect("the address is good");
+    fn with(server: &Server, lane: LaneId, patience: Duration) -> Self {
+        let mut store = open(&mut process(server, patience), lane);
         let claimed = claim(&mut store);
         Self { store, lane, claimed }
     }
@@ -143,21 +169,50 @@ impl Owner {
 #[test]
 fn the_postgres_store_keeps_the_contract() {
     let Some(server) = start() else { return };
-    contract::check(1, |_| {
-        let node = Node::new();
-        drop(node.seat());
-        Lanes { server: Arc::clone(&server), node }
+    contract::check(1, |_| Lanes { server: Arc::clone(&server), lane: fresh_lane() });
+}
+
+#[test]
+fn the_postgres_store_keeps_the_contract_of_a_shared_store() {
+    let Some(server) = start() else { return };
+    contract_shared::check(1, |_| {
+        run_sql(&server, "DROP SCHEMA IF EXISTS dpc CASCADE");
+        Processes { server: Arc::clone(&server) }
     });
+}
+
+#[test]
+fn tables_of_the_first_version_are_brought_up_to_date_and_their_owners_fenced() {
+    let Some(server) = start() else { return };
+    let lane = fresh_lane();
+    let mut owner = Claimant::new(&server, lane);
+    assert_eq!(owner.append(1), Appended::Committed);
+    let epoch = owner.claimed.epoch;
+    drop(owner);
+    run_sql(
+        &server,
+        "DROP TABLE dpc.beat; DELETE FROM dpc.schema_version; \
+         INSERT INTO dpc.schema_version (version) VALUES (1); ALTER TABLE dpc.lane_head \
+         DROP COLUMN owner, DROP COLUMN address, DROP COLUMN state, DROP COLUMN began",
+    );
+    let options = PostgresOptions { create_tables: false, ..options(&server) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let refused = runtime.block_on(postgres_tables(&options.url, false));
+    assert!(refused.is_err_and(|error| error.to_string().contains("dpc store init")));
+    let made = runtime.block_on(postgres_tables(&options.url, true)).expect("upgrades");
+    assert_eq!(made, Tables { version: 2, made: true });
+    let owner = Claimant::new(&server, lane);
+    assert_eq!(owner.claimed.last, RecordNumber(1), "nothing is lost");
+    assert_eq!(owner.claimed.epoch, epoch.next().next(), "and its owner of before is fenced");
 }
 
 #[test]
 fn an_owner_whose_lane_was_claimed_by_another_is_fenced_and_says_so() {
     let Some(server) = start() else { return };
-    let node = Node::new();
-    let mut old = Owner::new(&server, &node);
+    let lane = fresh_lane();
+    let mut old = Claimant::new(&server, lane);
     assert_eq!(old.append(1), Appended::Committed);
-    let copy = node.copy();
-    let mut new = Owner::new(&server, &copy);
+    let mut new = Claimant::new(&server, lane);
     assert_eq!(new.claimed.last, RecordNumber(1));
     assert_eq!(new.append(2), Appended::Committed);
     let fenced = StoreError::Fenced { epoch: new.claimed.epoch };
@@ -170,8 +225,7 @@ fn an_owner_whose_lane_was_claimed_by_another_is_fenced_and_says_so() {
 #[test]
 fn appends_go_on_when_the_server_dies_and_comes_back() {
     let Some(server) = start() else { return };
-    let node = Node::new();
-    let mut owner = Owner::new(&server, &node);
+    let mut owner = Claimant::new(&server, fresh_lane());
     for round in 0..3 {
         assert_eq!(owner.append(round * 10), Appended::Committed);
         server.order("kill");
@@ -186,8 +240,7 @@ fn appends_go_on_when_the_server_dies_and_comes_back() {
 #[test]
 fn an_append_outlasts_a_server_that_is_stopped_for_longer_than_an_answer_may_take() {
     let Some(server) = start() else { return };
-    let node = Node::new();
-    let mut owner = Owner::new(&server, &node);
+    let mut owner = Claimant::new(&server, fresh_lane());
     assert_eq!(owner.append(1), Appended::Committed);
     server.order("pause");
     let under_way = owner.send(2);
@@ -201,10 +254,7 @@ fn an_append_outlasts_a_server_that_is_stopped_for_longer_than_an_answer_may_tak
 #[test]
 fn an_outage_longer_than_the_patience_is_told_as_it_is() {
     let Some(server) = start() else { return };
-    let patience = Duration::from_millis(300);
-    let options = PostgresOptions { patience, ..options(&server) };
-    let node = Node::new();
-    let mut owner = Owner::with(&node, options);
+    let mut owner = Claimant::with(&server, fresh_lane(), Duration::from_millis(300));
     server.order("kill");
     let answer = owner.append(1);
     assert!(
@@ -223,8 +273,7 @@ fn an_outage_longer_than_the_patience_is_told_as_it_is() {
 #[test]
 fn damage_is_named_and_never_served() {
     let Some(server) = start() else { return };
-    let node = Node::new();
-    let mut owner = Owner::new(&server, &node);
+    let mut owner = Claimant::new(&server, fresh_lane());
     for n in 1..=5 {
         assert_eq!(owner.append(n), Appended::Committed);
     }
@@ -241,12 +290,41 @@ fn damage_is_named_and_never_served() {
     }
     let claimed = ask(&mut owner.store, |store, done| store.claim(done));
     assert!(matches!(claimed, Err(StoreError::Damaged { .. })), "a shortened log: {claimed:?}");
-    drop(owner);
+}
+
+/// A node that starts, with its own folder.
+fn take(server: &Server, folder: &Path, name: &str) -> Result<(LaneId, Claimed), StoreError> {
+    let mut process = process(server, WAIT);
+    let mut seat = Seat::open(folder, "postgres").expect("opens");
+    let name = Name::new("node", name).expect("valid");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let own = take_own_lane(&mut process, &mut seat, "postgres", &name, WAIT);
+    runtime.block_on(own).map(|own| (seat.lane(), own.claimed))
+}
+
+#[test]
+fn a_node_takes_its_own_lane_again_unless_another_has_it() {
+    let Some(server) = start() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let (lane, first) = take(&server, folder, "test").expect("a new lane");
+    let (again, second) = take(&server, folder, "test").expect("its own");
+    assert_eq!((again, second.epoch), (lane, first.epoch.next()));
+    let (again, _) = take(&server, folder, "renamed").expect("its own under another name");
+    assert_eq!(again, lane);
+    // Somebody else, by another name, has claimed it.
+    drop(Claimant::new(&server, lane));
+    let (other, claimed) = take(&server, folder, "a").expect("a new one");
+    assert_ne!(other, lane);
+    assert_eq!(claimed.epoch, Epoch(1));
+    assert_eq!(take(&server, folder, "a").expect("that one from now on").0, other);
+    let retire = format!("UPDATE dpc.lane_head SET state = 'retired' WHERE lane = '{other}'");
+    run_sql(&server, &retire);
+    assert_ne!(take(&server, folder, "a").expect("a new one").0, other);
     for sql in ["UPDATE dpc.lane_head SET epoch = 0", "DELETE FROM dpc.lane_head"] {
         run_sql(&server, sql);
-        let mut store = Postgres::open(node.seat(), options(&server)).expect("the address is good");
-        let claimed = ask(&mut store, |store, done| store.claim(done));
-        assert!(matches!(claimed, Err(StoreError::Damaged { .. })), "{sql}: {claimed:?}");
+        let refused = take(&server, folder, "a");
+        assert!(matches!(refused, Err(StoreError::Damaged { .. })), "{sql}: {refused:?}");
     }
 }
 
@@ -265,14 +343,11 @@ fn addresses_that_cannot_be_used_are_refused() {
         ("postgresql://host:port/x", "no address of Postgres"),
         ("postgresql://h/x?sslmode=require", "not built yet"),
     ] {
-        let options = PostgresOptions {
-            url: url.into(),
-            create_tables: true,
-            patience: Duration::from_secs(1),
-            node: String::new(),
-        };
-        let node = Node::new();
-        let error = Postgres::open(node.seat(), options);
+        let patience = Duration::from_secs(1);
+        let options = PostgresOptions { url: url.into(), create_tables: true, patience };
+        let name = Name::new("node", "test").expect("valid");
+        let owner = Owner { incarnation: Incarnation(1), name, address: "".into() };
+        let error = PostgresDatabase::open(options, owner);
         let error = error.err().expect("refused").to_string();
         assert!(error.contains(why), "{error}");
     }

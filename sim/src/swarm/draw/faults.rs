@@ -6,6 +6,7 @@ use super::super::action::Action;
 use super::Draw;
 use crate::contract::Fault;
 use crate::shared::Rates;
+use crate::store::Damage;
 use crate::world::{CrashPoint, Power};
 
 /// Wall clocks jump by this, in milliseconds, either way, or by less.
@@ -123,6 +124,30 @@ impl Draw<'_> {
                         let ms = if i % 2 == 0 { sign * 90_000 } else { -sign * 90_000 };
                         self.after(at, Span::millis(200 * i), Action::ClockJump(node, ms));
                     }
+                }
+            }
+        }
+    }
+
+    /// Disks that are damaged, lost, or put back to what they were a while ago. One or two in a run:
+    /// of more nothing would be left to look at.
+    pub(super) fn damage(&mut self) {
+        for _ in 0..1 + self.dice.below(2) {
+            let (at, node) = (self.moment(), self.node());
+            let earlier = Mono(self.dice.below(at.0.max(1)));
+            if self.dice.chance(50) {
+                self.at(earlier, Action::BackUp(node));
+            }
+            match self.dice.below(6) {
+                0 => self.at(at, Action::ReplaceDisk(node)),
+                1 => {
+                    self.at(earlier, Action::BackUp(node));
+                    self.at(at, Action::PutBack(node));
+                }
+                _ => {
+                    let kind = self.dice.one_of(&Damage::ALL);
+                    let permille = self.dice.below(1_000);
+                    self.at(at, Action::Damage(node, kind, permille));
                 }
             }
         }

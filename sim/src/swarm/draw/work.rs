@@ -8,7 +8,7 @@ use dpc_core::time::{Mono, Span};
 
 use super::super::action::{Action, Pushed};
 use super::Draw;
-use crate::world::{Mode, Wish, World, object_id};
+use crate::world::{BadEmits, Forgery, Mode, Wish, World, object_id};
 
 /// The types that objects have.
 const TYPES: [&str; 5] = ["img", "doc.text", "doc.pdf", "doc.pdf.signed", "sound"];
@@ -152,9 +152,14 @@ impl Draw<'_> {
 
     /// What clients do that are in error, or mean harm.
     pub(super) fn clients(&mut self) {
-        for _ in 0..self.some(&[2, 10]) {
+        for _ in 0..self.some(&[2, 10, 30]) {
             let at = self.moment();
             let client = self.dice.index(8);
+            if self.dice.chance(70) {
+                let action = self.misuse(client);
+                self.at(at, action);
+                continue;
+            }
             let first = self.dice.one_of(&[
                 Mode::Finalise,
                 Mode::Release,
@@ -163,6 +168,26 @@ impl Draw<'_> {
             ]);
             let second = self.dice.chance(50).then_some(Mode::Reject);
             self.at(at, Action::SettleTwice { client, first, second });
+        }
+    }
+
+    fn misuse(&mut self, client: usize) -> Action {
+        let (node, ago) = (self.node(), self.dice.index(64));
+        match self.dice.below(7) {
+            0 => Action::SettleOld { node, ago },
+            1 => Action::SettleMixed { node, ago },
+            2 => {
+                use Forgery::{Epoch, Incarnation, Lane, Number};
+                let how = self.dice.one_of(&[Number, Epoch, Incarnation, Lane]);
+                Action::SettleForged { node, ago, how }
+            }
+            3 => Action::SettleOfOther(client, self.dice.index(8)),
+            4 => {
+                use BadEmits::{Reused, TooLarge, Twice};
+                Action::BadEmits(client, self.dice.one_of(&[TooLarge, Twice, Reused]))
+            }
+            5 => Action::BadSubscribe(client),
+            _ => Action::Extend(client),
         }
     }
 

@@ -8,9 +8,10 @@ use dpc_core::ids::ObjectId;
 use runtime::node::Order;
 
 use super::{
-    SOON, client, client_with, finish, net, next, object, push_many, task, until_links, wait,
+    SOON, Sign, client, client_with, finish, net, next, object, push_many, task, until,
+    until_links, until_stored, wait,
 };
-use crate::net::{Ill, Power};
+use crate::net::{Ill, Net, Power};
 use crate::world::State;
 
 /// Every connection is reset again and again, in the middle of streams, while objects are pushed,
@@ -56,23 +57,21 @@ pub(super) fn resets() {
 /// learns that it is stored; there is one object.
 pub(super) fn lost_answer() {
     let mut net = net(&[&[]]);
+    let (first, cut) = (Sign::new(), Sign::new());
+    let (answered, deaf) = (first.clone(), cut.clone());
     let pushed = task(&mut net, "sender", |world| async move {
         let client = client(&world, "sender", &[0]);
         client.push(object(&world, 1, "img", "first")).await.expect("stored");
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        answered.give();
+        deaf.given().await;
         client.push(object(&world, 2, "img", "second")).await
     });
-    let first = |net: &mut crate::net::Net<'_>| {
-        net.world.lock().checks.model.lanes().any(|lane| lane.things().count() == 1)
-    };
-    assert!(net.run_until(SOON, first), "the first push is stored");
-    net.run_for(Duration::from_millis(100));
+    until(&mut net, "an answer to the first push", &first);
     net.make_ill("n1", "sender", Ill::CutOneWay);
-    let second = |net: &mut crate::net::Net<'_>| {
-        net.world.lock().checks.model.lanes().any(|lane| lane.things().count() == 2)
-    };
-    assert!(net.run_until(SOON, second), "the second push arrives and is stored");
-    net.run_for(Duration::from_millis(100));
+    cut.give();
+    until_stored(&mut net, 0, 2);
+    let given_up = |net: &mut Net<'_>| net.world.wires.count("sender", "n1") == 0;
+    assert!(net.run_until(SOON, given_up), "the connection is silent, and is given up");
     net.heal("n1", "sender");
     let receipt = wait(&mut net, SOON, "the second answer", &pushed).expect("stored");
     assert_eq!(receipt.stored.status, PushStatus::AlreadyExists, "it was sent twice");
@@ -112,29 +111,35 @@ pub(super) fn list_of_nodes() {
 pub(super) fn drain() {
     let mut net = net(&[&[], &[0]]);
     until_links(&mut net, 0, 1, SOON);
+    let (first, drained, some) = (Sign::new(), Sign::new(), Sign::new());
+    let (answered, gone, settled) = (first.clone(), drained.clone(), some.clone());
     let pushed = task(&mut net, "sender", |world| async move {
         let client = client(&world, "sender", &[0, 1]);
         let first = push_many(&world, &client, 0, 50, "img").await;
         assert!(first.iter().all(|receipt| receipt.is_ok()));
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        answered.give();
+        gone.given().await;
         let later = push_many(&world, &client, 50, 10, "img").await;
         later.into_iter().map(|receipt| receipt.expect("stored").stored.node.to_string()).collect()
     });
-    net.run_for(Duration::from_millis(1_000));
+    until(&mut net, "answers to the first pushes", &first);
     let received = task(&mut net, "receiver", |world| async move {
         let client = client(&world, "receiver", &[1]);
         let subscription = client.subscribe(["img"]).await.expect("subscribes");
-        for _ in 0..60 {
+        for n in 0..60 {
+            if n == 10 {
+                settled.give();
+            }
             // So slow that most of them wait still when the node is told to drain.
             tokio::time::sleep(Duration::from_millis(20)).await;
             next(&subscription).await.finalise().await.expect("settles");
         }
     });
-    net.run_for(Duration::from_millis(300));
+    until(&mut net, "some settles", &some);
     net.order(0, Order::Drain);
-    let down =
-        |net: &mut crate::net::Net<'_>| matches!(net.world.lock().nodes[0].state, State::Down);
+    let down = |net: &mut Net<'_>| matches!(net.world.lock().nodes[0].state, State::Down);
     assert!(net.run_until(Duration::from_secs(10), down), "the node ends by itself");
+    drained.give();
     let nodes: BTreeSet<String> = wait(&mut net, SOON, "later pushes", &pushed);
     assert_eq!(nodes, BTreeSet::from(["n2".to_owned()]));
     wait(&mut net, SOON, "all objects", &received);

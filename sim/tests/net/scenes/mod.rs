@@ -14,6 +14,7 @@ use dpc_client::proto::v1;
 use dpc_client::{Client, Delivery, Error, Object, Options, Receipt, Subscription};
 use dpc_core::ids::ObjectId;
 use libtest_mimic::Trial;
+use tokio::sync::watch;
 
 use crate::client::{object_of, options, push_of};
 use crate::closing;
@@ -104,6 +105,40 @@ where
         }
     });
     Task(result)
+}
+
+/// Something that has happened on one side of the simulation and is waited for on the other.
+#[derive(Clone)]
+struct Sign(watch::Sender<bool>);
+
+impl Sign {
+    fn new() -> Self {
+        Self(watch::Sender::new(false))
+    }
+
+    fn give(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// A host waits for it.
+    async fn given(&self) {
+        let waits = self.0.subscribe().wait_for(|given| *given).await.map(drop);
+        waits.expect("this sign is there as long as somebody waits for it");
+    }
+}
+
+/// Steps until a host has given a sign.
+fn until(net: &mut Net<'_>, what: &str, sign: &Sign) {
+    let given = net.run_until(SOON, |_| *sign.0.borrow());
+    assert!(given, "{what}: not in {SOON:?}; {:?}", net.broken());
+}
+
+/// Steps until the log of a node says that it has so many objects.
+fn until_stored(net: &mut Net<'_>, node: usize, count: usize) {
+    let lane = net.world.lock().nodes[node].lane;
+    let stored =
+        |net: &mut Net<'_>| net.world.lock().checks.model.lane(lane).things().count() >= count;
+    assert!(net.run_until(SOON, stored), "{count} objects at n{}; {:?}", node + 1, net.broken());
 }
 
 /// Steps until a task is done.

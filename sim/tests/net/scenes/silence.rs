@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{SOON, client, finish, net, next, object, push_many, task, until_links, wait};
+use super::{
+    SOON, Sign, client, finish, net, next, object, push_many, task, until, until_links,
+    until_stored, wait,
+};
 use crate::net::{Ill, Power};
 use crate::node::quick_bounds;
 
@@ -83,9 +86,12 @@ pub(super) fn one_way() {
 pub(super) fn partition() {
     let mut net = net(&[&[], &[0]]);
     until_links(&mut net, 0, 1, SOON);
+    let subscribed = Sign::new();
+    let told = subscribed.clone();
     let received = task(&mut net, "receiver", |world| async move {
         let client = client(&world, "receiver", &[1]);
         let subscription = client.subscribe(["img"]).await.expect("subscribes");
+        told.give();
         let mut ids = std::collections::BTreeSet::new();
         while ids.len() < 40 {
             let delivery = next(&subscription).await;
@@ -93,13 +99,13 @@ pub(super) fn partition() {
             assert!(ids.insert(delivery.id()), "settled twice");
         }
     });
-    net.run_for(Duration::from_millis(300));
+    until(&mut net, "a subscription", &subscribed);
     let pushed = task(&mut net, "sender", |world| async move {
         let client = client(&world, "sender", &[0]);
         push_many(&world, &client, 0, 40, "img").await.into_iter().all(|receipt| receipt.is_ok())
     });
     // In the middle of the pushes, with handoffs on their way.
-    net.run_for(Duration::from_millis(120));
+    until_stored(&mut net, 1, 1);
     net.make_ill("n1", "n2", Ill::Cut);
     assert!(wait(&mut net, SOON, "the pushes", &pushed), "the cut is no affair of this client");
     until_links(&mut net, 0, 0, SOON);

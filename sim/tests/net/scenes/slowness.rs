@@ -10,10 +10,11 @@ use runtime::edge::Dial;
 use tokio::sync::mpsc;
 use tonic::transport::{Endpoint, Uri};
 use tower::service_fn;
+use v1::session_response::Response;
 
 use super::{
-    SOON, client, client_with, finish, net, net_of, next, object, push_many, task, until_links, up,
-    wait,
+    SOON, Sign, client, client_with, finish, net, net_of, next, object, push_many, task, until,
+    until_links, until_stored, up, wait,
 };
 use crate::net::{Ill, Plan};
 use crate::node::clients_address;
@@ -27,6 +28,8 @@ const BODY: usize = 256 << 10;
 pub(super) fn deaf_subscriber() {
     const COUNT: u64 = 90;
     let mut net = net(&[&[]]);
+    let (subscribed, everything) = (Sign::new(), Sign::new());
+    let (told, over) = (subscribed.clone(), everything.clone());
     let deaf = task(&mut net, "deaf", |world| async move {
         let (requests, mut responses) = raw_session(&world, "deaf").await;
         let subscribe = v1::Subscribe {
@@ -39,7 +42,9 @@ pub(super) fn deaf_subscriber() {
         let item = Some(v1::session_item::Item::Subscribe(subscribe));
         let items = vec![v1::SessionItem { seq: 1, item }];
         requests.send(v1::SessionRequest { items }).await.expect("the stream is open");
-        tokio::time::sleep(Duration::from_secs(25)).await;
+        while !matches!(heard(&mut responses).await, Response::Answers(_)) {}
+        told.give();
+        over.given().await;
         // Now it reads: what was sent before, and then why nothing more comes.
         loop {
             match responses.message().await {
@@ -49,7 +54,7 @@ pub(super) fn deaf_subscriber() {
             }
         }
     });
-    net.run_for(Duration::from_millis(200));
+    until(&mut net, "a subscription", &subscribed);
     let pushed = task(&mut net, "sender", |world| async move {
         let client = client(&world, "sender", &[0]);
         let text = "x".repeat(BODY);
@@ -71,6 +76,7 @@ pub(super) fn deaf_subscriber() {
         quick
     });
     let quick = wait(&mut net, Duration::from_secs(30), "everything at the other", &other);
+    everything.give();
     assert!(quick < Duration::from_millis(500), "another type waited for {quick:?}");
     let why = wait(&mut net, Duration::from_secs(30), "the deaf one's end", &deaf);
     assert!(why.contains("read"), "it is told why: {why}");
@@ -87,14 +93,17 @@ pub(super) fn slow_link() {
     let mut net = net_of(plan);
     until_links(&mut net, 0, 1, SOON);
     net.world.wires.throttle("n1", "n2", Some(300_000));
+    let subscribed = Sign::new();
+    let opened = subscribed.clone();
     let all = task(&mut net, "receiver", |world| async move {
         let client = client(&world, "receiver", &[1]);
         let subscription = client.subscribe(["img"]).credit(64).await.expect("subscribes");
+        opened.give();
         for _ in 0..16 {
             next(&subscription).await.finalise().await.expect("settles");
         }
     });
-    net.run_for(Duration::from_millis(300));
+    until(&mut net, "a subscription", &subscribed);
     let told = task(&mut net, "asker", |world| async move {
         let patient = |options: dpc_client::Options| options.answer_timeout(Duration::from_secs(9));
         let client = client_with(&world, "asker", &[0], patient);
@@ -131,25 +140,35 @@ fn first_id(world: &World) -> ObjectId {
 pub(super) fn held() {
     let mut net = net(&[&[], &[0]]);
     until_links(&mut net, 0, 1, SOON);
+    let subscribed = Sign::new();
+    let told = subscribed.clone();
     let received = task(&mut net, "receiver", |world| async move {
         let client = client(&world, "receiver", &[1]);
         let subscription = client.subscribe(["img"]).await.expect("subscribes");
+        told.give();
         for _ in 0..30 {
             next(&subscription).await.finalise().await.expect("settles");
         }
     });
-    net.run_for(Duration::from_millis(300));
+    until(&mut net, "a subscription", &subscribed);
     let pushed = task(&mut net, "sender", |world| async move {
         let client = client(&world, "sender", &[0]);
         push_many(&world, &client, 0, 30, "img").await.into_iter().all(|receipt| receipt.is_ok())
     });
-    net.run_for(Duration::from_millis(60));
+    // In the middle of the pushes, with handoffs on their way.
+    until_stored(&mut net, 1, 1);
     net.make_ill("n1", "n2", Ill::Held);
     net.run_for(Duration::from_millis(1_500));
     net.heal("n1", "n2");
     assert!(wait(&mut net, SOON, "the pushes", &pushed));
     wait(&mut net, Duration::from_secs(20), "all objects", &received);
     finish(net);
+}
+
+/// The next thing a node says in a session.
+async fn heard(responses: &mut tonic::Streaming<v1::SessionResponse>) -> Response {
+    let message = responses.message().await.expect("the stream is well");
+    message.and_then(|m| m.response).expect("the node has something to say")
 }
 
 /// A session as the wire has it, without the library that always reads.
