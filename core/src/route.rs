@@ -369,10 +369,7 @@ impl Core {
                     true if self.leases_are_full() => Refused::MemoryFull,
                     _ => Refused::NoCredit,
                 };
-                Candidate {
-                    who: Arc::clone(&self.subs.group(*g).who),
-                    refused,
-                }
+                Candidate { who: Arc::clone(&self.subs.group(*g).who), refused }
             })
             .collect();
         let name = &self.queues.ty(q.ty).name;
