@@ -240,6 +240,40 @@ async fn a_node_that_restarts_in_time_keeps_its_lane() {
 }
 
 #[tokio::test]
+async fn nobody_is_declared_dead_because_the_store_was_away() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = folder();
+    let a = start(folder.path(), "a", &server, &[]);
+    let b = start(folder.path(), "b", &server, &[&a]);
+    // Beats of both are in the list before it is lost.
+    for node in [&a, &b] {
+        node.json(&["push", "t.Before", "--data", "before"]).await;
+    }
+    server.order("pause");
+    let says = async |node: &Node, what: &str| {
+        wait_until(what, async || {
+            let log = node.log();
+            if log.contains(what) { Ok(()) } else { Err(log) }
+        })
+        .await;
+    };
+    // That is said after longer than `dead_after`.
+    says(&a, "the list of lanes cannot be read").await;
+    says(&b, "the list of lanes cannot be read").await;
+    server.order("resume");
+    says(&a, "the list of lanes can be read again").await;
+    says(&b, "the list of lanes can be read again").await;
+    for node in [&a, &b] {
+        let pushed = node.json(&["push", "t.After", "--data", "after"]).await;
+        assert_eq!(pushed[0]["status"], "stored");
+        let (owner, epoch, state) = lane(&server, &node.ready.lane).await;
+        assert_eq!((owner.as_str(), epoch, state.as_str()), (&*node.ready.node, 1, "owned"));
+    }
+    let taken = b.json(&["subscribe", "t.*", "--count", "4"]).await;
+    assert_eq!(taken.len(), 4, "what both of them hold is delivered");
+}
+
+#[tokio::test]
 async fn a_rescued_disk_is_emptied_by_another_node_and_never_served_again() {
     let folder = folder();
     let mut lost = Node::start(folder.path(), "lost", &[]);

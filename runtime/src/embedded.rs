@@ -21,7 +21,7 @@ use crate::edge::{Clock, Entropy, Index, Listen, OsEntropy, TcpDial, TcpListen};
 use crate::failover::{OwnLane, take_own_lane};
 use crate::history::{History, HistoryOptions};
 use crate::node::{
-    self, Addresses, Bounds, Chance, Data, NodeError, Order, Ready, Reports, Rescued, Setup,
+    self, Addresses, Bounds, Chance, Data, NodeError, Order, Pace, Ready, Reports, Rescued, Setup,
     Shared, Sockets,
 };
 use crate::recorder::RecorderPlace;
@@ -64,13 +64,13 @@ pub async fn serve(
     if config.store.kind == StoreKind::Embedded {
         return serve_embedded(config, start, sockets, orders, ready).await;
     }
-    let mut addresses = Addresses::default();
+    let (mut addresses, mut fenced) = (Addresses::default(), false);
     loop {
         let tell = |told: &Ready| {
             addresses = told.addresses.clone();
             ready(told);
         };
-        let ended = serve_postgres(config, start, sockets, orders.clone(), tell).await;
+        let ended = serve_postgres(config, (start, fenced), sockets, orders.clone(), tell).await;
         let Err(NodeError::Fenced { lane, epoch }) = ended else { return ended };
         tracing::error!(
             "fenced: another node has taken over lane {lane}, with epoch {epoch}; this one comes \
@@ -80,6 +80,7 @@ pub async fn serve(
             return ended;
         }
         sockets = listen_again(&addresses).await?;
+        fenced = true;
     }
 }
 
@@ -109,7 +110,7 @@ async fn serve_embedded(
 /// except for which lane it is.
 async fn serve_postgres(
     config: &Config,
-    start: &Start,
+    (start, fenced): (&Start, bool),
     sockets: Sockets<TcpListen, TcpDial>,
     orders: watch::Receiver<Order>,
     ready: impl FnOnce(&Ready),
@@ -138,9 +139,10 @@ async fn serve_postgres(
     };
     let incarnation = owner.incarnation;
     let database = PostgresDatabase::open(options, owner)?;
-    let (name, patience) = (setup.name.clone(), config.store.patience.0);
+    let name = (!fenced).then_some(&setup.name);
+    let patience = config.store.patience.0;
     let (own, shared) =
-        join(config, Box::new(database), &mut seat, KIND, (&name, incarnation, patience)).await?;
+        join(config, Box::new(database), &mut seat, KIND, (name, incarnation, patience)).await?;
     let setup = Setup { lane: seat.lane(), ..setup };
     // The disk under the lane is the database's own: it refuses when it is full.
     let free = Box::new(|| None);
@@ -155,11 +157,10 @@ async fn join<S: SharedLane>(
     mut store: Box<dyn SharedStore<Lane = S> + Send>,
     seat: &mut Seat,
     kind: &str,
-    (name, incarnation, patience): (&Name, Incarnation, Duration),
+    (name, incarnation, patience): (Option<&Name>, Incarnation, Duration),
 ) -> Result<(S, Shared<S, IndexDb>), NodeError> {
     let OwnLane { store: own, claimed } =
         take_own_lane(store.as_mut(), seat, kind, name, patience).await?;
-    let given = &config.limits;
     let adopted = config.data_dir.join("adopted");
     remove(&adopted)?;
     let open_index = Box::new(move |lane: LaneId| {
@@ -167,16 +168,7 @@ async fn join<S: SharedLane>(
         remove(&place)?;
         IndexDb::open(&place, lane)
     });
-    let shared = Shared {
-        store,
-        incarnation,
-        claimed,
-        self_fence_after: Span::from(given.self_fence_after.0),
-        heartbeat: Span::from(given.heartbeat.0),
-        dead_after: Span::from(given.dead_after.0),
-        adopted_max: given.adopted_lanes as usize,
-        open_index,
-    };
+    let shared = Shared { store, incarnation, claimed, pace: pace(config), open_index, beats: 0 };
     Ok((own, shared))
 }
 
@@ -307,6 +299,17 @@ pub fn limits(config: &Config) -> Limits {
     }
 }
 
+/// How the node watches others on its store, as configured.
+pub(crate) fn pace(config: &Config) -> Pace {
+    let given = &config.limits;
+    Pace {
+        self_fence_after: Span::from(given.self_fence_after.0),
+        heartbeat: Span::from(given.heartbeat.0),
+        dead_after: Span::from(given.dead_after.0),
+        adopted_max: given.adopted_lanes as usize,
+    }
+}
+
 /// The edges' bounds as configured.
 fn bounds(config: &Config) -> Bounds {
     let given = &config.limits;
@@ -346,7 +349,8 @@ pub(crate) fn setup(config: &Config, lane: LaneId) -> Result<Setup, NodeError> {
 /// Where the flight recorder writes; with too little room there is none.
 fn recorder(config: &Config) -> Option<RecorderPlace> {
     let bytes = config.limits.recorder_bytes.0;
-    (bytes > 0).then(|| RecorderPlace { dir: config.data_dir.join("recorder"), bytes })
+    let reserve = config.limits.disk_reserve.0;
+    (bytes > 0).then(|| RecorderPlace { dir: config.data_dir.join("recorder"), bytes, reserve })
 }
 
 fn history(

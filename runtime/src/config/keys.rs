@@ -280,6 +280,7 @@ mod tests {
         let mut config = Config { node_name, ..Config::default() };
         config.retention.parked = Some(Period::hours(1));
         config.store.url = Some("postgresql://localhost/dpc".to_owned());
+        config.listen.advertise = Some("a:1".parse().expect("an address"));
         let mut found = Vec::new();
         flatten("", &table_of(&config), &mut found);
         let mut known: Vec<_> = keys().map(|key| key.name.to_owned()).collect();

@@ -302,7 +302,9 @@ fn every_limit_reaches_exactly_one_bound_of_the_node() {
         let lane = dpc_core::ids::LaneId([1; 16]);
         let setup = crate::embedded::setup(config, lane).expect("a valid configuration");
         let (reserve, recorder) = (setup.disk_reserve, setup.recorder);
-        let all = format!("{:#?}\n{:#?}\n{reserve}\n{recorder:?}", setup.limits, setup.bounds);
+        let pace = crate::embedded::pace(config);
+        let (limits, bounds) = (setup.limits, setup.bounds);
+        let all = format!("{limits:#?}\n{bounds:#?}\n{pace:#?}\n{reserve}\n{recorder:?}");
         all.lines().map(str::to_owned).collect::<Vec<_>>()
     };
     let node_name = Some("a".parse().expect("a name"));
