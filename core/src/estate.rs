@@ -265,6 +265,7 @@ impl Core {
         }
         if moving.is_empty() {
             self.transfers.outgoing.remove(&n);
+            self.stir_crowded();
             return fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
         }
         self.write_estate_moved(n, id, peer, moving);

@@ -144,6 +144,10 @@ impl Core {
         for (i, (slots, objects, _)) in batches {
             self.offer(ways[i].link, ways[i].key.clone(), slots, objects, fx);
         }
+        let is_full = |way: &Way| self.transfers.outstanding(way.link).0 >= OFFERS_MAX;
+        if ways.iter().any(|way| way.open > 0 && is_full(way)) {
+            self.transfers.crowded.insert(queue);
+        }
         self.want_page(queue, fx);
     }
 
@@ -183,7 +187,7 @@ impl Core {
         if local {
             let groups = &self.queues.get(self.memory.get(slot).queue).groups;
             candidates.extend(groups.iter().take(8).map(|g| Candidate {
-                who: format!("subscription {}", self.subs.group(*g).key).into(),
+                who: Arc::clone(&self.subs.group(*g).who),
                 refused: Refused::NoCredit,
             }));
         }
@@ -365,16 +369,13 @@ impl Core {
                     true if self.leases_are_full() => Refused::MemoryFull,
                     _ => Refused::NoCredit,
                 };
-                Candidate {
-                    who: format!("subscription {}", self.subs.group(*g).key).into(),
-                    refused,
-                }
+                Candidate { who: Arc::clone(&self.subs.group(*g).who), refused }
             })
             .collect();
         let name = &self.queues.ty(q.ty).name;
         let handled = self.subs.matching(name).into_iter().filter(|g| !q.groups.contains(g));
         candidates.extend(handled.take(16).map(|g| Candidate {
-            who: format!("subscription {}", self.subs.group(g).key).into(),
+            who: Arc::clone(&self.subs.group(g).who),
             refused: Refused::Handled,
         }));
         for way in self.ways(queue).into_iter().take(16) {

@@ -16,7 +16,7 @@ use crate::names::Name;
 use crate::object::{Entity, Hash16, Push, SettleMark, Token};
 use crate::planted::{Bug, planted};
 use crate::push::PushedBefore;
-use crate::record::{End, Ending, Entry, How};
+use crate::record::{End, Ending, How};
 use crate::refusal::{Code, Refusal};
 use crate::resolve::{Known, Stored};
 use crate::store::RECORD_BYTES_MAX;
@@ -396,9 +396,11 @@ impl Core {
 
     /// Writes the end of an object that is in nobody's hands. It leaves memory with the commit.
     pub(crate) fn end(&mut self, slot: Slot, ending: Ending, by: Option<Name>) {
-        let live = self.memory.get(slot);
+        let live = self.memory.get_mut(slot);
         let (was, ty) = (live.at, self.queues.get(live.queue).ty);
-        let end = end_of(&live.object, Some(was), ending, by, self.now.wall);
+        // The marks are lent to the end while that is written.
+        let marks = std::mem::take(&mut live.object.marks);
+        let end = End { marks, ..end_of(&live.object, Some(was), ending, by, self.now.wall) };
         let books = &mut self.queues.ty_mut(ty).books;
         match &end.ending {
             Ending::Final => books.finalised += 1,
@@ -407,7 +409,8 @@ impl Core {
         }
         let (id, at_wall) = (end.id, end.at);
         let shadow = matches!(end.ending, Ending::Moved(_));
-        let at = self.lane.write(&Entry::End(Box::new(end)));
+        let at = self.lane.write_end(&end);
+        self.memory.get_mut(slot).object.marks = end.marks;
         self.catalogue.take(was, Shelf::Memory);
         if shadow {
             self.catalogue.put(was, Shelf::Shadow, was);

@@ -51,6 +51,8 @@ struct Disk {
     rows: BTreeMap<RecordNumber, Row>,
     late: Vec<Late>,
     fault: Option<Fault>,
+    /// Appends that a fault or want of room has spoilt so far.
+    failures: u64,
     /// The next read fails.
     read_fails: bool,
     bytes_max: u64,
@@ -116,6 +118,7 @@ impl SimDisk {
             rows: BTreeMap::new(),
             late: Vec::new(),
             fault: None,
+            failures: 0,
             read_fails: false,
             bytes_max: u64::MAX,
             stalled_until: Mono(0),
@@ -185,6 +188,11 @@ impl SimDisk {
     /// Makes the next append end this way.
     pub fn fail_next(&self, fault: Fault) {
         self.lock().fault = Some(fault);
+    }
+
+    /// Appends that a fault or want of room has spoilt so far.
+    pub fn failures(&self) -> u64 {
+        self.lock().failures
     }
 
     /// Makes the next read fail.
@@ -339,7 +347,9 @@ impl Disk {
         }
         let full = self.is_full(record.len()).then_some(Fault::Full);
         let lost = || StoreError::Io("the answer of the store was lost".into());
-        match full.or_else(|| self.fault.take()) {
+        let fault = full.or_else(|| self.fault.take());
+        self.failures += u64::from(fault.is_some());
+        match fault {
             None => {
                 self.head_hash = hash_of(&record);
                 self.write(number, record, true);

@@ -137,8 +137,7 @@ impl<'a> Net<'a> {
             lives: 0,
             state: State::Starting,
             order: watch::Sender::new(Order::Run),
-            excused: false,
-            limited: false,
+            failures: 0,
         });
     }
 
@@ -190,8 +189,7 @@ impl<'a> Net<'a> {
         let name = self.name(node);
         self.sim.crash(name.as_str());
         let facts = &mut *self.world.lock();
-        // A fault that is still to come has its excuse still.
-        let excused = how.is_err() && facts.nodes[node].take_excuse();
+        let excused = facts.nodes[node].was_failed();
         let ordered = *facts.nodes[node].order.borrow() != Order::Run;
         facts.nodes[node].state = State::Down;
         match how {

@@ -46,6 +46,7 @@ async fn run(world: &World, number: usize, seed: u64, bounds: Bounds) -> Result<
     let life = {
         let node = &mut world.lock().nodes[number];
         node.lives += 1;
+        node.failures = node.disk.failures();
         (node.state, node.order) = (State::Starting, order);
         node.lives
     };

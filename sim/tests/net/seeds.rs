@@ -1,14 +1,18 @@
 //! Runs many seeds, or tells one.
+//!
+//! Each of many seeds runs in a process of its own. The order in which tokio drops the tasks of a
+//! killed host comes from a counter of the whole process, so a seed that ran beside or after others
+//! would not be the one that `--seed` shows.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
-use sim::coverage::Coverage;
 use tracing::Level;
 
 use crate::swarm::{self, Report};
@@ -89,7 +93,12 @@ pub(crate) enum Order {
     One(u64, Level),
     /// One seed as the determinism test tells it.
     Tell(u64),
+    /// One seed, whose report another process reads.
+    Report(u64),
 }
+
+/// Asks this program to run a seed and to write its report.
+const REPORT: &str = "--report";
 
 impl Order {
     /// Reads the command line; `None` if it is for the test runner.
@@ -113,6 +122,7 @@ impl Order {
                 Self::One(number(seed)?, level?)
             }
             [determinism::TELL, seed] => Self::Tell(number(seed)?),
+            [REPORT, seed] => Self::Report(number(seed)?),
             _ => return Ok(None),
         }))
     }
@@ -143,6 +153,10 @@ impl Order {
                 determinism::tell(seed);
                 ExitCode::SUCCESS
             }
+            Self::Report(seed) => {
+                print!("{}", written(&swarm::run(seed)));
+                ExitCode::SUCCESS
+            }
         }
     }
 }
@@ -170,10 +184,24 @@ pub(crate) fn kept() -> Result<(), Failed> {
     all.verdict()
 }
 
+/// A report as text: each count, the simulated time, and what was broken at the end.
+fn written(report: &Report) -> String {
+    let mut text = String::new();
+    for (name, count) in report.coverage.table() {
+        writeln!(text, "saw {count} {name}").expect("a string takes everything");
+    }
+    let micros = report.simulated.as_micros();
+    writeln!(text, "simulated {micros}").expect("a string takes everything");
+    if let Some(what) = &report.broken {
+        writeln!(text, "broken {what}").expect("a string takes everything");
+    }
+    text
+}
+
 /// What a set of runs gave.
 #[derive(Default)]
 struct All {
-    coverage: Coverage,
+    seen: BTreeMap<String, u64>,
     failed: Vec<u64>,
     runs: u64,
     simulated: Duration,
@@ -181,21 +209,35 @@ struct All {
 }
 
 impl All {
-    fn add(&mut self, seed: u64, report: Option<Report>) {
-        self.runs += 1;
-        let Some(report) = report else { return self.failed.push(seed) };
-        self.coverage.merge(&report.coverage);
-        self.simulated += report.simulated;
-        if let Some(what) = report.broken {
-            println!("seed {seed}: {what}\n  {}", again(seed));
-            self.failed.push(seed);
+    /// Adds a report as it was written. An error says why it is none.
+    fn add(&mut self, seed: u64, report: &str) -> Result<(), String> {
+        let mut whole = false;
+        for line in report.lines() {
+            let (what, rest) = line.split_once(' ').ok_or_else(|| format!("a report: {line}"))?;
+            match (what, rest.split_once(' ')) {
+                ("saw", Some((count, name))) => {
+                    let count: u64 = count.parse().map_err(|_| format!("a count: {line}"))?;
+                    *self.seen.entry(name.to_owned()).or_default() += count;
+                }
+                ("simulated", _) => {
+                    let micros = rest.parse().map_err(|_| format!("a time: {line}"))?;
+                    self.simulated += Duration::from_micros(micros);
+                    whole = true;
+                }
+                ("broken", _) => {
+                    println!("seed {seed}: {rest}\n  {}", again(seed));
+                    self.failed.push(seed);
+                }
+                _ => return Err(format!("a report: {line}")),
+            }
         }
+        if whole { Ok(()) } else { Err("a report that ends too soon".to_owned()) }
     }
 
     /// What never occurred, of what these lists name.
     fn missing(&self, lists: &[&[&'static str]]) -> Vec<&'static str> {
         let names = lists.iter().copied().flatten().copied();
-        names.filter(|name| self.coverage.get(name) == 0).collect()
+        names.filter(|name| self.seen.get(*name).is_none_or(|count| *count == 0)).collect()
     }
 
     fn verdict(&self) -> Result<(), Failed> {
@@ -207,7 +249,9 @@ impl All {
 
     fn print(&self) {
         let (simulated, real) = (self.simulated.as_secs_f64(), self.real.as_secs_f64());
-        println!("{}", self.coverage);
+        for (name, count) in self.seen.iter().filter(|(_, count)| **count > 0) {
+            println!("{name:<42}{count:>10}");
+        }
         println!(
             "{} seeds, {} of them failed; {simulated:.0} s of simulated time in {real:.0} s",
             self.runs,
@@ -221,7 +265,7 @@ fn again(seed: u64) -> String {
     format!("cargo sim --seed {seed} --trace")
 }
 
-/// Runs seeds on every processor. One seed is one thread, and knows nothing of the others.
+/// Runs seeds on every processor, each in a process of its own.
 #[expect(clippy::disallowed_methods, reason = "how long the machine takes is told to people only")]
 fn run(seeds: &[u64]) -> All {
     let began = Instant::now();
@@ -234,11 +278,13 @@ fn run(seeds: &[u64]) -> All {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(&seed) = seeds.get(at) else { return };
-                    let report = catch_unwind(AssertUnwindSafe(|| swarm::run(seed))).ok();
-                    if report.is_none() {
-                        println!("seed {seed} panicked\n  {}", again(seed));
+                    let report = reported(seed);
+                    let mut all = all.lock().expect("nobody panics while holding it");
+                    all.runs += 1;
+                    if let Err(problem) = report.and_then(|report| all.add(seed, &report)) {
+                        println!("seed {seed}: {problem}\n  {}", again(seed));
+                        all.failed.push(seed);
                     }
-                    all.lock().expect("nobody panics while holding it").add(seed, report);
                 }
             });
         }
@@ -247,4 +293,15 @@ fn run(seeds: &[u64]) -> All {
     all.failed.sort_unstable();
     all.real = began.elapsed();
     all
+}
+
+/// The report of a seed from its process, or why there is none.
+fn reported(seed: u64) -> Result<String, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let child = Command::new(program).args([REPORT, &seed.to_string()]).output();
+    let child = child.map_err(|error| error.to_string())?;
+    if !child.status.success() {
+        return Err(format!("{}: {}", child.status, String::from_utf8_lossy(&child.stderr)));
+    }
+    String::from_utf8(child.stdout).map_err(|error| error.to_string())
 }

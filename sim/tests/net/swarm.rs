@@ -206,9 +206,9 @@ impl Swarm<'_> {
         let facts = &mut *self.net.world.lock();
         let nf = &mut facts.nodes[node];
         match what {
-            0 => nf.fail_next(Fault::SyncFails),
-            1 => nf.fail_next(Fault::UnknownNever),
-            2 => nf.fail_next(Fault::UnknownLater),
+            0 => nf.disk.fail_next(Fault::SyncFails),
+            1 => nf.disk.fail_next(Fault::UnknownNever),
+            2 => nf.disk.fail_next(Fault::UnknownLater),
             3 => nf.limit_disk(FULL_SLACK),
             4 => {
                 nf.disk.stall(now + stall);
@@ -249,7 +249,6 @@ impl Swarm<'_> {
         // Who was told to end has the time to do it, and a disk fault its last effect.
         self.net.run_for(Duration::from_secs(6));
         for node in 0..self.net.plan.peers.len() {
-            self.net.world.lock().nodes[node].excused = false;
             self.net.restart(node);
         }
     }

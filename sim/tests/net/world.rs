@@ -11,7 +11,6 @@ use dpc_core::ids::{LaneId, ObjectId, RecordNumber};
 use dpc_core::object::{Hash16, Push, Token};
 use runtime::node::Order;
 use sim::checks::Checker;
-use sim::contract::Fault;
 use sim::coverage::Coverage;
 use sim::store::SimDisk;
 use tokio::sync::watch;
@@ -72,10 +71,8 @@ pub(crate) struct NodeFacts {
     pub(crate) lives: u64,
     pub(crate) state: State,
     pub(crate) order: watch::Sender<Order>,
-    /// A fault of its disk was injected, so that it may stop by itself.
-    pub(crate) excused: bool,
-    /// Its disk is full, or nearly.
-    pub(crate) limited: bool,
+    /// Failures of its disk before this life: a new one is a reason to end.
+    pub(crate) failures: u64,
 }
 
 /// What the process of a node is doing.
@@ -136,12 +133,6 @@ impl World {
 }
 
 impl NodeFacts {
-    /// Makes the next append end this way.
-    pub(crate) fn fail_next(&mut self, fault: Fault) {
-        self.excused = true;
-        self.disk.fail_next(fault);
-    }
-
     /// Bytes of its log.
     pub(crate) fn bytes_held(&self) -> u64 {
         let (_, records) = self.disk.contents();
@@ -150,22 +141,18 @@ impl NodeFacts {
 
     /// Its disk has so many bytes left.
     pub(crate) fn limit_disk(&mut self, left: u64) {
-        self.limited = true;
         self.disk.set_bytes_max(self.bytes_held() + left);
     }
 
-    /// Whether its process may stop for a fault of the disk. One fault excuses one end, a full disk
-    /// every end.
-    pub(crate) fn take_excuse(&mut self) -> bool {
-        std::mem::take(&mut self.excused) || self.limited
+    /// Whether its disk has failed since its process began.
+    pub(crate) fn was_failed(&self) -> bool {
+        self.disk.failures() > self.failures
     }
 
     /// Its disk is well again, and has room.
     pub(crate) fn mend_disk(&mut self) {
         self.disk.forget_faults();
         self.disk.set_bytes_max(u64::MAX);
-        // It may be on its way to its end for want of room.
-        self.excused |= std::mem::take(&mut self.limited);
         self.free = u64::MAX;
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn failed_sync() {
         let long = |options: dpc_client::Options| options.give_up_after(Duration::from_secs(20));
         let client = super::client_with(&world, "sender", &[0], long);
         push_many(&world, &client, 0, 5, "img").await;
-        world.lock().nodes[0].fail_next(Fault::SyncFails);
+        world.lock().nodes[0].disk.fail_next(Fault::SyncFails);
         client.push(object(&world, 9, "img", "x")).await
     });
     let down =
