@@ -137,6 +137,12 @@ impl Members {
         }
     }
 
+    /// This process has beaten so often before it took part, while it read its lane: others count
+    /// only numbers that grow.
+    pub fn has_beaten(&mut self, count: u64) {
+        self.beat = self.beat.max(count);
+    }
+
     /// When to say [`Heard::Wake`] at the latest.
     pub fn next_wake(&self) -> Mono {
         let beat = (!self.beating).then_some(self.beat_at);

@@ -21,13 +21,13 @@ use crate::edge::{Clock, Entropy, Index, Listen, OsEntropy, TcpDial, TcpListen};
 use crate::failover::{OwnLane, take_own_lane};
 use crate::history::{History, HistoryOptions};
 use crate::node::{
-    self, Addresses, Bounds, Chance, Data, NodeError, Order, Ready, Reports, Rescued, Setup,
+    self, Addresses, Bounds, Chance, Data, NodeError, Order, Pace, Ready, Reports, Rescued, Setup,
     Shared, Sockets,
 };
 use crate::recorder::RecorderPlace;
 use crate::store::{
-    Embedded, IndexDb, Options, Part, PostgresDatabase, PostgresOptions, Seat, disk_free,
-    is_retired,
+    CassandraDatabase, CassandraOptions, Embedded, IndexDb, Options, Part, PostgresDatabase,
+    PostgresOptions, Seat, cassandra_password, disk_free, is_retired,
 };
 
 /// How long a port that was just given back is waited for.
@@ -64,13 +64,27 @@ pub async fn serve(
     if config.store.kind == StoreKind::Embedded {
         return serve_embedded(config, start, sockets, orders, ready).await;
     }
-    let mut addresses = Addresses::default();
+    let (mut addresses, mut fenced) = (Addresses::default(), false);
     loop {
         let tell = |told: &Ready| {
             addresses = told.addresses.clone();
             ready(told);
         };
-        let ended = serve_postgres(config, start, sockets, orders.clone(), tell).await;
+        let ended = match config.store.kind {
+            StoreKind::Cassandra => {
+                let open = |owner| CassandraDatabase::open(cassandra_options(config), owner);
+                let kind = ("cassandra", v1::Durability::Quorum);
+                serve_shared(config, (start, fenced), kind, open, (sockets, orders.clone()), tell)
+                    .await
+            }
+            StoreKind::Postgres => {
+                let open = |owner| PostgresDatabase::open(postgres_options(config), owner);
+                let kind = ("postgres", v1::Durability::Committed);
+                serve_shared(config, (start, fenced), kind, open, (sockets, orders.clone()), tell)
+                    .await
+            }
+            StoreKind::Embedded => unreachable!("it was served above"),
+        };
         let Err(NodeError::Fenced { lane, epoch }) = ended else { return ended };
         tracing::error!(
             "fenced: another node has taken over lane {lane}, with epoch {epoch}; this one comes \
@@ -80,6 +94,7 @@ pub async fn serve(
             return ended;
         }
         sockets = listen_again(&addresses).await?;
+        fenced = true;
     }
 }
 
@@ -105,42 +120,57 @@ async fn serve_embedded(
     run(config, setup, lane, sockets, orders, ready).await
 }
 
-/// Runs a node whose lane is in Postgres. What its folder holds can be built again from the lane,
-/// except for which lane it is.
-async fn serve_postgres(
+fn postgres_options(config: &Config) -> PostgresOptions {
+    PostgresOptions {
+        url: config.store.url.clone().expect("a checked configuration has it"),
+        create_tables: config.store.create_tables,
+        patience: config.store.patience.0,
+    }
+}
+
+fn cassandra_options(config: &Config) -> CassandraOptions {
+    CassandraOptions {
+        url: config.store.url.clone().expect("a checked configuration has it"),
+        password: cassandra_password(),
+        create_tables: config.store.create_tables,
+        patience: config.store.patience.0,
+    }
+}
+
+/// Runs a node whose lane is in a database that nodes share. What its folder holds can be built
+/// again from the lane, except for which lane it is.
+async fn serve_shared<D>(
     config: &Config,
-    start: &Start,
-    sockets: Sockets<TcpListen, TcpDial>,
-    orders: watch::Receiver<Order>,
+    (start, fenced): (&Start, bool),
+    (kind, durability): (&'static str, v1::Durability),
+    open: impl FnOnce(Owner) -> Result<D, StoreError>,
+    (sockets, orders): (Sockets<TcpListen, TcpDial>, watch::Receiver<Order>),
     ready: impl FnOnce(&Ready),
-) -> Result<(), NodeError> {
-    const KIND: &str = "postgres";
+) -> Result<(), NodeError>
+where
+    D: SharedStore<Lane: Send> + Send + 'static,
+{
     if start.restored {
         return Err(StoreError::Refused(
-            "--restored is for a data folder with an embedded store; a lane in Postgres that was \
+            "--restored is for a data folder with an embedded store; a lane in a database that was \
              restored from a backup needs a new data_dir, and its objects stay behind"
                 .into(),
         )
         .into());
     }
-    let mut seat = Seat::open(&config.data_dir, KIND)?;
-    let setup =
-        Setup { store: KIND, durability: v1::Durability::Committed, ..setup(config, seat.lane())? };
-    let options = PostgresOptions {
-        url: config.store.url.clone().expect("a checked configuration has it"),
-        create_tables: config.store.create_tables,
-        patience: config.store.patience.0,
-    };
+    let mut seat = Seat::open(&config.data_dir, kind)?;
+    let setup = Setup { store: kind, durability, ..setup(config, seat.lane())? };
     let owner = Owner {
         incarnation: Incarnation(OsEntropy.next_u64().max(1)),
         name: setup.name.clone(),
         address: advertised(config, &sockets.nodes.address()).into(),
     };
     let incarnation = owner.incarnation;
-    let database = PostgresDatabase::open(options, owner)?;
-    let (name, patience) = (setup.name.clone(), config.store.patience.0);
+    let database = open(owner)?;
+    let name = (!fenced).then_some(&setup.name);
+    let patience = config.store.patience.0;
     let (own, shared) =
-        join(config, Box::new(database), &mut seat, KIND, (&name, incarnation, patience)).await?;
+        join(config, Box::new(database), &mut seat, kind, (name, incarnation, patience)).await?;
     let setup = Setup { lane: seat.lane(), ..setup };
     // The disk under the lane is the database's own: it refuses when it is full.
     let free = Box::new(|| None);
@@ -155,11 +185,10 @@ async fn join<S: SharedLane>(
     mut store: Box<dyn SharedStore<Lane = S> + Send>,
     seat: &mut Seat,
     kind: &str,
-    (name, incarnation, patience): (&Name, Incarnation, Duration),
+    (name, incarnation, patience): (Option<&Name>, Incarnation, Duration),
 ) -> Result<(S, Shared<S, IndexDb>), NodeError> {
     let OwnLane { store: own, claimed } =
         take_own_lane(store.as_mut(), seat, kind, name, patience).await?;
-    let given = &config.limits;
     let adopted = config.data_dir.join("adopted");
     remove(&adopted)?;
     let open_index = Box::new(move |lane: LaneId| {
@@ -167,16 +196,7 @@ async fn join<S: SharedLane>(
         remove(&place)?;
         IndexDb::open(&place, lane)
     });
-    let shared = Shared {
-        store,
-        incarnation,
-        claimed,
-        self_fence_after: Span::from(given.self_fence_after.0),
-        heartbeat: Span::from(given.heartbeat.0),
-        dead_after: Span::from(given.dead_after.0),
-        adopted_max: given.adopted_lanes as usize,
-        open_index,
-    };
+    let shared = Shared { store, incarnation, claimed, pace: pace(config), open_index, beats: 0 };
     Ok((own, shared))
 }
 
@@ -307,6 +327,17 @@ pub fn limits(config: &Config) -> Limits {
     }
 }
 
+/// How the node watches others on its store, as configured.
+pub(crate) fn pace(config: &Config) -> Pace {
+    let given = &config.limits;
+    Pace {
+        self_fence_after: Span::from(given.self_fence_after.0),
+        heartbeat: Span::from(given.heartbeat.0),
+        dead_after: Span::from(given.dead_after.0),
+        adopted_max: given.adopted_lanes as usize,
+    }
+}
+
 /// The edges' bounds as configured.
 fn bounds(config: &Config) -> Bounds {
     let given = &config.limits;
@@ -346,7 +377,8 @@ pub(crate) fn setup(config: &Config, lane: LaneId) -> Result<Setup, NodeError> {
 /// Where the flight recorder writes; with too little room there is none.
 fn recorder(config: &Config) -> Option<RecorderPlace> {
     let bytes = config.limits.recorder_bytes.0;
-    (bytes > 0).then(|| RecorderPlace { dir: config.data_dir.join("recorder"), bytes })
+    let reserve = config.limits.disk_reserve.0;
+    (bytes > 0).then(|| RecorderPlace { dir: config.data_dir.join("recorder"), bytes, reserve })
 }
 
 fn history(

@@ -20,7 +20,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::driver::{Completed, Disk, Driver, Edges, Halt};
 use crate::edge::{Clock, Dial, Entropy, Index, Listen};
 use crate::failover::{Host, Randomness, rescue, take_part};
-pub use crate::failover::{OpenIndex, Shared};
+pub use crate::failover::{OpenIndex, Pace, Shared};
 use crate::history::{HistoryHandle, Report};
 use crate::link::{Links, keep_dialling};
 use crate::recorder::{self, Recorder, RecorderPlace};
@@ -80,6 +80,16 @@ pub struct Sockets<L, D> {
     pub admin: L,
     /// To other nodes.
     pub dialer: D,
+}
+
+impl<L: Listen, D> Sockets<L, D> {
+    fn addresses(&self) -> Addresses {
+        Addresses {
+            clients: self.clients.address(),
+            nodes: self.nodes.address(),
+            admin: self.admin.address(),
+        }
+    }
 }
 
 /// What a node keeps its data in.
@@ -206,24 +216,16 @@ where
         seed: random.next_u64(),
         limits: setup.limits.clone(),
         protocols: Protocols::default(),
-        fence: data.shared.as_ref().map(|shared| shared.self_fence_after),
+        fence: data.shared.as_ref().map(|shared| shared.pace.self_fence_after),
         heir: None,
     };
-    let core = recover(settings, claimed, &mut data.store, data.parts).await?;
+    let recovering = recover(settings, claimed, &mut data.store, data.parts);
+    let core = match &mut data.shared {
+        Some(shared) => shared.beat_during(recovering).await?,
+        None => recovering.await?,
+    };
     let completed = mpsc::unbounded_channel();
-    let reports = completed.0.clone();
-    let history = open_history(
-        &claimed,
-        Box::new(move |report| {
-            // The driver has ended: nobody waits for reports.
-            let _ended = reports.send(Completed::History(report));
-        }),
-    )?;
-    let history = history.map(|(handle, stands)| {
-        let told = completed.0.send(Completed::History(Report::Stands(stands)));
-        told.expect("its receiver is held here");
-        handle
-    });
+    let history = start_history(open_history, &claimed, &completed.0)?;
     let identity = Identity {
         name: setup.name,
         lane: setup.lane,
@@ -248,11 +250,7 @@ where
     let driver = Driver::new(core, Arc::clone(&hub), inbox, edges, &claimed, recorder);
     let driver = tokio::spawn(driver.run(stopped));
 
-    let addresses = Addresses {
-        clients: sockets.clients.address(),
-        nodes: sockets.nodes.address(),
-        admin: sockets.admin.address(),
-    };
+    let addresses = sockets.addresses();
     hub.set_addresses(addresses.clone());
     let connections = Connections::at_most(hub.bounds.connections);
     let entropy: Randomness = Arc::new(Mutex::new(entropy));
@@ -261,13 +259,7 @@ where
     tracing::info!(node = %identity.name, lane = %identity.lane, epoch = %identity.epoch, "ready");
     ready(&Ready { identity, addresses });
     let host = Host { hub: Arc::clone(&hub), dialer, random: entropy, stop: stop.subscribe() };
-    let mut lanes = JoinSet::new();
-    if let Some(shared) = data.shared {
-        lanes.spawn(take_part(host.clone(), shared));
-    }
-    for rescued in data.rescued {
-        lanes.spawn(rescue(host.clone(), rescued, setup.peers.clone()));
-    }
+    let mut lanes = run_other_lanes(&host, data.shared, data.rescued, &setup.peers);
     let result = live(&hub, driver, &stop, order).await;
     stop.send_replace(true);
     while lanes.join_next().await.is_some() {}
@@ -276,6 +268,47 @@ where
         tracing::info!("connections were still open when the node stopped");
     }
     result
+}
+
+/// Starts what follows the log, if anything does.
+fn start_history(
+    open_history: OpenHistory,
+    claimed: &Claimed,
+    completed: &mpsc::UnboundedSender<Completed>,
+) -> Result<Option<HistoryHandle>, NodeError> {
+    let reports = completed.clone();
+    let report = move |report| {
+        // The driver has ended: nobody waits for reports.
+        let _ended = reports.send(Completed::History(report));
+    };
+    let opened = open_history(claimed, Box::new(report))?;
+    Ok(opened.map(|(handle, stands)| {
+        let told = completed.send(Completed::History(Report::Stands(stands)));
+        told.expect("the caller holds its receiver");
+        handle
+    }))
+}
+
+/// Starts what runs the lanes of nodes that are gone.
+fn run_other_lanes<S, I, D>(
+    host: &Host<D>,
+    shared: Option<Shared<S, I>>,
+    rescued: Vec<Rescued>,
+    peers: &[String],
+) -> JoinSet<()>
+where
+    S: SharedLane + Send + 'static,
+    I: Index + Send + 'static,
+    D: Dial,
+{
+    let mut lanes = JoinSet::new();
+    if let Some(shared) = shared {
+        lanes.spawn(take_part(host.clone(), shared));
+    }
+    for one in rescued {
+        lanes.spawn(rescue(host.clone(), one, peers.to_vec()));
+    }
+    lanes
 }
 
 /// Starts the recorder. A node runs without one rather than not at all.

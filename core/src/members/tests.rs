@@ -211,3 +211,12 @@ fn a_claim_that_arrives_after_it_was_given_up_is_taken_up() {
     bench.pass(1, &[2]);
     assert_eq!(bench.done(), [Move::Claim(lane(9), Incarnation(1), Epoch(2))]);
 }
+
+#[test]
+fn beats_go_on_from_those_before_it_took_part() {
+    let mut members = Members::new(ways(1), lane(1), Epoch(1), Mono(0));
+    members.has_beaten(20);
+    let mut moves = Vec::new();
+    members.handle(Mono(0), Heard::Wake, &mut moves);
+    assert!(moves.contains(&Move::Beat(21)), "{moves:?}");
+}

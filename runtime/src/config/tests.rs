@@ -150,12 +150,11 @@ fn bad_values_name_key_value_and_what_is_accepted() {
         ("peer=a", "accepted: [[peer]] tables"),
         ("peer=a:0", "the limit is port 1 to 65535"),
         ("store.kind=sqlite", "accepted: \"embedded\" or \"cassandra\" or \"postgres\""),
-        (
-            "store.kind=cassandra",
-            "\"cassandra\" is not built yet in this version (--set); \"embedded\" and \"postgres\" are",
-        ),
+        ("store.kind=cassandra", "store.url is not set, and store.kind needs it (--set)"),
         ("store.kind=postgres", "store.url is not set, and store.kind needs it (--set)"),
         ("store.url=postgresql://db/dpc", "must be unset beside store.kind, which is embedded"),
+        ("store.url=cassandra://db/dpc", "must be unset beside store.kind, which is embedded"),
+        ("store.url=cassandra://dpc:secret@db/dpc", "without a password: that comes from"),
         ("store.url=postgresql://dpc:secret@db/dpc", "without a password: that comes from"),
         ("log.level=loud", "accepted: off, error, warn"),
         ("log.format=xml", "accepted: \"text\" or \"json\""),
@@ -302,7 +301,9 @@ fn every_limit_reaches_exactly_one_bound_of_the_node() {
         let lane = dpc_core::ids::LaneId([1; 16]);
         let setup = crate::embedded::setup(config, lane).expect("a valid configuration");
         let (reserve, recorder) = (setup.disk_reserve, setup.recorder);
-        let all = format!("{:#?}\n{:#?}\n{reserve}\n{recorder:?}", setup.limits, setup.bounds);
+        let pace = crate::embedded::pace(config);
+        let (limits, bounds) = (setup.limits, setup.bounds);
+        let all = format!("{limits:#?}\n{bounds:#?}\n{pace:#?}\n{reserve}\n{recorder:?}");
         all.lines().map(str::to_owned).collect::<Vec<_>>()
     };
     let node_name = Some("a".parse().expect("a name"));

@@ -8,6 +8,7 @@ mod guest;
 mod own;
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -38,6 +39,19 @@ const REST: Duration = Duration::from_secs(30);
 /// How long adopted lanes are given to write their last records when the process ends.
 const GUESTS_END: Duration = Duration::from_secs(10);
 
+/// How nodes that share a store watch each other.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// Without proof of ownership for so long nothing is delivered: less than `dead_after`.
+    pub self_fence_after: Span,
+    /// How often a process beats and reads.
+    pub heartbeat: Span,
+    /// Silence after which another one is taken for dead.
+    pub dead_after: Span,
+    /// Most lanes of others that a process runs at once.
+    pub adopted_max: usize,
+}
+
 /// What a node's process shares with others through its store.
 pub struct Shared<S, I> {
     /// The store.
@@ -46,16 +60,30 @@ pub struct Shared<S, I> {
     pub incarnation: Incarnation,
     /// What the claim of its own lane found.
     pub claimed: Claimed,
-    /// Without proof of ownership for so long nothing is delivered.
-    pub self_fence_after: Span,
-    /// How often it beats and reads.
-    pub heartbeat: Span,
-    /// Silence after which another one is taken for dead.
-    pub dead_after: Span,
-    /// Most lanes of others that it runs at once.
-    pub adopted_max: usize,
+    /// How it watches the others.
+    pub pace: Pace,
     /// Makes an empty index for an adopted lane.
     pub open_index: OpenIndex<I>,
+    /// How often it has beaten already.
+    pub beats: u64,
+}
+
+impl<S: SharedLane, I> Shared<S, I> {
+    /// Beats while something lasts that comes before the process takes part: the recovery of a large
+    /// lane can take longer than others wait for a sign of life.
+    pub(crate) async fn beat_during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            self.beats += 1;
+            // A beat that fails is followed by the next one.
+            self.store.beat(self.beats, Box::new(|_beaten| {}));
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = tokio::time::sleep(self.pace.heartbeat.to_std()) => {}
+            }
+        }
+    }
 }
 
 /// Makes an empty index for an adopted lane.
@@ -82,14 +110,11 @@ where
     I: Index + Send + 'static,
     D: Dial,
 {
-    let ways = Ways {
-        me: shared.incarnation,
-        heartbeat: shared.heartbeat,
-        dead_after: shared.dead_after,
-        adopted_max: shared.adopted_max,
-    };
+    let Pace { heartbeat, dead_after, adopted_max, .. } = shared.pace;
+    let ways = Ways { me: shared.incarnation, heartbeat, dead_after, adopted_max };
     let now = host.hub.clock.mono();
-    let members = Members::new(ways, host.hub.identity.lane, shared.claimed.epoch, now);
+    let mut members = Members::new(ways, host.hub.identity.lane, shared.claimed.epoch, now);
+    members.has_beaten(shared.beats);
     let (said, heard) = mpsc::unbounded_channel();
     let process = Process {
         host,
@@ -262,7 +287,7 @@ where
         let mut store = self.shared.store.lane(lane, Some(from));
         let index = (self.shared.open_index)(lane);
         let (host, said) = (self.host.clone(), self.said.clone());
-        let fence = Some(self.shared.self_fence_after);
+        let fence = Some(self.shared.pace.self_fence_after);
         let mut stop = self.host.stop.clone();
         let work = async move {
             // The process ends: nobody waits for what is said.

@@ -26,8 +26,9 @@ pub(crate) struct OwnLane<L> {
     pub(crate) claimed: Claimed,
 }
 
-/// Takes the lane of a seat, or gives the seat a new one. `kind` is the kind of the store, `name`
-/// the node's, `patience` how long the store may be away.
+/// Takes the lane of a seat, or gives the seat a new one. `kind` is the kind of the store, `patience`
+/// how long it may be away. A lane that was claimed under `name` is this node's, too; a node that
+/// was fenced gives none, or two copies of one folder would take the lane from each other for ever.
 ///
 /// # Errors
 ///
@@ -36,7 +37,7 @@ pub(crate) async fn take_own_lane<M: SharedStore + ?Sized>(
     store: &mut M,
     seat: &mut Seat,
     kind: &str,
-    name: &Name,
+    name: Option<&Name>,
     patience: Duration,
 ) -> Result<OwnLane<M::Lane>, StoreError> {
     let mut tries = 0;
@@ -86,8 +87,8 @@ pub(crate) async fn take_own_lane<M: SharedStore + ?Sized>(
 }
 
 /// The last claim was this folder's, or one that it had no time to note.
-fn is_ours(row: &LaneRow, noted: bool, name: &Name) -> bool {
-    row.state != LaneState::Retired && (noted || row.owner.name == *name)
+fn is_ours(row: &LaneRow, noted: bool, name: Option<&Name>) -> bool {
+    row.state != LaneState::Retired && (noted || name == Some(&row.owner.name))
 }
 
 fn tell_new(row: &LaneRow, old: &str, new: &str) {

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{RecorderCounts, RecorderPlace};
 use crate::cli::VERSION;
+use crate::store::disk_free;
 
 /// How the files of segments end, and those kept of panics.
 const SUFFIX: &str = "dpcrec";
@@ -43,6 +44,7 @@ pub(crate) struct Section {
 pub(super) struct Disk {
     dir: PathBuf,
     budget: u64,
+    reserve: u64,
     counts: Arc<RecorderCounts>,
     /// The files, oldest first, those of earlier starts of the node included.
     segments: VecDeque<Segment>,
@@ -75,8 +77,14 @@ impl Disk {
         }
         found.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         let segments = found.into_iter().map(|(.., segment)| segment).collect();
-        let disk =
-            Self { dir: place.dir.clone(), budget: place.bytes, counts, segments, writing: None };
+        let disk = Self {
+            dir: place.dir.clone(),
+            budget: place.bytes,
+            reserve: place.reserve,
+            counts,
+            segments,
+            writing: None,
+        };
         disk.count();
         Ok(disk)
     }
@@ -105,6 +113,13 @@ impl Disk {
             self.begin(head)?;
         }
         let bytes = chunk.seal(VERSION);
+        // A disk that cannot say how full it is is found full by the write.
+        let free = disk_free(&self.dir).unwrap_or(u64::MAX);
+        if free.saturating_sub(bytes.len() as u64) < self.reserve {
+            return Err(io::Error::other(format!(
+                "{free} bytes of the disk are free, and limits.disk_reserve is left to the node's data"
+            )));
+        }
         let Some(file) = &mut self.writing else { return Ok(()) };
         file.write_all(&bytes)?;
         let segment = self.segments.back_mut().expect("the one that is being written");

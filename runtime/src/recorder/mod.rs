@@ -46,6 +46,9 @@ pub struct RecorderPlace {
     pub dir: PathBuf,
     /// Bytes on the disk at most, besides one recording kept of a panic.
     pub bytes: u64,
+    /// Free bytes of the disk that are left to the node's data: with less, the recorder gives back
+    /// what it has and is off.
+    pub reserve: u64,
 }
 
 /// What the metrics page says of the recorder.

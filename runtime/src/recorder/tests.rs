@@ -24,6 +24,10 @@ struct Bench {
 
 impl Bench {
     fn new(dir: &Path, bytes: u64) -> Self {
+        Self::with_reserve(dir, bytes, 0)
+    }
+
+    fn with_reserve(dir: &Path, bytes: u64, reserve: u64) -> Self {
         let name = Name::new("node", "n").expect("valid");
         let settings = Settings {
             name,
@@ -43,7 +47,7 @@ impl Bench {
         };
         let mut core = Core::new(settings, claimed);
         core.start(now(0), &mut Effects::new());
-        let place = RecorderPlace { dir: dir.to_owned(), bytes };
+        let place = RecorderPlace { dir: dir.to_owned(), bytes, reserve };
         let (mut recorder, handle) = open(&place).expect("opens");
         recorder.begin(&mut core);
         Self { core, recorder, handle, at: 0 }
@@ -161,4 +165,20 @@ async fn a_disk_that_refuses_does_not_stop_the_node() {
     assert!(bench.dump().await.is_empty());
     assert!(!bench.handle.counts.on.load(Ordering::Relaxed));
     bench.push();
+}
+
+#[tokio::test]
+async fn a_disk_below_its_reserve_gets_the_recorders_room_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut before = Bench::new(dir.path(), 1 << 20);
+    (0..3_000).for_each(|_| before.push());
+    assert!(!before.dump().await.is_empty());
+    drop(before);
+    let files = || std::fs::read_dir(dir.path()).expect("it is there").count();
+    assert!(files() > 0, "the next start finds them");
+    let mut bench = Bench::with_reserve(dir.path(), 1 << 20, u64::MAX);
+    (0..3_000).for_each(|_| bench.push());
+    assert!(bench.dump().await.is_empty());
+    assert!(!bench.handle.counts.on.load(Ordering::Relaxed));
+    assert_eq!(files(), 0, "nothing of it takes room");
 }

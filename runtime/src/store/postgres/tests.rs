@@ -1,8 +1,9 @@
 //! The contract's suite against a real server, and what only a server that fails can show.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 
 use dpc_core::names::Name;
@@ -54,9 +55,17 @@ fn fresh_lane() -> LaneId {
 
 /// The store of a lane, to be claimed from whoever owns it now.
 fn open(process: &mut PostgresDatabase, lane: LaneId) -> Postgres {
-    let (tx, rx) = channel();
-    process.head(lane, Box::new(move |row| drop(tx.send(row))));
-    let row = rx.recv_timeout(WAIT).expect("an answer comes").expect("it can be read");
+    let began = std::time::Instant::now();
+    let row = loop {
+        let (tx, rx) = channel();
+        process.head(lane, Box::new(move |row| drop(tx.send(row))));
+        match rx.recv_timeout(WAIT).expect("an answer comes") {
+            Ok(row) => break row,
+            // Who asks while the server is away has to ask again.
+            Err(error) => assert!(began.elapsed() < WAIT, "it cannot be read: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
     process.lane(lane, row.map(|row| (row.owner.incarnation, row.epoch)))
 }
 
@@ -222,6 +231,82 @@ fn an_owner_whose_lane_was_claimed_by_another_is_fenced_and_says_so() {
     assert_eq!(new.append(4), Appended::Committed);
 }
 
+/// What a duellist has tried: the record's hash and how its append ended.
+type Tried = Vec<([u8; 16], Appended)>;
+
+/// Takes a lane that others want, too.
+fn take_by_force(server: &Server, lane: LaneId) -> Claimant {
+    loop {
+        let mut store = open(&mut process(server, WAIT), lane);
+        if let Ok(claimed) = ask(&mut store, |store, done| store.claim(done)) {
+            return Claimant { store, lane, claimed };
+        }
+    }
+}
+
+/// Takes the lane again and again and appends to it until it is lost, or the duel is over.
+fn duel(server: &Server, lane: LaneId, over: &AtomicBool, salt: u64) -> Tried {
+    let mut tried = Vec::new();
+    let mut what = salt;
+    while !over.load(Ordering::Relaxed) {
+        let mut owner = take_by_force(server, lane);
+        for _ in 0..8 {
+            what += 2;
+            let answer = owner.append(what);
+            let lost = answer != Appended::Committed;
+            tried.push((owner.claimed.last_hash, answer));
+            if lost {
+                break;
+            }
+        }
+    }
+    tried
+}
+
+#[test]
+fn owners_that_take_a_lane_from_each_other_while_the_server_dies_make_no_fork() {
+    let Some(server) = start() else { return };
+    let lane = fresh_lane();
+    drop(Claimant::new(&server, lane));
+    let over = AtomicBool::new(false);
+    let tried: Vec<Tried> = std::thread::scope(|scope| {
+        let duellists = [0, 1].map(|salt| {
+            let (server, over) = (&server, &over);
+            scope.spawn(move || duel(server, lane, over, salt))
+        });
+        for _ in 0..3 {
+            server.order("kill");
+            server.order("start");
+            // The duel goes on for as long as this owner waits for its turn.
+            let mut third = take_by_force(&server, lane);
+            while third.append(1 << 40) == Appended::Committed {}
+        }
+        over.store(true, Ordering::Relaxed);
+        duellists.map(|duellist| duellist.join().expect("no panic")).into()
+    });
+    let mut last = Claimant::new(&server, lane);
+    let (mut there, mut from) = (BTreeSet::new(), RecordNumber(1));
+    while from <= last.claimed.last {
+        let some = ask(&mut last.store, |store, done| store.read(from, 1 << 20, done));
+        for (number, record) in some.expect("the log is whole and linked") {
+            there.insert(hash_of(&record));
+            from = number.next();
+        }
+    }
+    let mut fenced = 0;
+    for (hash, answer) in tried.into_iter().flatten() {
+        match answer {
+            Appended::Committed => assert!(there.contains(&hash), "a lost record"),
+            Appended::DefinitelyNot(error) => {
+                assert!(!there.contains(&hash), "a phantom record: {error}");
+                fenced += 1;
+            }
+            Appended::Unknown(_) => {}
+        }
+    }
+    assert!(there.len() > 20 && fenced > 2, "{} records, {fenced} fenced", there.len());
+}
+
 #[test]
 fn appends_go_on_when_the_server_dies_and_comes_back() {
     let Some(server) = start() else { return };
@@ -293,12 +378,16 @@ fn damage_is_named_and_never_served() {
 }
 
 /// A node that starts, with its own folder.
-fn take(server: &Server, folder: &Path, name: &str) -> Result<(LaneId, Claimed), StoreError> {
+fn take(
+    server: &Server,
+    folder: &Path,
+    name: Option<&str>,
+) -> Result<(LaneId, Claimed), StoreError> {
     let mut process = process(server, WAIT);
     let mut seat = Seat::open(folder, "postgres").expect("opens");
-    let name = Name::new("node", name).expect("valid");
+    let name = name.map(|name| Name::new("node", name).expect("valid"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let own = take_own_lane(&mut process, &mut seat, "postgres", &name, WAIT);
+    let own = take_own_lane(&mut process, &mut seat, "postgres", name.as_ref(), WAIT);
     runtime.block_on(own).map(|own| (seat.lane(), own.claimed))
 }
 
@@ -307,23 +396,32 @@ fn a_node_takes_its_own_lane_again_unless_another_has_it() {
     let Some(server) = start() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    let (lane, first) = take(&server, folder, "test").expect("a new lane");
-    let (again, second) = take(&server, folder, "test").expect("its own");
+    let (lane, first) = take(&server, folder, Some("test")).expect("a new lane");
+    let (again, second) = take(&server, folder, Some("test")).expect("its own");
     assert_eq!((again, second.epoch), (lane, first.epoch.next()));
-    let (again, _) = take(&server, folder, "renamed").expect("its own under another name");
+    let (again, _) = take(&server, folder, Some("renamed")).expect("its own under another name");
     assert_eq!(again, lane);
+    let copy = tempfile::tempdir().expect("a folder");
+    let copy = copy.path();
+    for file in ["FORMAT", "CLAIMED"] {
+        std::fs::copy(folder.join(file), copy.join(file)).expect("copies");
+    }
+    assert_eq!(take(&server, copy, Some("renamed")).expect("a copy").0, lane);
+    assert_ne!(take(&server, folder, None).expect("fenced by its copy").0, lane);
+    let (lane, _) = take(&server, copy, Some("renamed")).expect("its own");
+    let folder = copy;
     // Somebody else, by another name, has claimed it.
     drop(Claimant::new(&server, lane));
-    let (other, claimed) = take(&server, folder, "a").expect("a new one");
+    let (other, claimed) = take(&server, folder, Some("a")).expect("a new one");
     assert_ne!(other, lane);
     assert_eq!(claimed.epoch, Epoch(1));
-    assert_eq!(take(&server, folder, "a").expect("that one from now on").0, other);
+    assert_eq!(take(&server, folder, Some("a")).expect("that one from now on").0, other);
     let retire = format!("UPDATE dpc.lane_head SET state = 'retired' WHERE lane = '{other}'");
     run_sql(&server, &retire);
-    assert_ne!(take(&server, folder, "a").expect("a new one").0, other);
+    assert_ne!(take(&server, folder, Some("a")).expect("a new one").0, other);
     for sql in ["UPDATE dpc.lane_head SET epoch = 0", "DELETE FROM dpc.lane_head"] {
         run_sql(&server, sql);
-        let refused = take(&server, folder, "a");
+        let refused = take(&server, folder, Some("a"));
         assert!(matches!(refused, Err(StoreError::Damaged { .. })), "{sql}: {refused:?}");
     }
 }
