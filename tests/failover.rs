@@ -3,35 +3,20 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dpc_client::{Client, Object, Options, Outcome, Uuid};
+use dpc_client::Object;
 use rustix::process::Signal;
+use support::load::{
+    Shared, assert_settled_once, client, look, pusher, subscriber, wait_until_settled,
+};
 use support::postgres::Postgres;
 use support::{Node, folder, serve_fails, wait_for, wait_until};
-use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 
 /// Objects that wait in the node that is lost.
 const BACKLOG: usize = 400;
-
-/// What the clients know.
-#[derive(Default)]
-struct Known {
-    stored: BTreeSet<Uuid>,
-    /// Settles that were answered OK, by object.
-    settled: BTreeMap<Uuid, u32>,
-    stop: bool,
-}
-
-type Shared = Arc<Mutex<Known>>;
-
-fn look<T>(shared: &Shared, look: impl FnOnce(&mut Known) -> T) -> T {
-    look(&mut shared.lock().expect("nobody panics while holding it"))
-}
 
 /// A node over the server, with times at which a test does not wait long.
 fn start(folder: &Path, name: &str, server: &Postgres, peers: &[&Node]) -> Node {
@@ -41,44 +26,6 @@ fn start(folder: &Path, name: &str, server: &Postgres, peers: &[&Node]) -> Node 
     extra.extend(times.iter().flat_map(|time| ["--set", time]));
     extra.extend(peers.iter().flat_map(|peer| ["--peer", peer.ready.nodes.as_str()]));
     Node::start(folder, name, &extra)
-}
-
-fn client(nodes: &[&Node]) -> Client {
-    let options = Options::new().backoff(Duration::from_millis(20), Duration::from_millis(200));
-    let addresses = nodes.iter().map(|node| node.ready.clients.clone());
-    Client::connect(addresses, options).expect("good addresses")
-}
-
-/// Settles whatever comes until it is aborted.
-fn subscriber(client: Client, shared: Shared) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        loop {
-            let Ok(subscription) = client.subscribe(["t.*"]).credit(16).await else { continue };
-            while let Ok(Some(delivery)) = subscription.next().await {
-                let id = delivery.id();
-                if delivery.finalise().await.is_ok() {
-                    look(&shared, |known| *known.settled.entry(id).or_default() += 1);
-                } else {
-                    let _token = delivery.abandon();
-                }
-            }
-        }
-    })
-}
-
-/// Pushes until it is told to stop. Where one node is gone it goes on at the next.
-fn pusher(client: Client, shared: Shared) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        while !look(&shared, |known| known.stop) {
-            let id = Uuid::now_v7();
-            match client.push(Object::new("t.Load", vec![7; 300]).id(id)).await {
-                Ok(_) => {
-                    look(&shared, |known| known.stored.insert(id));
-                }
-                Err(error) => assert_eq!(error.outcome(), Outcome::Unknown, "{error}"),
-            }
-        }
-    })
 }
 
 /// Owner, epoch and state of a lane, as the list of lanes has them.
@@ -96,29 +43,6 @@ async fn wait_until_retired(server: &Postgres, id: &str) {
         if state == "retired" { Ok(()) } else { Err(format!("{state} by {owner}, epoch {epoch}")) }
     })
     .await;
-}
-
-async fn wait_until_settled(shared: &Shared) {
-    wait_until("everything that was answered OK to be settled", async || {
-        look(shared, |known| {
-            let left: Vec<_> =
-                known.stored.iter().filter(|id| !known.settled.contains_key(id)).collect();
-            if left.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("{} of {} are left: {:?}", left.len(), known.stored.len(), left[0]))
-            }
-        })
-    })
-    .await;
-}
-
-fn assert_settled_once(shared: &Shared) {
-    let twice = look(shared, |known| {
-        let twice = known.settled.iter().filter(|(_, times)| **times > 1);
-        twice.map(|(id, _)| *id).collect::<Vec<_>>()
-    });
-    assert!(twice.is_empty(), "settled twice: {twice:?}");
 }
 
 #[tokio::test]

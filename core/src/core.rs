@@ -614,7 +614,8 @@ impl Core {
                 return;
             }
             self.lane.write(&Entry::Generation(self.generation_reserved));
-            self.lane.urge();
+            // A counter that has jumped with what others told is above everything reserved before.
+            self.mesh.adverts_after = self.lane.urge();
         }
     }
 

@@ -11,7 +11,9 @@ use crate::effect::Record;
 use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, RecordNumber};
 use crate::object::{Hash16, Object};
 use crate::planted::{Bug, planted};
-use crate::record::{Entry, HEADER_BYTES, Header, How, Standing, Writer, seal, write_object};
+use crate::record::{
+    End, Entry, HEADER_BYTES, Header, How, Standing, Writer, seal, write_end, write_object,
+};
 use crate::store::Claimed;
 use crate::time::{Mono, Now};
 
@@ -137,6 +139,11 @@ impl Lane {
     /// Writes an entry and says where it stands.
     pub(crate) fn write(&mut self, entry: &Entry) -> Loc {
         self.write_with(|w, here| entry.encode(w, here))
+    }
+
+    /// Writes an end, which its caller keeps.
+    pub(crate) fn write_end(&mut self, end: &End) -> Loc {
+        self.write_with(|w, _| write_end(w, end))
     }
 
     /// Writes an object's entry without taking it apart.

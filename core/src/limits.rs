@@ -124,7 +124,7 @@ impl Default for Limits {
             uncommitted_bytes: 64 << 20,
             transit: 1_024,
             window_objects: 1_024,
-            record_target_bytes: 64 << 10,
+            record_target_bytes: 256 << 10,
             part_bytes: 64 << 20,
             part_ids: 262_144,
             carry_slack_bytes: 96 << 20,

@@ -334,6 +334,8 @@ impl Object {
     /// also after the next holder has settled. Room is made by those that a later settle of their
     /// version has followed; the last one of each version stays longest (R5).
     pub fn mark(&mut self, token: Token, content: Hash16) {
+        // Most objects are settled once.
+        self.marks.reserve_exact(1);
         self.marks.push(SettleMark { version: self.version, token, content });
         if self.marks.len() > MARKS_MAX {
             let followed = self.marks.windows(2).position(|m| m[0].version == m[1].version);

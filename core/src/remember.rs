@@ -197,11 +197,14 @@ impl Remembered {
     }
 
     pub(crate) fn restore_ends(&mut self, at: Wall, record: RecordNumber, count: u64) {
-        let kept = self.ended.entry(record).or_insert((at, 0));
-        self.ended_order.remove(&(kept.0, record));
-        kept.0 = kept.0.max(at);
+        let kept = self.ended.entry(record).or_insert((Wall(0), 0));
+        // Of the ends of a record nearly all have its time: the order changes with the first one.
+        if kept.1 == 0 || kept.0 < at {
+            self.ended_order.remove(&(kept.0, record));
+            kept.0 = at;
+            self.ended_order.insert((at, record));
+        }
         kept.1 += count;
-        self.ended_order.insert((kept.0, record));
         self.ended_count += count;
     }
 }

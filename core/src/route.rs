@@ -67,7 +67,6 @@ type Batches = BTreeMap<usize, (Vec<Slot>, Vec<Object>, u64)>;
 impl Core {
     /// Looks at every queue in which something has changed.
     pub(crate) fn feed_peers(&mut self, fx: &mut Effects) {
-        self.stir_uncrowded();
         for queue in std::mem::take(&mut self.stirred) {
             if self.queues.get(queue).is_empty() {
                 self.set_no_demand(queue, false, fx);
@@ -81,19 +80,6 @@ impl Core {
                 self.send_away(queue, ways, fx);
             }
             self.note_waiting(queue);
-        }
-    }
-
-    /// An offer over a link that had no room for more has ended: what it kept back looks again. A
-    /// window that is open already tells nothing new that would do it.
-    fn stir_uncrowded(&mut self) {
-        let has_room = |link: &LinkId| self.transfers.outstanding(*link).0 < OFFERS_MAX;
-        let over: Vec<LinkId> = self.transfers.crowded.iter().copied().filter(has_room).collect();
-        for link in over {
-            self.transfers.crowded.remove(&link);
-            let demands = self.mesh.link(link).map(|l| l.demands.keys().cloned());
-            let keys: Vec<DemandKey> = demands.into_iter().flatten().collect();
-            keys.iter().for_each(|key| self.stir_matching(key));
         }
     }
 
@@ -158,9 +144,9 @@ impl Core {
         for (i, (slots, objects, _)) in batches {
             self.offer(ways[i].link, ways[i].key.clone(), slots, objects, fx);
         }
-        if !self.queues.get(queue).is_empty() {
-            let crowded = ways.iter().filter(|w| w.open > 0 && !w.has_room);
-            self.transfers.crowded.extend(crowded.map(|w| w.link));
+        let is_full = |way: &Way| self.transfers.outstanding(way.link).0 >= OFFERS_MAX;
+        if ways.iter().any(|way| way.open > 0 && is_full(way)) {
+            self.transfers.crowded.insert(queue);
         }
         self.want_page(queue, fx);
     }
@@ -201,7 +187,7 @@ impl Core {
         if local {
             let groups = &self.queues.get(self.memory.get(slot).queue).groups;
             candidates.extend(groups.iter().take(8).map(|g| Candidate {
-                who: format!("subscription {}", self.subs.group(*g).key).into(),
+                who: Arc::clone(&self.subs.group(*g).who),
                 refused: Refused::NoCredit,
             }));
         }
@@ -383,16 +369,13 @@ impl Core {
                     true if self.leases_are_full() => Refused::MemoryFull,
                     _ => Refused::NoCredit,
                 };
-                Candidate {
-                    who: format!("subscription {}", self.subs.group(*g).key).into(),
-                    refused,
-                }
+                Candidate { who: Arc::clone(&self.subs.group(*g).who), refused }
             })
             .collect();
         let name = &self.queues.ty(q.ty).name;
         let handled = self.subs.matching(name).into_iter().filter(|g| !q.groups.contains(g));
         candidates.extend(handled.take(16).map(|g| Candidate {
-            who: format!("subscription {}", self.subs.group(g).key).into(),
+            who: Arc::clone(&self.subs.group(g).who),
             refused: Refused::Handled,
         }));
         for way in self.ways(queue).into_iter().take(16) {

@@ -225,17 +225,23 @@ impl Core {
         let g = self.subs.group(group);
         let cursor = g.cursor;
         let after = g.ready.range((std::ops::Bound::Excluded(cursor), std::ops::Bound::Unbounded));
-        let candidates: Vec<QueueId> =
-            after.chain(g.ready.range(..=cursor)).copied().take(64).collect();
-        for queue in candidates {
-            if self.queues.get(queue).window.is_empty() {
-                self.want_page(queue, fx);
-                continue;
+        let mut turn = after.chain(g.ready.range(..=cursor)).copied().take(64);
+        // Nearly always the first one has something: then nothing is gathered.
+        let mut on_disk = Vec::new();
+        let found = turn.find(|queue| {
+            let empty = self.queues.get(*queue).window.is_empty();
+            if empty {
+                on_disk.push(*queue);
             }
-            self.subs.group_mut(group).cursor = queue;
-            return Some(queue);
+            !empty
+        });
+        for queue in on_disk {
+            self.want_page(queue, fx);
         }
-        None
+        if let Some(queue) = found {
+            self.subs.group_mut(group).cursor = queue;
+        }
+        found
     }
 
     /// Whether no further lease may be given now, whoever wants one.
@@ -254,7 +260,7 @@ impl Core {
 
     /// Records a delivery.
     pub(crate) fn note_delivery(&mut self, group: GroupId, id: crate::ids::ObjectId, moves: u32) {
-        let who: Arc<str> = format!("subscription {}", self.subs.group(group).key).into();
+        let who = Arc::clone(&self.subs.group(group).who);
         self.decide(Decision::new(self.now.wall, Step::Deliver, Some(who)), (id, moves));
     }
 

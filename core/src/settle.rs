@@ -16,7 +16,7 @@ use crate::names::Name;
 use crate::object::{Entity, Hash16, Push, SettleMark, Token};
 use crate::planted::{Bug, planted};
 use crate::push::PushedBefore;
-use crate::record::{End, Ending, Entry, How};
+use crate::record::{End, Ending, How};
 use crate::refusal::{Code, Refusal};
 use crate::resolve::{Known, Stored};
 use crate::store::RECORD_BYTES_MAX;
@@ -396,9 +396,11 @@ impl Core {
 
     /// Writes the end of an object that is in nobody's hands. It leaves memory with the commit.
     pub(crate) fn end(&mut self, slot: Slot, ending: Ending, by: Option<Name>) {
-        let live = self.memory.get(slot);
+        let live = self.memory.get_mut(slot);
         let (was, ty) = (live.at, self.queues.get(live.queue).ty);
-        let end = end_of(&live.object, Some(was), ending, by, self.now.wall);
+        // The marks are lent to the end while that is written.
+        let marks = std::mem::take(&mut live.object.marks);
+        let end = End { marks, ..end_of(&live.object, Some(was), ending, by, self.now.wall) };
         let books = &mut self.queues.ty_mut(ty).books;
         match &end.ending {
             Ending::Final => books.finalised += 1,
@@ -407,7 +409,8 @@ impl Core {
         }
         let (id, at_wall) = (end.id, end.at);
         let shadow = matches!(end.ending, Ending::Moved(_));
-        let at = self.lane.write(&Entry::End(Box::new(end)));
+        let at = self.lane.write_end(&end);
+        self.memory.get_mut(slot).object.marks = end.marks;
         self.catalogue.take(was, Shelf::Memory);
         if shadow {
             self.catalogue.put(was, Shelf::Shadow, was);
@@ -502,6 +505,7 @@ impl Core {
         let emits = t.settles.iter().flat_map(|s| &s.emits);
         self.check_together(emits.chain(&t.pushes)).map_err(whole)?;
         let (mut bytes, mut payload, mut seen, mut repeats) = (0, 0u64, Vec::new(), 0);
+        let mut fresh = false;
         for (i, settle) in t.settles.iter().enumerate() {
             let at = |refusal: Refusal| (u32::try_from(i).expect("bounded"), refusal);
             self.check_settle(settle).map_err(at)?;
@@ -542,7 +546,7 @@ impl Core {
             self.check_push(push).map_err(at)?;
             if let Some(id) = push.id {
                 let hash = self.hashes.entity(&push.entity);
-                self.pushed_before(id, &hash).map_err(at)?;
+                fresh |= matches!(self.pushed_before(id, &hash).map_err(at)?, PushedBefore::No);
             }
             payload += push.entity.payload.len() as u64;
             bytes += 512 + push.entity.payload.len() + push.entity.headers.as_packed().len();
@@ -565,7 +569,8 @@ impl Core {
         }
         match repeats {
             0 => Ok(Some(bytes)),
-            _ if seen.is_empty() => Ok(None),
+            // What is new in it was not part of what ended the leases: that was another settle.
+            _ if seen.is_empty() && !fresh => Ok(None),
             _ => Err(whole(lease_lost())),
         }
     }

@@ -261,7 +261,12 @@ pub enum Next {
 impl Attempt {
     /// An update that is sent now for the first time.
     pub fn new(update: Update, now: Mono) -> Self {
-        Self { update, deadline: now + RESEND, lost: None }
+        Self::until(update, now + RESEND)
+    }
+
+    /// The same for a caller who waits longer, or not so long.
+    pub fn until(update: Update, deadline: Mono) -> Self {
+        Self { update, deadline, lost: None }
     }
 
     /// Takes in what a try came to.

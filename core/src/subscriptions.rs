@@ -5,6 +5,7 @@
 //! delivery grows with neither types nor subscriptions.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,8 @@ pub(crate) struct Subscription {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Group {
     pub(crate) key: DemandKey,
+    /// How decisions name it: made once, not with each delivery.
+    pub(crate) who: Arc<str>,
     pub(crate) subs: BTreeSet<SubKey>,
     /// Those with free credit, in turn.
     ring: VecDeque<SubKey>,
@@ -134,6 +137,7 @@ impl Subscriptions {
         self.by_key.insert(key.clone(), id);
         self.by_pattern.entry(key.pattern.clone()).or_default().insert(id);
         self.groups[index] = Some(Group {
+            who: format!("subscription {key}").into(),
             key,
             subs: BTreeSet::new(),
             ring: VecDeque::new(),

@@ -107,8 +107,6 @@ pub(crate) struct Held {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Transfers {
     pub(crate) outgoing: BTreeMap<u64, Outgoing>,
-    /// Links with as many open offers as they may have, for which queues wait that one ends.
-    pub(crate) crowded: BTreeSet<LinkId>,
     #[serde(skip)]
     pub(crate) moved: SlicedMap<TransferId, Moved>,
     pub(crate) incoming: BTreeMap<TransferId, Incoming>,
@@ -122,6 +120,8 @@ pub(crate) struct Transfers {
     /// Shadows by place, for carrying.
     #[serde(skip)]
     shadows: BTreeMap<Loc, TransferId>,
+    /// Queues that were kept from a demand because its link had all the offers it may have.
+    pub(crate) crowded: BTreeSet<QueueId>,
     /// Transfers whose FORGET has been said, by receiver's lane.
     pub(crate) forget_said: BTreeMap<LaneId, u64>,
     pub(crate) last: u64,
@@ -355,6 +355,7 @@ impl Core {
         let out = self.transfers.outgoing.remove(&n).expect("the caller found it");
         assert!(out.moving.is_none(), "an accepted offer is decided by its commit");
         self.disarm(out.deadline, Timer::Offer(n));
+        self.stir_crowded();
         for slot in out.slots {
             self.give_back(slot, &out.peer, why);
         }
@@ -411,6 +412,7 @@ impl Core {
         if moving.is_empty() {
             // What is paged out forgets that it was refused: the demand rests, too.
             let out = self.transfers.outgoing.remove(&n).expect("just found");
+            self.stir_crowded();
             self.rest(link, out.key.as_ref());
             return fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
         }
@@ -596,9 +598,18 @@ impl Core {
         }
     }
 
+    /// An offer is over: queues that had to wait for its place may have somewhere to go.
+    pub(crate) fn stir_crowded(&mut self) {
+        self.stirred.append(&mut self.transfers.crowded);
+    }
+
     /// What a committed record decides for transfers.
     pub(crate) fn on_transfers_committed(&mut self, number: RecordNumber) {
+        let before = self.transfers.outgoing.len();
         self.transfers.outgoing.retain(|_, o| o.moving.is_none_or(|m| m > number));
+        if self.transfers.outgoing.len() < before {
+            self.stir_crowded();
+        }
         let mut released = Vec::new();
         for incoming in self.transfers.incoming.values_mut() {
             match incoming.state {

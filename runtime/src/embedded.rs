@@ -26,8 +26,8 @@ use crate::node::{
 };
 use crate::recorder::RecorderPlace;
 use crate::store::{
-    Embedded, IndexDb, Options, Part, PostgresDatabase, PostgresOptions, Seat, disk_free,
-    is_retired,
+    CassandraDatabase, CassandraOptions, Embedded, IndexDb, Options, Part, PostgresDatabase,
+    PostgresOptions, Seat, cassandra_password, disk_free, is_retired,
 };
 
 /// How long a port that was just given back is waited for.
@@ -70,7 +70,21 @@ pub async fn serve(
             addresses = told.addresses.clone();
             ready(told);
         };
-        let ended = serve_postgres(config, (start, fenced), sockets, orders.clone(), tell).await;
+        let ended = match config.store.kind {
+            StoreKind::Cassandra => {
+                let open = |owner| CassandraDatabase::open(cassandra_options(config), owner);
+                let kind = ("cassandra", v1::Durability::Quorum);
+                serve_shared(config, (start, fenced), kind, open, (sockets, orders.clone()), tell)
+                    .await
+            }
+            StoreKind::Postgres => {
+                let open = |owner| PostgresDatabase::open(postgres_options(config), owner);
+                let kind = ("postgres", v1::Durability::Committed);
+                serve_shared(config, (start, fenced), kind, open, (sockets, orders.clone()), tell)
+                    .await
+            }
+            StoreKind::Embedded => unreachable!("it was served above"),
+        };
         let Err(NodeError::Fenced { lane, epoch }) = ended else { return ended };
         tracing::error!(
             "fenced: another node has taken over lane {lane}, with epoch {epoch}; this one comes \
@@ -106,43 +120,57 @@ async fn serve_embedded(
     run(config, setup, lane, sockets, orders, ready).await
 }
 
-/// Runs a node whose lane is in Postgres. What its folder holds can be built again from the lane,
-/// except for which lane it is.
-async fn serve_postgres(
+fn postgres_options(config: &Config) -> PostgresOptions {
+    PostgresOptions {
+        url: config.store.url.clone().expect("a checked configuration has it"),
+        create_tables: config.store.create_tables,
+        patience: config.store.patience.0,
+    }
+}
+
+fn cassandra_options(config: &Config) -> CassandraOptions {
+    CassandraOptions {
+        url: config.store.url.clone().expect("a checked configuration has it"),
+        password: cassandra_password(),
+        create_tables: config.store.create_tables,
+        patience: config.store.patience.0,
+    }
+}
+
+/// Runs a node whose lane is in a database that nodes share. What its folder holds can be built
+/// again from the lane, except for which lane it is.
+async fn serve_shared<D>(
     config: &Config,
     (start, fenced): (&Start, bool),
-    sockets: Sockets<TcpListen, TcpDial>,
-    orders: watch::Receiver<Order>,
+    (kind, durability): (&'static str, v1::Durability),
+    open: impl FnOnce(Owner) -> Result<D, StoreError>,
+    (sockets, orders): (Sockets<TcpListen, TcpDial>, watch::Receiver<Order>),
     ready: impl FnOnce(&Ready),
-) -> Result<(), NodeError> {
-    const KIND: &str = "postgres";
+) -> Result<(), NodeError>
+where
+    D: SharedStore<Lane: Send> + Send + 'static,
+{
     if start.restored {
         return Err(StoreError::Refused(
-            "--restored is for a data folder with an embedded store; a lane in Postgres that was \
+            "--restored is for a data folder with an embedded store; a lane in a database that was \
              restored from a backup needs a new data_dir, and its objects stay behind"
                 .into(),
         )
         .into());
     }
-    let mut seat = Seat::open(&config.data_dir, KIND)?;
-    let setup =
-        Setup { store: KIND, durability: v1::Durability::Committed, ..setup(config, seat.lane())? };
-    let options = PostgresOptions {
-        url: config.store.url.clone().expect("a checked configuration has it"),
-        create_tables: config.store.create_tables,
-        patience: config.store.patience.0,
-    };
+    let mut seat = Seat::open(&config.data_dir, kind)?;
+    let setup = Setup { store: kind, durability, ..setup(config, seat.lane())? };
     let owner = Owner {
         incarnation: Incarnation(OsEntropy.next_u64().max(1)),
         name: setup.name.clone(),
         address: advertised(config, &sockets.nodes.address()).into(),
     };
     let incarnation = owner.incarnation;
-    let database = PostgresDatabase::open(options, owner)?;
+    let database = open(owner)?;
     let name = (!fenced).then_some(&setup.name);
     let patience = config.store.patience.0;
     let (own, shared) =
-        join(config, Box::new(database), &mut seat, KIND, (name, incarnation, patience)).await?;
+        join(config, Box::new(database), &mut seat, kind, (name, incarnation, patience)).await?;
     let setup = Setup { lane: seat.lane(), ..setup };
     // The disk under the lane is the database's own: it refuses when it is full.
     let free = Box::new(|| None);

@@ -7,6 +7,7 @@ mod demo;
 pub mod store;
 
 mod admin;
+mod bench;
 mod driver;
 pub mod edge;
 pub mod embedded;
@@ -15,6 +16,7 @@ mod gate;
 pub mod history;
 mod link;
 pub mod node;
+mod nodes;
 mod observe;
 mod recorder;
 mod restored;

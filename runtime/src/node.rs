@@ -25,7 +25,7 @@ use crate::history::{HistoryHandle, Report};
 use crate::link::{Links, keep_dialling};
 use crate::recorder::{self, Recorder, RecorderPlace};
 use crate::routes;
-use crate::serve::{Connections, serve_admin, serve_grpc};
+use crate::serve::{CLIENTS, Connections, NODES, serve_admin, serve_grpc};
 pub use crate::service::{Addresses, Bounds, Identity};
 use crate::service::{Hub, Phase};
 use crate::store::{Embedded, IndexDb};
@@ -339,11 +339,11 @@ fn open_ports<L: Listen, D: Dial>(
     let Sockets { clients, nodes, admin, dialer } = sockets;
     let (client_routes, client_health) = routes::for_clients(hub);
     let (node_routes, node_health) = routes::for_nodes(hub);
-    let spawn = |routes, listener| {
-        tokio::spawn(serve_grpc(listener, routes, Arc::clone(hub), connections.clone()));
+    let spawn = |routes, listener, flow| {
+        tokio::spawn(serve_grpc(listener, routes, Arc::clone(hub), connections.clone(), flow));
     };
-    spawn(client_routes, clients);
-    spawn(node_routes, nodes);
+    spawn(client_routes, clients, CLIENTS);
+    spawn(node_routes, nodes, NODES);
     tokio::spawn(serve_admin(admin, Arc::clone(hub), connections.clone()));
     tokio::spawn(routes::show_phase(hub.phase(), vec![client_health, node_health]));
     let mut dialling = JoinSet::new();

@@ -21,8 +21,25 @@ use crate::edge::{Io, Listen};
 use crate::service::{Hub, Phase};
 use crate::wire::error;
 
-/// The largest HTTP/2 frame: with the default of 16 KiB, bodies of a kilobyte cost twice as much.
-pub(crate) const MAX_FRAME_BYTES: u32 = 256 << 10;
+/// How connections of a port are cut up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flow {
+    /// The largest HTTP/2 frame.
+    pub(crate) frame_bytes: u32,
+    /// Bytes of one stream that may be on their way unread.
+    pub(crate) stream_bytes: u32,
+    /// Bytes of one connection that may be on their way unread.
+    pub(crate) connection_bytes: u32,
+}
+
+/// Clients: with frames of 16 KiB, the default, bodies of a kilobyte cost twice as much.
+pub(crate) const CLIENTS: Flow =
+    Flow { frame_bytes: 256 << 10, stream_bytes: 1 << 20, connection_bytes: 1 << 20 };
+
+/// Nodes: what is said waits for a frame or two of bodies, and not at all for bodies that nobody
+/// reads, for they leave room.
+pub(crate) const NODES: Flow =
+    Flow { frame_bytes: 64 << 10, stream_bytes: 1 << 20, connection_bytes: 3 << 20 };
 
 /// How long a connection may take until its first request.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -61,6 +78,7 @@ pub(crate) async fn serve_grpc(
     routes: Routes,
     hub: Arc<Hub>,
     connections: Connections,
+    flow: Flow,
 ) {
     let routes = routes.prepare();
     while let Some((io, permit)) = accept(&mut listener, &hub, &connections).await {
@@ -76,7 +94,9 @@ pub(crate) async fn serve_grpc(
                 .auto_date_header(false)
                 .keep_alive_interval(hub.bounds.keepalive)
                 .keep_alive_timeout(hub.bounds.keepalive_timeout)
-                .max_frame_size(MAX_FRAME_BYTES)
+                .max_frame_size(flow.frame_bytes)
+                .initial_stream_window_size(flow.stream_bytes)
+                .initial_connection_window_size(flow.connection_bytes)
                 .max_concurrent_streams(STREAMS_MAX);
             let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
             let mut phase = hub.phase();

@@ -70,7 +70,8 @@ struct Owned<L> {
 
 type LaneOf<H> = <<H as Harness>::Store as SharedStore>::Lane;
 
-const LANE: LaneId = LaneId([9; 16]);
+/// The lane that every case begins without.
+pub const LANE: LaneId = LaneId([9; 16]);
 
 fn asked<T: Send + 'static>(request: impl FnOnce(Done<T>)) -> Receiver<T> {
     let (tx, rx) = channel();

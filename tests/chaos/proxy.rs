@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::dice::Dice;
+use super::dice::Dice;
 
 /// What is read at once.
 const CHUNK_BYTES: usize = 16 << 10;
@@ -83,7 +83,9 @@ impl Proxies {
 
     /// A proxy in front of an address.
     pub(crate) fn proxy(&self, target: &str, seed: u64) -> Proxy {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        // Beside its target: who learns the target's address by itself keeps the proxy's port.
+        let (ip, _) = target.rsplit_once(':').expect("an address has a port");
+        let listener = std::net::TcpListener::bind((ip, 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a listener can");
         let address = listener.local_addr().expect("it is bound").to_string();
         let (faults, seen) = watch::channel(Faults::default());

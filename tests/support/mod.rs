@@ -3,8 +3,10 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 
+pub mod cassandra;
 pub mod disk;
 pub mod history;
+pub mod load;
 pub mod postgres;
 
 use std::collections::BTreeMap;
@@ -374,8 +376,10 @@ fn spawn(
     (process, ready)
 }
 
-/// Without what the environment of the tests says about nodes.
+/// Without what the environment of the tests says about nodes, and with what the tests' own
+/// Cassandra asks for.
 fn clean(command: &mut Command) {
+    command.env("CASSANDRA_PASSWORD", cassandra::LOGIN);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("DPC_") {
             command.env_remove(name);

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ids::{Loc, RecordNumber};
+use crate::names::{Name, TypeName};
 use crate::recording::elide;
 
 /// Writes the body of one record.
@@ -35,7 +36,16 @@ struct Written {
 pub struct Reader {
     body: Bytes,
     at: usize,
-    strings: Vec<Arc<str>>,
+    strings: Vec<Word>,
+}
+
+/// A string of a record, with what it has been found to be: entries name the same few again and
+/// again, and share what was checked once.
+#[derive(Debug)]
+pub(super) struct Word {
+    pub(super) text: Arc<str>,
+    pub(super) ty: Option<TypeName>,
+    pub(super) name: Option<Name>,
 }
 
 /// Bytes that do not decode. The frame's hash was right, so this is a bug or a newer format.
@@ -194,15 +204,21 @@ impl Reader {
     }
 
     pub(crate) fn string(&mut self) -> Result<Arc<str>, BadEntry> {
+        Ok(Arc::clone(&self.word()?.text))
+    }
+
+    pub(super) fn word(&mut self) -> Result<&mut Word, BadEntry> {
         let number = self.int()?;
-        if number == 0 {
+        let index = if number == 0 {
             let bytes = self.bytes()?;
-            let text: Arc<str> = std::str::from_utf8(&bytes).map_err(|_| self.bad("UTF-8"))?.into();
-            self.strings.push(text.clone());
-            return Ok(text);
-        }
-        let index = usize::try_from(number - 1).map_err(|_| self.bad("a string's number"))?;
-        self.strings.get(index).cloned().ok_or_else(|| self.bad("a string's number"))
+            let text = std::str::from_utf8(&bytes).map_err(|_| self.bad("UTF-8"))?.into();
+            self.strings.push(Word { text, ty: None, name: None });
+            self.strings.len() - 1
+        } else {
+            usize::try_from(number - 1).map_err(|_| self.bad("a string's number"))?
+        };
+        let bad = self.bad("a string's number");
+        self.strings.get_mut(index).ok_or(bad)
     }
 
     pub(crate) fn loc(&mut self) -> Result<Loc, BadEntry> {

@@ -237,10 +237,7 @@ impl Entry {
             Self::Object { how, was, place, standing, object } => {
                 write_object(w, *how, *was, *place, standing, object, here);
             }
-            Self::End(end) => {
-                w.byte(1);
-                encode_end(w, end);
-            }
+            Self::End(end) => write_end(w, end),
             Self::Moved { transfer, receiver, shadows } => {
                 w.byte(2);
                 transfer.encode(w);
@@ -368,6 +365,12 @@ impl TransferId {
             n: r.int()?,
         })
     }
+}
+
+/// Writes the entry of an end.
+pub(crate) fn write_end(w: &mut Writer, end: &End) {
+    w.byte(1);
+    encode_end(w, end);
 }
 
 fn encode_end(w: &mut Writer, end: &End) {
@@ -548,11 +551,19 @@ pub(crate) fn decode_locs(r: &mut Reader) -> Result<Vec<Loc>, BadEntry> {
 }
 
 pub(crate) fn name(r: &mut Reader) -> Result<Name, BadEntry> {
-    let text = r.string()?;
-    Name::new("name", &text).map_err(|_| r.bad("a name"))
+    let bad = r.bad("a name");
+    let word = r.word()?;
+    if word.name.is_none() {
+        word.name = Some(Name::new("name", &word.text).map_err(|_| bad)?);
+    }
+    Ok(word.name.clone().expect("it is there now"))
 }
 
 pub(crate) fn type_name(r: &mut Reader) -> Result<TypeName, BadEntry> {
-    let text = r.string()?;
-    TypeName::from_type_url(&text).map_err(|_| r.bad("a type's name"))
+    let bad = r.bad("a type's name");
+    let word = r.word()?;
+    if word.ty.is_none() {
+        word.ty = Some(TypeName::from_type_url(&word.text).map_err(|_| bad)?);
+    }
+    Ok(word.ty.clone().expect("it is there now"))
 }

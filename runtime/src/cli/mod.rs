@@ -11,6 +11,7 @@ pub(crate) mod output;
 mod payload;
 pub(crate) mod progress;
 pub(crate) mod show;
+pub(crate) mod stop;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
@@ -24,8 +25,8 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use commands::{
-    config, demo, node, object, parked, push, record, serve, settle, sim, store, sub, subscribe,
-    types,
+    bench, config, demo, node, object, parked, push, record, serve, settle, sim, store, sub,
+    subscribe, types,
 };
 use exit::Exit;
 use failure::Failure;
@@ -77,7 +78,11 @@ impl Cli {
             let text = format!("`dpc {name}` asks no node, so --node has no meaning there");
             return Err(definition.error(ErrorKind::ArgumentConflict, text));
         }
-        Self::from_arg_matches(&matches)
+        let mut cli = Self::from_arg_matches(&matches)?;
+        if let Command::Bench(bench) = &mut cli.command {
+            bench.on_running = given(&matches, "asked_node");
+        }
+        Ok(cli)
     }
 }
 
@@ -108,6 +113,9 @@ enum Command {
     /// Show the whole story on real nodes in a temporary folder.
     #[command(after_help = "Example:\n  dpc demo --nodes 3")]
     Demo(demo::DemoArgs),
+    /// Measure what nodes do per second, and what that costs.
+    #[command(after_help = "Example:\n  dpc bench e2e latency --size 1000")]
+    Bench(bench::BenchArgs),
     /// Push one object, or one for each line of stdin.
     #[command(after_help = "Example:\n  dpc push acme.Order --data '{\"item\":7}' --header k=v")]
     Push(push::PushArgs),
@@ -229,6 +237,7 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
     match command {
         Command::Serve(args) => serve::run(&args, output),
         Command::Demo(args) => block_on(demo::run(args, output)),
+        Command::Bench(args) => block_on(bench::run(args, output)),
         Command::Push(args) => block_on(push::run(args, output)),
         Command::Subscribe(args) => block_on(subscribe::run(args, output)),
         Command::Sub(SubArgs { command: Some(SubCommand::Ls(args)), .. }) => {

@@ -1,12 +1,13 @@
-//! What no single key can say: values that contradict each other, listeners that other machines
-//! can reach, and stores that this version does not have.
+//! What no single key can say: values that contradict each other, and listeners that other machines
+//! can reach.
 
 use std::fmt::Display;
 
 use super::error::ConfigError;
 use super::layers::Loaded;
-use super::sections::StoreKind;
+use super::sections::{Store, StoreKind};
 use super::units::Period;
+use crate::store::CassandraAddress;
 
 /// Adds an error for everything that does not hold together.
 pub(super) fn check(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
@@ -84,25 +85,36 @@ fn check_listeners(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
 fn check_store(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
     let store = &loaded.config.store;
     match store.kind {
-        StoreKind::Cassandra => {
-            let origin = loaded.origin("store.kind");
-            errors.push(ConfigError::StoreNotBuilt { given: "cassandra".to_owned(), origin });
-        }
-        StoreKind::Postgres if store.url.is_none() => {
+        StoreKind::Cassandra | StoreKind::Postgres if store.url.is_none() => {
             let origin = loaded.origin("store.kind");
             errors.push(ConfigError::Missing { key: "store.url", because: "store.kind", origin });
         }
         StoreKind::Embedded if store.url.is_some() => {
-            errors.push(ConfigError::Contradiction {
-                key: "store.url",
-                given: store.url.clone().unwrap_or_default(),
-                origin: loaded.origin("store.url"),
-                relation: "unset beside",
-                other: "store.kind",
-                other_value: "embedded".to_owned(),
-                other_origin: loaded.origin("store.kind"),
-            });
+            errors.push(unfitting(loaded, "unset beside", "embedded"));
         }
-        StoreKind::Embedded | StoreKind::Postgres => {}
+        StoreKind::Cassandra if !meant_for_cassandra(store) => {
+            errors.push(unfitting(loaded, "an address for", "cassandra"));
+        }
+        StoreKind::Postgres if meant_for_cassandra(store) => {
+            errors.push(unfitting(loaded, "an address for", "postgres"));
+        }
+        StoreKind::Embedded | StoreKind::Cassandra | StoreKind::Postgres => {}
+    }
+}
+
+fn meant_for_cassandra(store: &Store) -> bool {
+    store.url.as_deref().is_some_and(CassandraAddress::is_meant)
+}
+
+/// An address of the database that does not fit its kind.
+fn unfitting(loaded: &Loaded, relation: &'static str, kind: &str) -> ConfigError {
+    ConfigError::Contradiction {
+        key: "store.url",
+        given: loaded.config.store.url.clone().unwrap_or_default(),
+        origin: loaded.origin("store.url"),
+        relation,
+        other: "store.kind",
+        other_value: kind.to_owned(),
+        other_origin: loaded.origin("store.kind"),
     }
 }

@@ -110,17 +110,6 @@ pub enum ConfigError {
         /// Where the other came from.
         origin: Origin,
     },
-    /// A store that this version does not have.
-    #[error(
-        "store.kind: \"{given}\" is not built yet in this version ({origin}); \"embedded\" and \
-         \"postgres\" are"
-    )]
-    StoreNotBuilt {
-        /// The kind.
-        given: String,
-        /// Where it came from.
-        origin: Origin,
-    },
 }
 
 impl ConfigError {
@@ -136,7 +125,6 @@ impl ConfigError {
             Self::Contradiction { .. } => "CONFIG_CONTRADICTION",
             Self::Missing { .. } => "CONFIG_MISSING",
             Self::NotLoopback { .. } => "CONFIG_NOT_LOOPBACK",
-            Self::StoreNotBuilt { .. } => "STORE_NOT_BUILT",
         }
     }
 
@@ -151,7 +139,6 @@ impl ConfigError {
             Self::Contradiction { key, .. }
             | Self::Missing { key, .. }
             | Self::NotLoopback { key, .. } => Some(key),
-            Self::StoreNotBuilt { .. } => Some("store.kind"),
         }
     }
 
@@ -167,8 +154,7 @@ impl ConfigError {
             | Self::Malformed { given, .. }
             | Self::OutOfRange { given, .. }
             | Self::Contradiction { given, .. }
-            | Self::NotLoopback { given, .. }
-            | Self::StoreNotBuilt { given, .. } => Some(given),
+            | Self::NotLoopback { given, .. } => Some(given),
         }
     }
 

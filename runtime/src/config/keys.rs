@@ -6,6 +6,7 @@ use toml::de::DeValue;
 
 use super::sections::{Config, History, Limits, Listen, Log, Retention, Store};
 use super::units::{Address, NodeName, Period, Size};
+use crate::store::{CASSANDRA_ACCEPTED, CassandraAddress};
 
 /// One key of the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -157,9 +158,10 @@ impl Kind {
                 .to_owned(),
             Self::Period(..) => Period::ACCEPTED.to_owned(),
             Self::Size(..) => Size::ACCEPTED.to_owned(),
-            Self::Url => "postgresql://USER@HOST:PORT/DATABASE, or key=value pairs, without a \
-                          password: that comes from the environment as PGPASSWORD"
-                .to_owned(),
+            Self::Url => format!(
+                "postgresql://USER@HOST:PORT/DATABASE, or key=value pairs, without a password: that \
+                 comes from the environment as PGPASSWORD; or {CASSANDRA_ACCEPTED}"
+            ),
         }
     }
 
@@ -236,6 +238,9 @@ fn text_of(value: impl ToString) -> Value {
 
 /// An address of a database that can be shown to anybody.
 fn is_url(text: &str) -> bool {
+    if CassandraAddress::is_meant(text) {
+        return CassandraAddress::parse(text).is_ok();
+    }
     let parsed = text.parse::<tokio_postgres::Config>();
     !text.is_empty() && parsed.is_ok_and(|config| config.get_password().is_none())
 }

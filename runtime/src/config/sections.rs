@@ -59,7 +59,7 @@ section! {
         /// Which store.
         "store.kind" kind: StoreKind = StoreKind::Embedded,
             Kind::Choice(&["embedded", "cassandra", "postgres"]);
-        /// The address of the database; its password comes from PGPASSWORD.
+        /// The address of the database; its password comes from PGPASSWORD or CASSANDRA_PASSWORD.
         #[serde(skip_serializing_if = "Option::is_none")]
         "store.url" url: Option<String> = None, Kind::Url;
         /// Make dpc's tables in the database if they are not there.

@@ -1,26 +1,29 @@
 //! `dpc demo`: the acceptance story, told on real node processes.
 //!
-//! `nodes` starts and ends the processes, `story` is the acceptance story, `pipeline` the one with
+//! `crate::nodes` starts and ends the processes, `story` is the acceptance story, `pipeline` the one with
 //! the history of a git repository. Both talk to the nodes as any program does, through the client
 //! crate.
 
 mod history;
-mod nodes;
 mod pipeline;
 mod story;
 
 use std::path::Path;
 
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
-use nodes::Mesh;
+use crate::cli::stop::Stop;
+use crate::nodes::Mesh;
 
 /// The fewest nodes of the story with a repository: one to push at, one to expand, one to count.
 const REPO_NODES_MIN: u32 = 3;
+
+/// Objects pass at most one link between two neighbours of the line; the default is less than the
+/// longest line.
+const HOPS_MIN: u32 = 8;
 
 /// What to do.
 pub(crate) struct Plan<'a> {
@@ -38,7 +41,8 @@ pub(crate) async fn run(plan: Plan<'_>, output: &mut Output) -> Result<Exit, Fai
     // A repository that is none is said before anything is started.
     let repository = plan.repo.map(pipeline::open).transpose()?;
     let count = if repository.is_some() { plan.nodes.max(REPO_NODES_MIN) } else { plan.nodes };
-    let mut mesh = Mesh::new()?;
+    let hops = format!("limits.max_hops={}", count.max(HOPS_MIN));
+    let mut mesh = Mesh::new("dpc-demo-", vec![hops])?;
     let told = tokio::select! {
         biased;
         () = stop.asked() => Ok(Exit::Interrupted),
@@ -67,7 +71,13 @@ async fn tell(
     output: &mut Output,
 ) -> Result<Exit, Failure> {
     say(output, "start", &format!("Starting {count} nodes in a line, each a process of its own."))?;
-    mesh.start(count, output).await?;
+    let mut before: Option<String> = None;
+    for _ in 0..count {
+        let node = mesh.add().await?;
+        let linked = before.map_or(String::new(), |name| format!(", linked to {name}"));
+        say(output, "node", &format!("  node {} is ready at {}{linked}", node.name, node.clients))?;
+        before = Some(node.name.clone());
+    }
     let exit = match repository {
         Some(repository) => pipeline::tell(repository, mesh, output).await?,
         None => story::tell(mesh, output).await?,
@@ -120,32 +130,4 @@ fn say(output: &mut Output, event: &str, text: &str) -> Result<(), Failure> {
         text: &'a str,
     }
     if output.is_json() { output.json(&Said { event, text }) } else { output.text(text) }
-}
-
-/// The signals that end the demo. Without this they would leave the nodes running.
-struct Stop {
-    signals: [tokio::signal::unix::Signal; 3],
-}
-
-impl Stop {
-    fn new() -> Result<Self, Failure> {
-        let of = |kind| {
-            let message = "cannot wait for Ctrl-C";
-            signal(kind).map_err(|error| Failure::local("SIGNALS", format!("{message}: {error}")))
-        };
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        let [interrupt, terminate, hangup] = kinds.map(of);
-        Ok(Self { signals: [interrupt?, terminate?, hangup?] })
-    }
-
-    async fn asked(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.signals;
-        tokio::select! {
-            // Any of the three will do.
-            biased;
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
 }

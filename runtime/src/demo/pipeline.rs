@@ -18,7 +18,6 @@ use super::history::objects::{self, Commit, CountedCommit, FileChange, Next};
 use super::history::repository::Repository;
 use super::history::table::{FileNumbers, HistoryTable, Numbers};
 use super::history::truth::table_of_git;
-use super::nodes::Mesh;
 use super::say;
 use crate::cli::client::of_client;
 use crate::cli::exit::Exit;
@@ -26,6 +25,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::cli::table::Table;
+use crate::nodes::Mesh;
 
 /// How many clients expand, and how many count.
 const WORKERS: usize = 2;

@@ -6,13 +6,13 @@ use std::time::Duration;
 use dpc_client::proto::v1;
 use dpc_client::{Client, Delivery, Object, Subscription, Uuid};
 
-use super::nodes::{Mesh, Node};
 use super::say;
 use crate::cli::client::of_client;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::table::Table;
+use crate::nodes::{Mesh, Node};
 
 /// What client 2 wants and client 1 pushes, and the other way round.
 const TYPE_1: &str = "demo.Order";

@@ -6,16 +6,18 @@ use std::time::Duration;
 use dpc_core::ids::{Incarnation, LaneId};
 use dpc_core::message::LinkRefusal;
 use dpc_proto::v1;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Status, Streaming};
 use tower::service_fn;
 use v1::mesh_service_client::MeshServiceClient;
 
-use super::Origin;
+use super::{Link, Origin, PAIR};
 use crate::edge::{Dial, Entropy};
-use crate::serve::MAX_FRAME_BYTES;
-use crate::service::{Hub, OutStream};
+use crate::serve::NODES;
+use crate::service::{Gather, Hub, OutStream, Outbox};
 use crate::wire::MESSAGE_BYTES_MAX;
 
 /// The metadata in which the dialling side names the lane that it wants.
@@ -134,20 +136,10 @@ async fn dial_once<D: Dial>(
     let mut client = MeshServiceClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let link = hub.links.open(origin);
-    let outgoing = OutStream::new(Arc::clone(&link.out), || {}).filter_map(|messages| {
-        // The end of a cut link is the end of the stream; nothing is told by it.
-        let request = messages.ok().map(|messages| v1::LinkRequest { messages });
-        std::future::ready(request)
-    });
-    // Core says its Hello when the link is up; the answer's head does not wait for it.
-    let mut request = tonic::Request::new(outgoing);
-    if let Some(lane) = lane {
-        let lane = lane.to_string().parse().expect("an id is plain text");
-        request.metadata_mut().insert(LANE, lane);
-    }
-    let incoming = match tokio::time::timeout(CONNECT_TIMEOUT, client.link(request)).await {
-        Ok(Ok(response)) => response.into_inner(),
+    let link = hub.links.open(origin, |id| hub.name_of(id));
+    let opening = open(hub, &mut client, &link, lane);
+    let incoming = match tokio::time::timeout(CONNECT_TIMEOUT, opening).await {
+        Ok(Ok(incoming)) => incoming,
         Ok(Err(status)) => {
             hub.links.remove(link.id);
             return Ended::Failed(status.message().to_owned());
@@ -173,6 +165,43 @@ async fn dial_once<D: Dial>(
     }
 }
 
+/// Opens both streams of a link. Core says its Hello when the link is up; the heads of the answers do
+/// not wait for it.
+async fn open(
+    hub: &Arc<Hub>,
+    client: &mut MeshServiceClient<Channel>,
+    link: &Arc<Link>,
+    lane: Option<LaneId>,
+) -> Result<Streaming<v1::LinkResponse>, Status> {
+    let small = messages(Arc::clone(&link.out)).map(|messages| v1::LinkRequest { messages });
+    let incoming = client.link(called(link, lane, small)).await?.into_inner();
+    let bodies = messages(Arc::clone(&link.bodies)).map(|messages| v1::BodiesRequest { messages });
+    let arriving = client.bodies(called(link, lane, bodies)).await?.into_inner();
+    link.open_bodies();
+    let arriving = arriving.map(|message| message.map(|m| m.messages));
+    tokio::spawn(Arc::clone(link).run_bodies(Arc::clone(hub), arriving));
+    Ok(incoming)
+}
+
+/// What one stream says. The end of a cut link is its end; nothing is told by it.
+fn messages<G: Gather>(out: Arc<Outbox<G>>) -> impl Stream<Item = G::Message> + Send
+where
+    G::Message: Send,
+{
+    OutStream::new(out, || {}).filter_map(|messages| std::future::ready(messages.ok()))
+}
+
+/// A call that names its link, and the lane that it wants if that is not the process's own.
+fn called<S>(link: &Link, lane: Option<LaneId>, out: S) -> Request<S> {
+    let plain = |text: &str| text.parse::<MetadataValue<Ascii>>().expect("an id is plain text");
+    let mut request = Request::new(out);
+    request.metadata_mut().insert(PAIR, plain(&link.pair));
+    if let Some(lane) = lane {
+        request.metadata_mut().insert(LANE, plain(&lane.to_string()));
+    }
+    request
+}
+
 async fn connect<D: Dial>(hub: &Hub, dialer: D, address: &str) -> Result<Channel, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| format!("{address} is not an address: {error}"))?
@@ -180,7 +209,9 @@ async fn connect<D: Dial>(hub: &Hub, dialer: D, address: &str) -> Result<Channel
         .http2_keep_alive_interval(hub.bounds.keepalive)
         .keep_alive_timeout(hub.bounds.keepalive_timeout)
         .keep_alive_while_idle(true)
-        .max_frame_size(MAX_FRAME_BYTES);
+        .initial_stream_window_size(NODES.stream_bytes)
+        .initial_connection_window_size(NODES.connection_bytes)
+        .max_frame_size(NODES.frame_bytes);
     let connector = service_fn(move |uri: Uri| {
         let dialer = dialer.clone();
         async move {

@@ -1,7 +1,8 @@
 //! Links to peers: who dials, what waits to be sent, what is asked over them.
 //!
-//! Core speaks in messages; a link carries them in order. Bodies (offers) have a byte window of their
-//! own, granted by the receiver, so that everything else overtakes them and never queues behind them.
+//! Core speaks in messages; a link carries them in order, but for bodies (offers, and what ends them):
+//! they have a stream and a byte window of their own, granted by the receiver, so that everything else
+//! overtakes them and never queues behind them (R7).
 
 mod dial;
 mod out;
@@ -27,6 +28,9 @@ use rate::Counts;
 
 /// Peers that are counted apart; the others share one line.
 const PEERS_COUNTED_MAX: usize = 1_000;
+
+/// The metadata of both calls of a link: what its dialler calls it.
+const PAIR: &str = "dpc-link";
 
 /// All links of a node.
 pub(crate) struct Links {
@@ -94,12 +98,19 @@ impl Links {
         }
     }
 
-    /// A new link; core is told of it by its task.
-    pub(crate) fn open(&self, origin: Origin) -> Arc<Link> {
+    /// A new link, and what its dialler calls it; core is told of it by its task.
+    pub(crate) fn open(&self, origin: Origin, pair: impl FnOnce(LinkId) -> String) -> Arc<Link> {
         let id = LinkId(self.next.fetch_add(1, Ordering::Relaxed));
-        let link = Arc::new(Link::new(id, origin));
+        let link = Arc::new(Link::new(id, origin, pair(id)));
         self.lock().links.insert(id, Arc::clone(&link));
         link
+    }
+
+    /// The link that a peer has dialled and calls so.
+    pub(crate) fn paired(&self, pair: &str) -> Option<Arc<Link>> {
+        let inner = self.lock();
+        let link = inner.links.values().find(|l| l.origin == Origin::Accepted && l.pair == pair);
+        link.cloned()
     }
 
     /// A link is gone.
@@ -199,10 +210,12 @@ impl Links {
 
 /// Bytes of payload in a message that came.
 fn received_payload(message: &v1::LinkMessage) -> u64 {
-    match &message.message {
-        Some(v1::link_message::Message::Offer(offer)) => {
-            offer.objects.iter().map(|object| object.payload.len() as u64).sum()
-        }
-        _ => 0,
-    }
+    use v1::link_message::Message as Wire;
+    let offer = match &message.message {
+        Some(Wire::Offer(offer)) => Some(offer),
+        Some(Wire::Estate(estate)) => estate.offer.as_ref(),
+        _ => None,
+    };
+    let objects = offer.iter().flat_map(|offer| &offer.objects);
+    objects.map(|object| object.payload.len() as u64).sum()
 }

@@ -1,74 +1,60 @@
-//! What waits to be sent over one link.
+//! What waits to be sent over one link: bodies, with what must not overtake them, and all the rest.
+//! Each leaves on a stream of its own.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use dpc_core::message::{Message, Offer};
+use dpc_core::message::Message;
 use dpc_proto::v1;
 
 use super::rate::Counts;
 use crate::service::Gather;
 use crate::wire::{link, offer};
 
-/// Bytes of offers that may be sent before the peer grants more.
+/// Bytes of bodies that may be sent before the peer grants more.
 pub(super) const BYTE_WINDOW: u64 = 4 << 20;
 
 /// Messages without bodies that may wait; beyond it the peer does not read.
 const SMALL_MAX: usize = 65_536;
 
-/// Bytes of offers that may wait; beyond it the peer does not read.
+/// Bytes of bodies that may wait; beyond it the peer does not read.
 const BODIES_BYTES_MAX: u64 = 128 << 20;
 
-/// Messages in one piece of the stream.
+/// Messages in one piece of a stream.
 const TOGETHER_MAX: usize = 256;
 
 /// Adverts or windows in one message: a longer list is cut into several.
 const LIST_MAX: usize = 1_000;
 
-/// The queue of one link.
+/// Everything that nothing waits before.
+#[derive(Default)]
 pub(crate) struct LinkOut {
     small: VecDeque<v1::LinkMessage>,
-    bodies: VecDeque<Body>,
-    bodies_bytes: u64,
-    /// Bytes of offers taken so far, and how many may be in all.
-    sent_bytes: u64,
-    granted_bytes: u64,
-    /// Where sent messages are counted, once the peer has a name; what was sent before.
-    counts: Option<Arc<Counts>>,
-    uncounted: (u64, u64),
+    counted: Counted,
 }
 
-/// What is sent through the byte window, in order.
-enum Body {
-    Offer(Offer),
-    /// The abort of an offer that is still in the queue: it must not overtake it, or the peer would
-    /// hold the offer for good and the offer's share of its window would be lost.
-    After(v1::LinkMessage),
+/// Bodies, and in their order what undoes or forgets them: an abort that overtook its offer would
+/// be lost on the peer, and the offer's share of its window with it.
+pub(crate) struct BodiesOut {
+    waiting: VecDeque<Message>,
+    waiting_bytes: u64,
+    /// Bytes of bodies taken so far, and how many may be in all.
+    sent_bytes: u64,
+    granted_bytes: u64,
+    counted: Counted,
+}
+
+/// Counts what is sent: at the peer, once it has a name.
+#[derive(Default)]
+struct Counted {
+    at: Option<Arc<Counts>>,
+    before: (u64, u64),
 }
 
 impl LinkOut {
-    pub(super) fn new() -> Self {
-        Self {
-            small: VecDeque::new(),
-            bodies: VecDeque::new(),
-            bodies_bytes: 0,
-            sent_bytes: 0,
-            granted_bytes: BYTE_WINDOW,
-            counts: None,
-            uncounted: (0, 0),
-        }
-    }
-
     /// Adds what core says. False if too much waits.
     pub(super) fn push(&mut self, message: Message) -> bool {
         match message {
-            Message::Offer(offer) => {
-                self.bodies_bytes += offer::byte_cost(&offer);
-                self.bodies.push_back(Body::Offer(offer));
-            }
-            Message::Abort(transfer) if self.waits(transfer) => {
-                self.bodies.push_back(Body::After(link::to_wire(&Message::Abort(transfer))));
-            }
             Message::Adverts(adverts) if adverts.len() > LIST_MAX => {
                 for part in adverts.chunks(LIST_MAX) {
                     self.small.push_back(link::to_wire(&Message::Adverts(part.to_vec())));
@@ -90,83 +76,107 @@ impl LinkOut {
         self.fits()
     }
 
-    /// The peer grants bytes of offers: an absolute total that never shrinks.
+    /// The peer has a name: sent messages are counted there.
+    pub(super) fn count_in(&mut self, counts: Arc<Counts>) {
+        self.counted.at(counts);
+    }
+
+    fn fits(&self) -> bool {
+        self.small.len() <= SMALL_MAX
+    }
+}
+
+impl BodiesOut {
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            sent_bytes: 0,
+            granted_bytes: BYTE_WINDOW,
+            counted: Counted::default(),
+        }
+    }
+
+    /// Adds what core says. False if too much waits.
+    pub(super) fn push(&mut self, message: Message) -> bool {
+        self.waiting_bytes += offer::cost_of(&message);
+        self.waiting.push_back(message);
+        self.waiting_bytes <= BODIES_BYTES_MAX && self.waiting.len() <= SMALL_MAX
+    }
+
+    /// The peer grants bytes of bodies: an absolute total that never shrinks.
     pub(super) fn grant(&mut self, total: u64) {
         self.granted_bytes = self.granted_bytes.max(total);
     }
 
     /// The peer has a name: sent messages are counted there.
     pub(super) fn count_in(&mut self, counts: Arc<Counts>) {
-        let (messages, payload) = std::mem::take(&mut self.uncounted);
+        self.counted.at(counts);
+    }
+}
+
+impl Counted {
+    fn at(&mut self, counts: Arc<Counts>) {
+        let (messages, payload) = std::mem::take(&mut self.before);
         counts.sent(messages, payload);
-        self.counts = Some(counts);
+        self.at = Some(counts);
     }
 
-    fn waits(&self, transfer: dpc_core::record::TransferId) -> bool {
-        self.bodies.iter().any(|b| matches!(b, Body::Offer(offer) if offer.transfer == transfer))
-    }
-
-    fn fits(&self) -> bool {
-        self.small.len() <= SMALL_MAX && self.bodies_bytes <= BODIES_BYTES_MAX
-    }
-
-    /// The next body that the byte window lets pass. The window may be overdrawn by one offer, so
-    /// that an offer larger than the window still leaves.
-    fn next_body(&mut self) -> Option<(v1::LinkMessage, u64)> {
-        if let Some(Body::Offer(_)) = self.bodies.front()
-            && self.sent_bytes >= self.granted_bytes
-        {
-            return None;
-        }
-        Some(match self.bodies.pop_front()? {
-            Body::After(message) => (message, 0),
-            Body::Offer(offer) => {
-                let cost = offer::byte_cost(&offer);
-                self.bodies_bytes -= cost;
-                self.sent_bytes += cost;
-                (link::to_wire(&Message::Offer(offer.clone())), offer::payload_bytes(&offer))
+    fn add(&mut self, messages: u64, payload: u64) {
+        match &self.at {
+            Some(counts) => counts.sent(messages, payload),
+            None => {
+                self.before.0 += messages;
+                self.before.1 += payload;
             }
-        })
+        }
     }
 }
 
 impl Gather for LinkOut {
     type Message = Vec<v1::LinkMessage>;
 
-    /// Small messages first, and one body at most: what is said meanwhile goes before the next body.
     fn next_message(&mut self) -> Option<Self::Message> {
         let count = self.small.len().min(TOGETHER_MAX);
-        let mut messages: Vec<v1::LinkMessage> = self.small.drain(..count).collect();
-        let mut payload = 0;
-        if self.small.is_empty()
-            && let Some((body, bytes)) = self.next_body()
-        {
-            messages.push(body);
-            payload = bytes;
-        }
-        if messages.is_empty() {
+        if count == 0 {
             return None;
         }
-        match &self.counts {
-            Some(counts) => counts.sent(messages.len() as u64, payload),
-            None => {
-                self.uncounted.0 += messages.len() as u64;
-                self.uncounted.1 += payload;
-            }
+        self.counted.add(count as u64, 0);
+        Some(self.small.drain(..count).collect())
+    }
+
+    fn is_drained(&self) -> bool {
+        self.small.is_empty()
+    }
+}
+
+impl Gather for BodiesOut {
+    type Message = Vec<v1::LinkMessage>;
+
+    /// One message at a time, as the byte window lets it pass. The window may be overdrawn by one
+    /// body, so that a body larger than the window still leaves.
+    fn next_message(&mut self) -> Option<Self::Message> {
+        let cost = offer::cost_of(self.waiting.front()?);
+        if cost > 0 && self.sent_bytes >= self.granted_bytes {
+            return None;
         }
-        Some(messages)
+        let message = self.waiting.pop_front().expect("just seen");
+        self.waiting_bytes -= cost;
+        self.sent_bytes += cost;
+        self.counted.add(1, offer::payload_of(&message));
+        Some(vec![link::to_wire(&message)])
     }
 
     /// A link that ends does not wait for its bodies: their offers are aborted by the end.
     fn is_drained(&self) -> bool {
-        self.small.is_empty()
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use dpc_core::ids::{Birth, Epoch, Incarnation, LaneId, ObjectId};
-    use dpc_core::message::DemandKey;
+    use dpc_core::message::{DemandKey, Offer};
     use dpc_core::names::{Name, Pattern, TypeName};
     use dpc_core::object::{Entity, Headers, Object};
     use dpc_core::record::TransferId;
@@ -208,14 +218,13 @@ mod tests {
         Message::Offer(Offer { transfer: transfer(n), key, objects: [object].into() })
     }
 
-    fn kinds(out: &mut LinkOut) -> Vec<&'static str> {
+    fn kinds(out: &mut BodiesOut) -> Vec<&'static str> {
         use v1::link_message::Message as Wire;
         let mut kinds = Vec::new();
         while let Some(messages) = out.next_message() {
             kinds.extend(messages.iter().map(|m| match &m.message {
                 Some(Wire::Offer(_)) => "offer",
                 Some(Wire::Abort(_)) => "abort",
-                Some(Wire::Status(_)) => "status",
                 other => panic!("{other:?}"),
             }));
         }
@@ -223,13 +232,12 @@ mod tests {
     }
 
     #[test]
-    fn small_messages_overtake_bodies_and_bodies_wait_for_their_window() {
-        let mut out = LinkOut::new();
+    fn bodies_wait_for_their_window() {
+        let mut out = BodiesOut::new();
         for n in 1..=6 {
             assert!(out.push(offer(n, 1 << 20)));
         }
-        assert!(out.push(Message::Status(transfer(9))));
-        assert_eq!(kinds(&mut out), ["status", "offer", "offer", "offer", "offer"]);
+        assert_eq!(kinds(&mut out), ["offer", "offer", "offer", "offer"]);
         out.grant(BYTE_WINDOW + 2_048);
         assert_eq!(kinds(&mut out), ["offer"]);
         out.grant(1);
@@ -238,20 +246,21 @@ mod tests {
 
     #[test]
     fn an_abort_never_overtakes_its_offer() {
-        let mut out = LinkOut::new();
+        let mut out = BodiesOut::new();
         for n in 1..=5 {
             assert!(out.push(offer(n, 1 << 20)));
         }
         assert!(out.push(Message::Abort(transfer(5))));
-        assert!(out.push(Message::Abort(transfer(99))), "of an offer that has left");
-        assert_eq!(kinds(&mut out), ["abort", "offer", "offer", "offer", "offer"]);
+        assert_eq!(kinds(&mut out), ["offer", "offer", "offer", "offer"]);
         out.grant(2 * BYTE_WINDOW);
         assert_eq!(kinds(&mut out), ["offer", "abort"]);
+        assert!(out.push(Message::Abort(transfer(99))));
+        assert_eq!(kinds(&mut out), ["abort"], "it takes nothing from the window");
     }
 
     #[test]
     fn a_peer_that_does_not_read_is_noticed() {
-        let mut out = LinkOut::new();
+        let mut out = BodiesOut::new();
         assert!((0..128).all(|n| out.push(offer(n, (1 << 20) - 256))));
         assert!(!out.push(offer(200, 1)));
     }

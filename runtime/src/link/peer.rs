@@ -1,4 +1,4 @@
-//! One link: its queue, its peer, the questions asked over it, and the task that reads it.
+//! One link: its queues, its peer, the questions asked over it, and the tasks that read it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,18 +12,18 @@ use dpc_core::names::Name;
 use dpc_core::time::Mono;
 use dpc_proto::v1;
 use futures_util::{Stream, StreamExt};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tonic::Status;
 use v1::link_message::Message as Wire;
 
-use super::out::{BYTE_WINDOW, LinkOut};
+use super::out::{BYTE_WINDOW, BodiesOut, LinkOut};
 use super::rate::{Counts, Rate};
 use super::{Origin, received_payload};
 use crate::service::{Hub, Outbox, answer_ask};
 use crate::wire::link::{self, BadMessage};
 use crate::wire::offer;
 
-/// How long a peer may take to say its first message.
+/// How long a peer may take to say its first message, and to open the stream of bodies.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
 /// How long a link that ends is given to send what is due.
@@ -40,12 +40,25 @@ pub(crate) struct Link {
     pub(crate) id: LinkId,
     /// Who has dialled.
     pub(crate) origin: Origin,
-    pub(crate) out: Arc<Outbox<LinkOut>>,
+    /// What its dialler calls it, so that its two streams find each other.
+    pub(super) pair: String,
+    pub(super) out: Arc<Outbox<LinkOut>>,
+    pub(super) bodies: Arc<Outbox<BodiesOut>>,
     ending: Notify,
+    stage: watch::Sender<Stage>,
     next_ask: AtomicU64,
     asks: Mutex<BTreeMap<u64, oneshot::Sender<v1::Told>>>,
     answering: Arc<Semaphore>,
     known: Mutex<Known>,
+}
+
+/// How far a link is in its life.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stage {
+    /// The stream of bodies is open.
+    bodies: bool,
+    /// The handshake is done: bodies are read.
+    ready: bool,
 }
 
 /// What is known of the other side.
@@ -63,12 +76,15 @@ struct Known {
 }
 
 impl Link {
-    pub(super) fn new(id: LinkId, origin: Origin) -> Self {
+    pub(super) fn new(id: LinkId, origin: Origin, pair: String) -> Self {
         Self {
             id,
             origin,
-            out: Outbox::new(LinkOut::new()),
+            pair,
+            out: Outbox::new(LinkOut::default()),
+            bodies: Outbox::new(BodiesOut::new()),
             ending: Notify::new(),
+            stage: watch::Sender::new(Stage::default()),
             next_ask: AtomicU64::new(1),
             asks: Mutex::new(BTreeMap::new()),
             answering: Arc::new(Semaphore::new(ASKS_AT_ONCE)),
@@ -78,7 +94,11 @@ impl Link {
 
     /// Queues what core says. False if the peer does not read: the link is cut then.
     pub(super) fn send(&self, message: Message) -> bool {
-        let fits = self.out.with(|out| out.push(message));
+        let fits = if link::is_body(&message) {
+            self.bodies.with(|bodies| bodies.push(message))
+        } else {
+            self.out.with(|out| out.push(message))
+        };
         if !fits {
             self.cut("the peer does not read");
         }
@@ -95,12 +115,15 @@ impl Link {
     /// Ends the link now.
     pub(super) fn cut(&self, why: &str) {
         self.out.cut(Status::unavailable(why));
+        self.bodies.cut(Status::unavailable(why));
         self.ending.notify_one();
     }
 
     /// The handshake is done.
     pub(super) fn ready(&self, name: Name, lane: LaneId, counts: Arc<Counts>) {
         self.out.with(|out| out.count_in(Arc::clone(&counts)));
+        self.bodies.with(|bodies| bodies.count_in(Arc::clone(&counts)));
+        self.stage.send_modify(|stage| stage.ready = true);
         let mut known = self.known();
         let (messages, payload) = std::mem::take(&mut known.uncounted);
         counts.received(messages, payload);
@@ -174,11 +197,13 @@ impl Link {
             biased;
             () = self.out.gone() => None,
             () = self.flushed() => None,
+            () = self.without_bodies() => Some("the peer opens no stream of bodies".to_owned()),
             why = self.read(&hub, &mut incoming) => why,
         };
         hub.links.remove(self.id);
         hub.feed_now(Input::LinkDown(self.id));
         self.out.cut(Status::unavailable("the link has ended"));
+        self.bodies.cut(Status::unavailable("the link has ended"));
         if self.closed().is_some() {
             // The refusal has left the queue, not yet the connection. Dropping the other direction
             // would reset both, and the peer would never read why.
@@ -193,12 +218,62 @@ impl Link {
         tokio::time::sleep(FLUSH).await;
     }
 
+    /// Ends when the peer has not opened the stream of bodies in time.
+    async fn without_bodies(&self) {
+        let mut stage = self.stage.subscribe();
+        let opened = stage.wait_for(|stage| stage.bodies);
+        if tokio::time::timeout(FIRST_MESSAGE, opened).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The stream of bodies is there. False if it was before.
+    pub(super) fn open_bodies(&self) -> bool {
+        self.stage.send_if_modified(|stage| !std::mem::replace(&mut stage.bodies, true))
+    }
+
+    /// Reads bodies until the link ends. The end of their stream is the end of the link.
+    pub(super) async fn run_bodies(
+        self: Arc<Self>,
+        hub: Arc<Hub>,
+        mut incoming: impl Stream<Item = Result<Vec<v1::LinkMessage>, Status>> + Unpin,
+    ) {
+        let reading = async {
+            // The peer's Hello is on the other stream: core hears it before anything else.
+            let mut stage = self.stage.subscribe();
+            stage.wait_for(|stage| stage.ready).await.map_err(drop)?;
+            let mut window = ReceiveWindow::default();
+            while let Some(Ok(messages)) = incoming.next().await {
+                let taken = self.take(&hub, messages, Some(&mut window)).await;
+                taken.map_err(|bad| self.refuse_malformed(bad))?;
+            }
+            Ok::<(), ()>(())
+        };
+        // The end comes first: a link that was cut is read no further.
+        tokio::select! {
+            biased;
+            () = self.bodies.gone() => self.cut("the link has ended"),
+            read = reading => match read {
+                Ok(()) if !self.known().refused => self.cut("the stream of bodies has ended"),
+                // The end is near: what is due leaves, and the link ends by itself.
+                _ => self.bodies.gone().await,
+            },
+        }
+    }
+
+    /// The peer breaks the rules: it is told so, and the link ends.
+    fn refuse_malformed(&self, bad: BadMessage) {
+        tracing::warn!(peer = %self.label(), "malformed: {bad}; link closed");
+        let refusal = LinkRefusal::Malformed(bad.0);
+        self.send(Message::Refuse(refusal.clone()));
+        self.close(refusal, true);
+    }
+
     async fn read(
         self: &Arc<Self>,
         hub: &Arc<Hub>,
         incoming: &mut (impl Stream<Item = Result<Vec<v1::LinkMessage>, Status>> + Unpin),
     ) -> Option<String> {
-        let mut window = ReceiveWindow::default();
         let first = tokio::time::timeout(FIRST_MESSAGE, incoming.next()).await;
         let Ok(mut next) = first else { return Some("the peer said nothing for 10 s".to_owned()) };
         loop {
@@ -211,11 +286,8 @@ impl Link {
                 None => return None,
                 Some(Err(status)) => return Some(status.message().to_owned()),
                 Some(Ok(messages)) => {
-                    if let Err(bad) = self.take(hub, messages, &mut window).await {
-                        tracing::warn!(peer = %self.label(), "malformed: {bad}; link closed");
-                        let refusal = LinkRefusal::Malformed(bad.0);
-                        self.send(Message::Refuse(refusal.clone()));
-                        self.close(refusal, true);
+                    if let Err(bad) = self.take(hub, messages, None).await {
+                        self.refuse_malformed(bad);
                         // The end is near: what is due leaves, and the link ends by itself.
                         std::future::pending::<()>().await;
                     }
@@ -225,11 +297,12 @@ impl Link {
         }
     }
 
+    /// Takes in what came on one of the streams; the one of bodies has a byte window.
     async fn take(
         self: &Arc<Self>,
         hub: &Arc<Hub>,
         messages: Vec<v1::LinkMessage>,
-        window: &mut ReceiveWindow,
+        bodies: Option<&mut ReceiveWindow>,
     ) -> Result<(), BadMessage> {
         let payload = messages.iter().map(received_payload).sum();
         self.count_received(messages.len() as u64, payload);
@@ -239,17 +312,18 @@ impl Link {
             let message =
                 message.message.ok_or_else(|| BadMessage::new("a message of no known kind"))?;
             match message {
-                Wire::ByteWindow(grant) => self.out.with(|out| out.grant(grant.total)),
+                Wire::ByteWindow(grant) => self.bodies.with(|out| out.grant(grant.total)),
                 Wire::Ask(ask) => self.answer(hub, ask),
                 Wire::Told(told) => self.told(*told),
                 other => {
                     let message = link::from_wire(other)?;
+                    if link::is_body(&message) != bodies.is_some() {
+                        return Err(BadMessage::new(format!("on the wrong stream: {message}")));
+                    }
                     bytes += 256;
+                    cost += offer::cost_of(&message);
                     match &message {
-                        Message::Offer(offer) => {
-                            cost += offer::byte_cost(offer);
-                            objects += offer.objects.len() as u64;
-                        }
+                        Message::Offer(offer) => objects += offer.objects.len() as u64,
                         Message::Refuse(_) => self.known().refused = true,
                         _ => {}
                     }
@@ -264,7 +338,7 @@ impl Link {
             bytes += usize::try_from(cost).unwrap_or(usize::MAX / 2);
             hub.feed(inputs, bytes).await;
         }
-        if let Some(total) = window.consumed(cost) {
+        if let Some(total) = bodies.and_then(|window| window.consumed(cost)) {
             self.out.with(|out| out.push_wire(Wire::ByteWindow(v1::ByteWindow { total })));
         }
         Ok(())
@@ -305,7 +379,7 @@ impl Link {
     }
 }
 
-/// How many bytes of offers the peer may send.
+/// How many bytes of bodies the peer may send.
 struct ReceiveWindow {
     consumed: u64,
     granted: u64,
@@ -318,7 +392,7 @@ impl Default for ReceiveWindow {
 }
 
 impl ReceiveWindow {
-    /// Offers have been handed on: the new total to grant, when half of the window is used.
+    /// Bodies have been handed on: the new total to grant, when half of the window is used.
     fn consumed(&mut self, bytes: u64) -> Option<u64> {
         self.consumed += bytes;
         let total = self.consumed + BYTE_WINDOW;

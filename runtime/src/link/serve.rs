@@ -9,9 +9,12 @@ use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 use v1::mesh_service_server::MeshService;
 
-use super::Origin;
 use super::dial::LANE;
+use super::{Origin, PAIR};
 use crate::service::{Hub, OutStream};
+
+/// The longest name of a link.
+const PAIR_BYTES_MAX: usize = 128;
 
 /// `dpc.v1.MeshService`.
 pub(crate) struct Mesh {
@@ -46,7 +49,11 @@ impl MeshService for Mesh {
         request: Request<Streaming<v1::LinkRequest>>,
     ) -> Result<Response<Self::LinkStream>, Status> {
         let hub = self.hub_of(&request)?;
-        let link = hub.links.open(Origin::Accepted);
+        let pair = pair(&request)?;
+        if hub.links.paired(&pair).is_some() {
+            return Err(Status::already_exists(format!("there is a link {pair} already")));
+        }
+        let link = hub.links.open(Origin::Accepted, |_| pair);
         let out = OutStream::new(Arc::clone(&link.out), || {});
         let incoming = request.into_inner().map(|message| message.map(|m| m.messages));
         tokio::spawn(async move {
@@ -59,6 +66,26 @@ impl MeshService for Mesh {
         Ok(Response::new(Box::pin(answers)))
     }
 
+    type BodiesStream = Pin<Box<dyn Stream<Item = Result<v1::BodiesResponse, Status>> + Send>>;
+
+    async fn bodies(
+        &self,
+        request: Request<Streaming<v1::BodiesRequest>>,
+    ) -> Result<Response<Self::BodiesStream>, Status> {
+        let hub = self.hub_of(&request)?;
+        let pair = pair(&request)?;
+        let link = hub.links.paired(&pair);
+        let link = link.ok_or_else(|| Status::not_found(format!("there is no link {pair}")))?;
+        if !link.open_bodies() {
+            return Err(Status::already_exists(format!("link {pair} has its bodies already")));
+        }
+        let out = OutStream::new(Arc::clone(&link.bodies), || {});
+        let incoming = request.into_inner().map(|message| message.map(|m| m.messages));
+        tokio::spawn(link.run_bodies(hub, incoming));
+        let answers = out.map(|messages| messages.map(|messages| v1::BodiesResponse { messages }));
+        Ok(Response::new(Box::pin(answers)))
+    }
+
     async fn probe(
         &self,
         _request: Request<v1::ProbeRequest>,
@@ -67,4 +94,12 @@ impl MeshService for Mesh {
         let (node, incarnation) = (identity.name.to_string(), identity.incarnation.0);
         Ok(Response::new(v1::ProbeResponse { node, incarnation }))
     }
+}
+
+/// What the dialler calls the link.
+fn pair<T>(request: &Request<T>) -> Result<String, Status> {
+    let pair = request.metadata().get(PAIR).and_then(|pair| pair.to_str().ok());
+    let pair = pair.filter(|pair| (1..=PAIR_BYTES_MAX).contains(&pair.len()));
+    let pair = pair.ok_or_else(|| Status::invalid_argument("`dpc-link` has to name the link"))?;
+    Ok(pair.to_owned())
 }

@@ -253,6 +253,11 @@ impl Hub {
         *self.doubts.lock().expect("nobody panics while holding it") = lanes;
     }
 
+    /// What this start of this core calls a link that it dials: nobody else calls one so.
+    pub(crate) fn name_of(&self, link: LinkId) -> String {
+        format!("{}/{}/{link}", self.identity.lane, self.identity.incarnation.0)
+    }
+
     /// Hands inputs to the driver; waits while too much is on its way.
     pub(crate) async fn feed(&self, inputs: Vec<Input>, bytes: usize) {
         let room = take_room(&self.room, bytes).await;

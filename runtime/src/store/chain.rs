@@ -26,13 +26,8 @@ impl Tip {
         number: RecordNumber,
         record: &Bytes,
     ) -> Result<(), StoreError> {
+        self.admit_owner(epoch)?;
         let refused = |why: String| Err(StoreError::Refused(why));
-        if epoch < self.epoch {
-            return Err(StoreError::Fenced { epoch: self.epoch });
-        }
-        if epoch > self.epoch {
-            return refused(format!("epoch {epoch} was never claimed"));
-        }
         if number != self.last.next() {
             return refused(format!("record {number} does not follow record {}", self.last));
         }
@@ -51,6 +46,17 @@ impl Tip {
             Ok(header) => refused(format!("{header:?} is not the next record of this log")),
             Err(bad) => refused(bad.to_string()),
         }
+    }
+
+    /// Whether the owner of `epoch` may change anything. A refusal changes nothing.
+    pub(super) fn admit_owner(&self, epoch: Epoch) -> Result<(), StoreError> {
+        if epoch < self.epoch {
+            return Err(StoreError::Fenced { epoch: self.epoch });
+        }
+        if epoch > self.epoch {
+            return Err(StoreError::Refused(format!("epoch {epoch} was never claimed")));
+        }
+        Ok(())
     }
 
     /// Checks a record that was read: that it is there, undamaged, of this lane and number, linked

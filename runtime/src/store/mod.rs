@@ -1,4 +1,4 @@
-//! The stores of a lane: the embedded one, and Postgres ([`Postgres`]).
+//! The stores of a lane: the embedded one, Postgres ([`Postgres`]), and Cassandra ([`Cassandra`]).
 //!
 //! The embedded store keeps a lane in one folder on the node's own disk.
 //!
@@ -17,6 +17,7 @@
 //! where records were acknowledged, every record carries number, lane, hash and the hash of the one
 //! before, and `rescue/` keeps what fjall would cut or delete until the log has proved complete.
 
+mod cassandra;
 mod chain;
 mod embedded;
 mod folder;
@@ -25,13 +26,20 @@ mod index;
 mod log;
 mod postgres;
 mod precheck;
+mod remote;
 mod rescue;
 mod seat;
+#[cfg(test)]
+mod testing;
 
 use std::path::Path;
 
 use dpc_core::store::StoreError;
 
+pub(crate) use cassandra::{ACCEPTED as CASSANDRA_ACCEPTED, Address as CassandraAddress};
+pub use cassandra::{
+    Cassandra, CassandraDatabase, CassandraOptions, cassandra_password, cassandra_tables,
+};
 pub use embedded::{Embedded, Options};
 pub use folder::is_retired;
 pub use index::{IndexDb, Part, PartInfo};

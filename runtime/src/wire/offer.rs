@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dpc_core::ids::{Birth, Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::limits::{HANDLED_MAX, MARKS_MAX, OFFER_OBJECTS_MAX, PATH_MAX, REASON_BYTES_MAX};
-use dpc_core::message::{Estate, Offer};
+use dpc_core::message::{Estate, Message, Offer};
 use dpc_core::names::{Name, TypeName};
 use dpc_core::object::{Chase, Entity, Generation, Headers, Object, SettleMark, Token};
 use dpc_core::record::TransferId;
@@ -21,14 +21,22 @@ use super::link::{
 /// What each object of an offer counts in the byte window besides payload and headers.
 const OBJECT_COST_BYTES: u64 = 256;
 
-/// What an offer takes from the byte window.
-pub(crate) fn byte_cost(offer: &Offer) -> u64 {
-    offer.objects.iter().map(|object| object.weight() + OBJECT_COST_BYTES).sum()
+/// What a message takes from the byte window: only bodies do.
+pub(crate) fn cost_of(message: &Message) -> u64 {
+    bodies(message).iter().map(|object| object.weight() + OBJECT_COST_BYTES).sum()
 }
 
-/// The bytes of payloads in an offer.
-pub(crate) fn payload_bytes(offer: &Offer) -> u64 {
-    offer.objects.iter().map(|object| object.entity.payload.len() as u64).sum()
+/// The bytes of payloads in a message.
+pub(crate) fn payload_of(message: &Message) -> u64 {
+    bodies(message).iter().map(|object| object.entity.payload.len() as u64).sum()
+}
+
+fn bodies(message: &Message) -> &[Object] {
+    match message {
+        Message::Offer(offer) => &offer.objects,
+        Message::Estate(estate) => &estate.objects,
+        _ => &[],
+    }
 }
 
 /// Gives each distinct value a position.

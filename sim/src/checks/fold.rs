@@ -240,7 +240,6 @@ impl Fold<'_> {
                 l.reclaimed.insert(key);
                 let held = l.held.values_mut().filter_map(|ids| ids.take(&object.id)).count() > 0;
                 self.seen.add(if held { "held copy brought back" } else { "copy brought back" });
-                self.model.routes.remove(&key);
             }
         }
         if let Some(before) = before
@@ -422,7 +421,8 @@ impl Fold<'_> {
         };
         let link = (transfer.sender, transfer.receiver);
         let key = (object.id, object.birth);
-        if self.model.doubtful.contains(&key) {
+        // Of a copy that was brought back there may be another one, with a way of its own.
+        if self.model.doubtful.contains(&key) || object.possible_duplicate {
             return;
         }
         let route = self.model.routes.entry(key).or_default();

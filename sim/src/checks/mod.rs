@@ -191,7 +191,7 @@ impl Checker {
             _ if self.model.is_lost(lane) => {}
             Answer::Pushed { id: answered, already } => {
                 self.p09_pushed(lane, push, *answered, *already);
-                self.p01_push_is_durable(lane, id);
+                self.p01_push_is_durable(lane, id, *already);
             }
             Answer::Refused(_) => {
                 p.refused += 1;
@@ -228,6 +228,7 @@ impl Checker {
             p.tried += 1;
         }
         self.asked.entry(*token).or_default().push(settle.clone());
+        self.p05_settling(token);
     }
 
     /// P1 for settles, P3 for repeats, P4 for emits.

@@ -16,6 +16,8 @@ pub(crate) struct Held {
     pub(crate) epoch: Epoch,
     /// The stream, unless it was taken without one.
     pub(crate) session: Option<SessionId>,
+    /// Somebody has asked to settle it: it is over once that is durable.
+    pub(crate) settling: bool,
     /// Until when, if it is not extended.
     pub(crate) until: Mono,
     /// Now.
@@ -50,6 +52,18 @@ impl Checker {
         }
     }
 
+    /// A lease is said to have run out.
+    pub(crate) fn p05_expired(&mut self, lane: LaneId, lease: u64, now: Mono) {
+        let mut of_lane = self.leased.get(&lane).into_iter().flatten();
+        let early = of_lane.find(|(_, held)| held.lease == lease && held.until > now);
+        if let Some(((id, _), held)) = early {
+            let what =
+                format!("lease {lease} of {id} ran out at {now}, given until {}", held.until);
+            self.fail("P5", what);
+        }
+        self.p05_ended(lane, lease);
+    }
+
     /// A lease has ended: settled, run out, or taken away by a person.
     pub(crate) fn p05_ended(&mut self, lane: LaneId, lease: u64) {
         if let Some(of_lane) = self.leased.get_mut(&lane) {
@@ -78,9 +92,20 @@ impl Checker {
         }
     }
 
-    /// Whether somebody holds an object.
+    /// Somebody asks to settle a lease.
+    pub(super) fn p05_settling(&mut self, token: &Token) {
+        let of_lane = self.leased.get_mut(&token.lane).into_iter().flatten();
+        let held = of_lane.map(|(_, held)| held);
+        let is = |held: &&mut Held| (held.epoch, held.lease) == (token.epoch, token.n);
+        held.filter(is).for_each(|held| held.settling = true);
+    }
+
+    /// Whether somebody holds an object, or has settled it and waits.
     pub(super) fn is_leased(&self, lane: LaneId, key: &Key, now: Mono) -> bool {
-        self.leased.get(&lane).and_then(|l| l.get(key)).is_some_and(|held| held.until >= now)
+        self.leased
+            .get(&lane)
+            .and_then(|l| l.get(key))
+            .is_some_and(|held| held.settling || held.until >= now)
     }
 
     /// Whether the lease of a token is held now.

@@ -3,6 +3,7 @@
 
 use dpc_core::ids::{LaneId, ObjectId};
 use dpc_core::names::{Name, Pattern};
+use dpc_core::object::Object;
 use dpc_core::record::Standing;
 use dpc_core::time::{Mono, Span, Wall};
 
@@ -19,7 +20,28 @@ pub(crate) struct Idle {
     pub(crate) processor: Name,
 }
 
+impl Idle {
+    fn may_take(&self, o: &Object) -> bool {
+        self.pattern.matches(&o.entity.ty) && o.handled.binary_search(&self.processor).is_err()
+    }
+}
+
 impl Checker {
+    /// Something is offered to a peer while these are idle here and nobody holds anything: they
+    /// come first.
+    pub(crate) fn p12_offered_past(&mut self, lane: LaneId, idle: &[Idle], offered: &[Object]) {
+        if self.model.is_lost(lane) {
+            return; // What is leased there is not known.
+        }
+        for o in offered {
+            if let Some(Idle { pattern, processor }) = idle.iter().find(|i| i.may_take(o)) {
+                let (id, name) = (o.id, lane.short());
+                let idle = format!("an idle subscription to {pattern} as {processor}");
+                self.fail("P12", format!("{id} is offered by {name} past {idle}"));
+            }
+        }
+    }
+
     /// Looks at one lane: who is idle there, and what waits for them. `None` for a lane that cannot
     /// deliver now (down, paused, draining, stalled, out of leases): waiting counts anew then.
     pub(crate) fn p12_idle_beside_work(
@@ -42,23 +64,21 @@ impl Checker {
             let waits = thing.standing == Standing::Flowing
                 && o.not_before.is_none_or(|at| at <= wall)
                 && !self.is_leased(lane, &(o.id, o.birth), now);
-            let may = |i: &Idle| {
-                i.pattern.matches(&o.entity.ty) && o.handled.binary_search(&i.processor).is_err()
-            };
-            if !waits || !idle.iter().any(may) {
+            let Some(idle) = idle.iter().find(|i| i.may_take(o)).filter(|_| waits) else {
                 continue;
-            }
+            };
             let fence = self.fences.get(&(o.id, o.birth)).copied().unwrap_or_default();
             let earlier = before.iter().find(|((_, id), (_, f))| *id == o.id && *f == fence);
             let since = earlier.map_or(now, |(_, (at, _))| *at);
             self.kept_waiting.insert((lane, o.id), (since, fence));
             if now - since > WAIT_MAX {
-                late = Some((o.id, now - since));
+                late = Some((o.id, now - since, idle));
             }
         }
-        if let Some((id, span)) = late {
+        if let Some((id, span, Idle { pattern, processor })) = late {
             let name = lane.short();
-            self.fail("P12", format!("{id} has waited {span} at {name} beside an idle subscriber"));
+            let idle = format!("an idle subscription to {pattern} as {processor}");
+            self.fail("P12", format!("{id} has waited {span} at {name} beside {idle}"));
         }
     }
 }

@@ -57,6 +57,8 @@ pub struct Client {
     pub(crate) session: Option<SessionId>,
     /// Whether it wants to be there at all.
     pub(crate) wants: bool,
+    /// Its node has taken its subscription, on its present stream.
+    pub(crate) subscribed: bool,
     pub(crate) hand: BTreeMap<u64, Delivery>,
     pub(crate) mind: Dice,
     /// When it was last given something.
@@ -140,8 +142,13 @@ pub enum Op {
         node: usize,
         /// The lease.
         lease: u64,
-        /// Until when.
-        until: Mono,
+    },
+    /// A client subscribes.
+    Subscribe {
+        /// The node.
+        node: usize,
+        /// The client.
+        client: usize,
     },
     /// Anything else.
     Other {
@@ -159,6 +166,7 @@ impl Op {
             | Self::Take { node, .. }
             | Self::Forged { node, .. }
             | Self::Extend { node, .. }
+            | Self::Subscribe { node, .. }
             | Self::Other { node } => *node,
         }
     }
@@ -253,6 +261,7 @@ impl World {
             lease: wish.lease,
             session: None,
             wants: true,
+            subscribed: false,
             hand: BTreeMap::new(),
             fed_at: self.now,
             mind: Dice::new(self.plan.seed, &format!("client {}", self.clients.len())),
@@ -264,7 +273,7 @@ impl World {
 
     /// A client's subscription ends; its stream and leases stay.
     pub fn unsubscribe(&mut self, client: usize) {
-        self.clients[client].wants = false;
+        (self.clients[client].wants, self.clients[client].subscribed) = (false, false);
         let (node, session) = (self.clients[client].node, self.clients[client].session);
         if let (Some(session), true) = (session, self.nodes[node].is_up()) {
             if self.trace.is_on() {
@@ -292,6 +301,7 @@ impl World {
     fn hang_up(&mut self, client: usize) {
         let node = self.clients[client].node;
         self.clients[client].hand.clear();
+        self.clients[client].subscribed = false;
         let Some(session) = self.clients[client].session.take() else { return };
         let life = self.nodes[node].lives;
         self.at(self.now, Event::HungUp { node, life, session });
@@ -364,7 +374,7 @@ impl World {
             self.trace.input(self.now, line);
         }
         self.checks.p10_wanted(&subscribe.pattern);
-        let to = self.ask(Op::Other { node });
+        let to = self.ask(Op::Subscribe { node, client });
         self.feed(node, Input::Subscribe(to, subscribe));
     }
 
@@ -478,11 +488,16 @@ impl World {
                 }
             }
             Op::Forged { token, content, .. } => self.checks.p03_forged(token, *content, &answer),
-            Op::Extend { lease, until, .. } => {
-                if let Answer::Extended(1, _) = answer {
+            Op::Extend { lease, .. } => {
+                if let Answer::Extended(1, until) = answer {
                     self.coverage.add("lease extended");
-                    self.checks.p05_extended(lane, *lease, *until);
+                    let until = self.now + (until - self.now_of(node).wall);
+                    self.checks.p05_extended(lane, *lease, until);
                 }
+            }
+            Op::Subscribe { client, .. } => {
+                self.clients[*client].subscribed |= matches!(answer, Answer::Done(_));
+                self.answers.push(answer);
             }
             Op::Other { .. } => {
                 if let Answer::View(view) = &answer {
@@ -513,7 +528,7 @@ impl World {
     /// The streams of a dead process are gone.
     pub(crate) fn forget_sessions(&mut self, node: usize) {
         for client in self.clients.iter_mut().filter(|c| c.node == node) {
-            client.session = None;
+            (client.session, client.subscribed) = (None, false);
             client.hand.clear();
         }
     }

@@ -1,6 +1,7 @@
 //! The driver of a simulated process: feed one input, perform the effects in order, hold what waits
 //! for a commit, and give the store the next record when it has none.
 
+use dpc_core::effect::LeaseEnd;
 use dpc_core::ids::RecordNumber;
 use dpc_core::message::Message;
 use dpc_core::store::{Appended, Store, StoreError};
@@ -42,7 +43,10 @@ impl World {
                 self.on_delivery(node, session, *delivery);
             }
             Effect::LeaseEnded { session, lease, reason } => {
-                self.checks.p05_ended(lane, lease);
+                match reason {
+                    LeaseEnd::Expired => self.checks.p05_expired(lane, lease, self.now),
+                    LeaseEnd::Discarded => self.checks.p05_ended(lane, lease),
+                }
                 self.on_lease_ended(node, session, lease, reason);
             }
             Effect::Send { link, message, .. } => self.send(node, link, message),

@@ -4,6 +4,7 @@
 use dpc_core::Span;
 use dpc_core::effect::Delivery;
 use dpc_core::ids::SessionId;
+use dpc_core::message::Message;
 
 use super::World;
 use crate::checks::{Held, Idle};
@@ -34,7 +35,8 @@ impl World {
     ) {
         let lane = self.nodes[node].lane;
         let (lease, epoch, until) = (delivery.lease, delivery.epoch, delivery.until);
-        let held = Held { lease, epoch, session, until, at: self.now };
+        let settling = false;
+        let held = Held { lease, epoch, session, settling, until, at: self.now };
         self.checks.on_delivery(lane, delivery, held, &mut self.coverage);
         let token = self.token_of(node, delivery);
         self.remember_token(token, delivery.object.version);
@@ -46,6 +48,17 @@ impl World {
             let (lane, wall) = (self.nodes[node].lane, self.now_of(node).wall);
             let idle = self.can_deliver(node).then(|| self.idle_at(node));
             self.checks.p12_idle_beside_work(lane, idle.as_deref(), self.now, wall);
+        }
+    }
+
+    /// P12: who is idle here is asked before any peer.
+    pub(super) fn check_asked_first(&mut self, node: usize, message: &Message) {
+        let Message::Offer(offer) = message else { return };
+        let lane = self.nodes[node].lane;
+        // Who holds something may have used up the memory for that.
+        if self.can_deliver(node) && self.checks.leases_held(lane, self.now) == 0 {
+            let idle = self.idle_at(node);
+            self.checks.p12_offered_past(lane, &idle, &offer.objects);
         }
     }
 
@@ -65,7 +78,7 @@ impl World {
     /// Subscriptions at a node with free credit.
     fn idle_at(&self, node: usize) -> Vec<Idle> {
         let lane = self.nodes[node].lane;
-        let here = self.clients.iter().filter(|c| c.node == node && c.wants);
+        let here = self.clients.iter().filter(|c| c.node == node && c.subscribed);
         here.filter_map(|c| {
             if self.now - c.fed_at < NOT_FED {
                 return None;

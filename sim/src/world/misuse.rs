@@ -186,12 +186,11 @@ impl World {
         let Some(lease) = c.hand.keys().next().copied().filter(|_| self.is_awake(node)) else {
             return;
         };
-        let until = self.now + c.lease.unwrap_or(self.plan.limits.lease);
         let leases = || vec![LeaseRef::Number(lease)];
         let to = self.ask(Op::Other { node });
         self.feed(node, Input::Begin(to, Lessee::Session(session), leases()));
         if self.nodes[node].is_up() {
-            let to = self.ask(Op::Extend { node, lease, until });
+            let to = self.ask(Op::Extend { node, lease });
             self.feed(node, Input::Extend(to, Lessee::Session(session), leases()));
         }
     }

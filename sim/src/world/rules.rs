@@ -16,6 +16,7 @@ impl World {
         let other = self.wires[wire].ends[1 - side];
         let (from, to) = (self.nodes[node].lane, self.nodes[other].lane);
         self.checks.said(from, to, message);
+        self.check_asked_first(node, message);
     }
 
     /// Something is answered.

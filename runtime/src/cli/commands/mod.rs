@@ -1,5 +1,6 @@
 //! One module per command: its arguments and what it does.
 
+pub(super) mod bench;
 pub(super) mod config;
 pub(super) mod demo;
 pub(super) mod node;

@@ -7,7 +7,7 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::config::{Config, StoreKind};
-use crate::store::{Tables, postgres_tables};
+use crate::store::{Tables, cassandra_password, cassandra_tables, postgres_tables};
 
 /// What to do with the store.
 #[derive(Debug, clap::Subcommand)]
@@ -16,7 +16,8 @@ pub(crate) enum StoreCommand {
     #[command(after_help = "Example:\n  \
         dpc store init --set store.kind=postgres --set store.url=postgresql://dpc@db/dpc")]
     Init(ConfigArgs),
-    /// Check that the database can be reached, commits durably, and has dpc's tables.
+    /// Check that the database can be reached, that it commits durably as far as it says, and has
+    /// dpc's tables.
     #[command(after_help = "Example:\n  dpc store check --config dpc.toml")]
     Check(ConfigArgs),
 }
@@ -43,7 +44,9 @@ pub(crate) async fn run(command: StoreCommand, output: &mut Output) -> Result<Ex
     };
     let Tables { version, made } = tables(&config, create).await?;
     if output.is_json() {
-        output.json(&ShownStore { store: "postgres", schema: version, made })?;
+        let store =
+            if config.store.kind == StoreKind::Cassandra { "cassandra" } else { "postgres" };
+        output.json(&ShownStore { store, schema: version, made })?;
     } else if made {
         output.text(&format!("made dpc's tables in the database, version {version}"))?;
     } else {
@@ -53,9 +56,11 @@ pub(crate) async fn run(command: StoreCommand, output: &mut Output) -> Result<Ex
 }
 
 async fn tables(config: &Config, create: bool) -> Result<Tables, Failure> {
-    let url = match config.store.kind {
-        StoreKind::Postgres => config.store.url.as_deref().expect("a checked configuration has it"),
-        StoreKind::Embedded | StoreKind::Cassandra => {
+    let url = || config.store.url.as_deref().expect("a checked configuration has it");
+    let tables = match config.store.kind {
+        StoreKind::Postgres => postgres_tables(url(), create).await,
+        StoreKind::Cassandra => cassandra_tables(url(), cassandra_password(), create).await,
+        StoreKind::Embedded => {
             let text = "store.kind is \"embedded\": its folder is made by the first `dpc serve`, and \
                         checked by every one; init and check are for a database";
             return Err(Failure::new(
@@ -67,7 +72,7 @@ async fn tables(config: &Config, create: bool) -> Result<Tables, Failure> {
             .field("store.kind"));
         }
     };
-    postgres_tables(url, create).await.map_err(|error| {
+    tables.map_err(|error| {
         Failure::new(Exit::NotDone, "FAILED_PRECONDITION", "STORE_NOT_READY", error.to_string())
     })
 }

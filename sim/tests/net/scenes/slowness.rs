@@ -111,21 +111,25 @@ pub(super) fn slow_link() {
         for n in 0..16 {
             client.push(object(&world, n, "img", &text)).await.expect("stored");
         }
-        let mut answers = Vec::new();
+        let (mut answers, mut longest) = (Vec::new(), Duration::ZERO);
         for _ in 0..10 {
             tokio::time::sleep(Duration::from_millis(900)).await;
+            let asked = turmoil::elapsed();
             let id = uuid::Uuid::from_bytes(first_id(&world).0).to_string();
             let get = client.ask(|mut node| {
                 let request = v1::GetObjectRequest { id: id.clone(), local: false };
                 async move { node.get_object(request).await }
             });
             answers.push((get.await.expect("known").complete, up(&client).await));
+            longest = longest.max(turmoil::elapsed() - asked);
         }
-        answers
+        (answers, longest)
     });
-    let answers = wait(&mut net, Duration::from_secs(60), "the answers", &told);
+    let (answers, longest) = wait(&mut net, Duration::from_secs(60), "the answers", &told);
     // The first object is at the other node by then: a complete answer has crossed the link.
     assert!(answers.iter().all(|answer| *answer == (true, 1)), "{answers:?}");
+    // Not even one offer was waited for: a piece of one body is on its way when a question comes.
+    assert!(longest < Duration::from_millis(1_500), "a question waited {longest:?} behind bodies");
     wait(&mut net, Duration::from_secs(60), "all bodies", &all);
     assert_eq!(net.world.wires.count("n1", "n2"), 1, "it is the first connection still");
     net.world.wires.throttle("n1", "n2", None);

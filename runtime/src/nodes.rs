@@ -1,4 +1,5 @@
-//! Node processes in a temporary folder: started one after the other, ended together.
+//! Node processes in a temporary folder, in a line: started one after the other, ended together.
+//! The demo and the bench run on them.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,7 +12,6 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::say;
 use crate::cli::client::of_client;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
@@ -22,26 +22,32 @@ const READY_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a node may take to end after it was asked.
 const END_PATIENCE: Duration = Duration::from_secs(40);
 
-/// Objects pass at most one link between two neighbours of the line; the default is less than the
-/// longest line.
-const HOPS_MIN: u32 = 8;
-
 /// How much of a log is shown when something went wrong.
 const LOG_LINES_SHOWN: usize = 15;
 
 /// A node that runs.
-pub(super) struct Node {
-    pub(super) name: String,
-    pub(super) clients: String,
-    pub(super) admin: String,
+pub(crate) struct Node {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its port for clients.
+    pub(crate) clients: String,
+    /// Its port for metrics.
+    pub(crate) admin: String,
+    /// Its data.
+    pub(crate) folder: PathBuf,
     nodes: String,
     log: PathBuf,
     process: Child,
 }
 
 impl Node {
+    /// Its process, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.id()
+    }
+
     /// A client of this node alone.
-    pub(super) fn client(&self) -> Result<Client, Failure> {
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
         Client::connect([&self.clients], Options::new()).map_err(|error| of_client(&error))
     }
 }
@@ -55,50 +61,46 @@ struct Ready {
     admin: String,
 }
 
-/// All nodes of the demo, and the folder with their data.
-pub(super) struct Mesh {
+/// The nodes, and the folder with their data.
+pub(crate) struct Mesh {
     folder: TempDir,
+    /// Keys and values for every node, as `--set` takes them.
+    settings: Vec<String>,
     nodes: Vec<Node>,
 }
 
 impl Mesh {
     /// A folder without nodes.
-    pub(super) fn new() -> Result<Self, Failure> {
-        let folder = tempfile::Builder::new().prefix("dpc-demo-").tempdir().map_err(|error| {
+    pub(crate) fn new(prefix: &str, settings: Vec<String>) -> Result<Self, Failure> {
+        let folder = tempfile::Builder::new().prefix(prefix).tempdir().map_err(|error| {
             Failure::local("TEMPORARY_FOLDER", format!("cannot make a temporary folder: {error}"))
         })?;
-        Ok(Self { folder, nodes: Vec::new() })
+        Ok(Self { folder, settings, nodes: Vec::new() })
     }
 
-    /// Starts a line of nodes.
-    pub(super) async fn start(&mut self, count: u32, output: &mut Output) -> Result<(), Failure> {
-        for number in 0..count {
-            let name = name_of(number);
-            let peer = self.nodes.last().map(|node| (node.name.clone(), node.nodes.clone()));
-            let node =
-                start(self.folder.path(), &name, peer.as_ref().map(|(_, at)| at), count).await?;
-            let linked = peer.map_or(String::new(), |(name, _)| format!(", linked to {name}"));
-            let text = format!("  node {name} is ready at {}{linked}", node.clients);
-            say(output, "node", &text)?;
-            self.nodes.push(node);
-        }
-        Ok(())
+    /// Starts one more node, linked to the one before.
+    pub(crate) async fn add(&mut self) -> Result<&Node, Failure> {
+        let name = name_of(self.nodes.len());
+        let peer = self.nodes.last().map(|node| node.nodes.as_str());
+        let node = start(self.folder.path(), &name, peer, &self.settings).await?;
+        self.nodes.push(node);
+        Ok(self.last())
     }
 
-    pub(super) fn nodes(&self) -> &[Node] {
+    pub(crate) fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    pub(super) fn first(&self) -> &Node {
-        self.nodes.first().expect("there are at least two nodes")
+    pub(crate) fn first(&self) -> &Node {
+        self.nodes.first().expect("a node has been started")
     }
 
-    pub(super) fn last(&self) -> &Node {
-        self.nodes.last().expect("there are at least two nodes")
+    pub(crate) fn last(&self) -> &Node {
+        self.nodes.last().expect("a node has been started")
     }
 
     /// What the nodes said last, to explain a failure.
-    pub(super) fn show_logs(&self, output: &mut Output) {
+    pub(crate) fn show_logs(&self, output: &mut Output) {
         for node in &self.nodes {
             match std::fs::read_to_string(&node.log) {
                 Ok(log) => {
@@ -113,8 +115,8 @@ impl Mesh {
     }
 
     /// Ends every node in order, and removes the folder.
-    pub(super) async fn end(self) -> Result<(), Failure> {
-        let Self { folder, nodes } = self;
+    pub(crate) async fn end(self) -> Result<(), Failure> {
+        let Self { folder, nodes, settings: _ } = self;
         // All are asked before any is waited for: they drain at the same time.
         nodes.iter().for_each(|node| ask_to_end(&node.process));
         let mut late = Vec::new();
@@ -147,16 +149,16 @@ fn ask_to_end(process: &Child) {
 }
 
 /// a, b, c…
-fn name_of(number: u32) -> String {
-    let letter = u8::try_from(number % 26).expect("below 26") + b'a';
-    char::from(letter).to_string()
+fn name_of(number: usize) -> String {
+    let letter = char::from(b'a' + u8::try_from(number % 26).expect("below 26"));
+    if number < 26 { letter.to_string() } else { format!("{letter}{}", number / 26) }
 }
 
 async fn start(
     folder: &Path,
     name: &str,
-    peer: Option<&String>,
-    count: u32,
+    peer: Option<&str>,
+    settings: &[String],
 ) -> Result<Node, Failure> {
     let failed = |what: &str, error: &dyn std::fmt::Display| {
         Failure::local("NODE_NOT_STARTED", format!("cannot start node {name}: {what}: {error}"))
@@ -166,11 +168,14 @@ async fn start(
     let log_file = std::fs::File::create(&log).map_err(|error| failed("its log", &error))?;
     let mut command = Command::new(program);
     command.args(["serve", "-o", "json", "--node-name", name, "--data-dir"]);
-    command.arg(folder.join(name));
+    let data = folder.join(name);
+    command.arg(&data);
     for port in ["--listen-clients", "--listen-nodes", "--listen-admin"] {
         command.args([port, "127.0.0.1:0"]);
     }
-    command.arg("--set").arg(format!("limits.max_hops={}", count.max(HOPS_MIN)));
+    settings.iter().for_each(|setting| {
+        command.args(["--set", setting]);
+    });
     if let Some(peer) = peer {
         command.args(["--peer", peer]);
     }
@@ -180,7 +185,7 @@ async fn start(
         command.env_remove(name);
     });
     command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file);
-    // Ctrl-C is for the demo, which ends its nodes in order.
+    // Ctrl-C is for this process, which ends its nodes in order.
     command.process_group(0).kill_on_drop(true);
     let mut process = command.spawn().map_err(|error| failed("its process", &error))?;
     let stdout = process.stdout.take().expect("stdout is a pipe");
@@ -193,5 +198,5 @@ async fn start(
     let ready: Ready =
         serde_json::from_str(&line).map_err(|error| failed("what it says is no JSON", &error))?;
     let Ready { node: name, clients, nodes, admin } = ready;
-    Ok(Node { name, clients, nodes, admin, log, process })
+    Ok(Node { name, clients, nodes, admin, folder: data, log, process })
 }

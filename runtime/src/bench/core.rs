@@ -1,0 +1,186 @@
+//! The state machine alone, driven in a loop: pushes, commits, deliveries and settles of the same
+//! core that a node runs, with a store that takes everything at once.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use dpc_core::effect::Effect;
+use dpc_core::ids::{
+    Epoch, Incarnation, LaneId, RecordNumber, RequestId, SessionId, SubscriptionId,
+};
+use dpc_core::input::{LeaseRef, Lessee, ReplyTo, Settle, Subscribe, Verb};
+use dpc_core::limits::Limits;
+use dpc_core::message::Protocols;
+use dpc_core::names::{Name, Pattern, TypeName};
+use dpc_core::object::{Entity, Headers, Push};
+use dpc_core::store::Claimed;
+use dpc_core::time::{Mono, Now, Wall};
+use dpc_core::{Core, Effects, Input, Settings};
+
+use super::load;
+use super::meter::{Meter, Used};
+use super::plan::Plan;
+
+/// Pushes between two commits: what a busy node gathers in one.
+const GROUP: u64 = 256;
+
+/// Leases of one settle.
+const LEASES: usize = 256;
+
+const SESSION: SessionId = SessionId(1);
+
+/// Pushes, delivers and finalises the objects of the plan. Each is two transitions: the push, and
+/// the settle. Returns how many there were.
+pub(super) fn measure(plan: &Plan) -> (u64, Used) {
+    let mut bench = Bench::new(plan);
+    let meter = Meter::begin(Vec::new());
+    let mut pushed = 0;
+    while pushed < plan.objects {
+        let group = GROUP.min(plan.objects - pushed);
+        (0..group).for_each(|_| bench.push());
+        pushed += group;
+        bench.commit();
+        bench.settle();
+    }
+    bench.commit();
+    assert_eq!(bench.settled, plan.objects, "everything that was pushed is settled");
+    (2 * plan.objects, meter.used())
+}
+
+struct Bench {
+    core: Core,
+    fx: Effects,
+    began: Instant,
+    types: Vec<TypeName>,
+    payload: Bytes,
+    next_type: usize,
+    request: u64,
+    leases: Vec<LeaseRef>,
+    settled: u64,
+}
+
+impl Bench {
+    fn new(plan: &Plan) -> Self {
+        let ty = |n| TypeName::from_type_url(&format!("bench.T{n}")).expect("a valid name");
+        let settings = Settings {
+            name: Name::new("name", "bench").expect("a valid name"),
+            lane: LaneId([1; 16]),
+            incarnation: Incarnation(1),
+            seed: 1,
+            limits: Limits::default(),
+            protocols: Protocols::default(),
+            fence: None,
+            heir: None,
+        };
+        let claimed = Claimed {
+            epoch: Epoch(1),
+            first: RecordNumber(1),
+            last: RecordNumber(0),
+            last_hash: [0; 16],
+        };
+        let mut bench = Self {
+            core: Core::new(settings, claimed),
+            fx: Effects::new(),
+            began: Instant::now(),
+            types: (0..plan.types).map(ty).collect(),
+            payload: load::payload(plan.size),
+            next_type: 0,
+            request: 0,
+            leases: Vec::new(),
+            settled: 0,
+        };
+        let now = bench.now();
+        bench.core.start(now, &mut bench.fx);
+        bench.handle(Input::OpenSession(SESSION));
+        bench.subscribe();
+        bench
+    }
+
+    fn subscribe(&mut self) {
+        let subscribe = Subscribe {
+            session: SESSION,
+            subscription: SubscriptionId(1),
+            pattern: Pattern::new("*").expect("everything is a pattern"),
+            processor: Name::new("processor", "bench").expect("a valid name"),
+            credit: Limits::default().credit_max,
+            lease: None,
+        };
+        let to = self.next_reply();
+        self.handle(Input::Subscribe(to, subscribe));
+    }
+
+    fn push(&mut self) {
+        let ty = self.types[self.next_type].clone();
+        self.next_type = (self.next_type + 1) % self.types.len();
+        let entity = Entity { ty, payload: self.payload.clone(), headers: Headers::default() };
+        let push = Push { id: None, entity, not_before: None, expires_at: None };
+        let to = self.next_reply();
+        self.handle(Input::Push(to, push));
+    }
+
+    /// Settles what has been delivered.
+    fn settle(&mut self) {
+        let leases = std::mem::take(&mut self.leases);
+        for some in leases.chunks(LEASES) {
+            let settle = Settle { leases: some.to_vec(), verb: Verb::Finalise, emits: Vec::new() };
+            let to = self.next_reply();
+            self.handle(Input::Settle(to, Lessee::Session(SESSION), settle));
+            self.settled += some.len() as u64;
+        }
+    }
+
+    /// The store takes each record at once, and the history follows it.
+    fn commit(&mut self) {
+        while let Some(record) = self.core.take_record(self.now()) {
+            self.handle(Input::Committed(record.number));
+            self.handle(Input::HistoryStands(record.number.next()));
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = self.now();
+        self.core.handle(now, input, &mut self.fx);
+        for effect in self.fx.drain(..) {
+            if let Effect::Deliver(_, delivery) = effect {
+                self.leases.push(LeaseRef::Number(delivery.lease));
+            }
+        }
+    }
+
+    fn next_reply(&mut self) -> ReplyTo {
+        self.request += 1;
+        ReplyTo { request: RequestId(1), seq: self.request }
+    }
+
+    fn now(&self) -> Now {
+        let us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Now { mono: Mono(us), wall: Wall(1_700_000_000_000 + us / 1_000) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bench::Where;
+
+    #[test]
+    fn every_object_is_pushed_and_settled() {
+        let plan = Plan {
+            figures: Vec::new(),
+            objects: 1_000,
+            size: 10,
+            window: 1,
+            backlog: 64,
+            producers: 1,
+            subscribers: 1,
+            types: 3,
+            rate: 1,
+            span: Duration::from_secs(1),
+            at: Where::Running(Vec::new()),
+        };
+        let (transitions, _) = measure(&plan);
+        assert_eq!(transitions, 2_000);
+    }
+}

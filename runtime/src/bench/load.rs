@@ -1,0 +1,211 @@
+//! Pushing and settling, as a program does that wants to be fast.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use dpc_client::{BatchSettled, Client, Durability, Error, Object, Subscription, Window};
+use futures_util::future::try_join_all;
+use tokio::sync::{Notify, Semaphore};
+
+use super::plan::{Plan, Stage};
+use crate::cli::client::of_client;
+use crate::cli::failure::Failure;
+
+/// Deliveries that are settled together, at most.
+const BATCH: usize = 512;
+
+/// Batches of a subscriber that wait for their answers.
+const BATCHES_OPEN: usize = 64;
+
+/// The most that a subscription takes.
+const CREDIT_MAX: usize = 65_536;
+
+/// Places in the backlog that a producer takes at a time.
+const PLACES: u32 = 64;
+
+/// The durability of one object, which also opens the connection.
+pub(super) async fn durability(stage: &Stage) -> Result<&'static str, Failure> {
+    let client = stage.pushing()?;
+    let object = Object::new(format!("{}.first", stage.types()[0]), Bytes::new());
+    let receipt = client.push(object).await.map_err(|error| of_client(&error))?;
+    Ok(match receipt.stored.durability {
+        Durability::Synced => "synced",
+        Durability::Committed => "committed",
+        Durability::Quorum => "quorum",
+        Durability::Unstated => "unstated",
+    })
+}
+
+/// Places for objects that are pushed and not settled.
+pub(super) type Room = Arc<Semaphore>;
+
+/// Pushes all objects of the plan over all producers; each is durable when this returns.
+pub(super) async fn push(
+    plan: &Plan,
+    stage: &Stage,
+    room: Option<&Room>,
+    pushed: &Arc<AtomicU64>,
+) -> Result<(), Failure> {
+    let share = plan.objects / plan.producers as u64;
+    let rest = plan.objects % plan.producers as u64;
+    let producers = (0..plan.producers).map(|n| {
+        let client = stage.pushing();
+        let objects = share + u64::from((n as u64) < rest);
+        let producer = Producer {
+            types: stage.types().to_vec(),
+            payload: payload(plan.size),
+            window: Window { objects: (plan.window / plan.producers).max(1), bytes: 64 << 20 },
+            room: room.cloned(),
+            pushed: Arc::clone(pushed),
+        };
+        async move { producer.run(client?, objects).await.map_err(|error| of_client(&error)) }
+    });
+    try_join_all(producers).await.map(|_| ())
+}
+
+struct Producer {
+    types: Vec<String>,
+    payload: Bytes,
+    window: Window,
+    room: Option<Room>,
+    pushed: Arc<AtomicU64>,
+}
+
+impl Producer {
+    async fn run(self, client: Client, objects: u64) -> Result<(), Error> {
+        let pusher = client.push_stream(self.window);
+        let mut types = self.types.iter().cycle();
+        let mut places = 0;
+        for n in 0..objects {
+            if let Some(room) = &self.room {
+                if places == 0 {
+                    places = PLACES.min(u32::try_from(objects - n).unwrap_or(PLACES));
+                    room.acquire_many(places).await.expect("never closed").forget();
+                }
+                places -= 1;
+            }
+            let ty = types.next().expect("a plan has a type");
+            pusher.send(Object::new(ty, self.payload.clone())).await?;
+            self.pushed.fetch_add(1, Ordering::Relaxed);
+        }
+        pusher.close().await
+    }
+}
+
+/// Bytes that do not pack well, as those of real objects do not.
+pub(super) fn payload(size: usize) -> Bytes {
+    let mut hash = blake3::Hasher::new().finalize_xof();
+    let mut bytes = vec![0; size];
+    hash.fill(&mut bytes);
+    bytes.into()
+}
+
+/// What subscribers have done so far.
+#[derive(Default)]
+pub(super) struct Settled {
+    count: AtomicU64,
+    all: AtomicU64,
+    done: Notify,
+}
+
+impl Settled {
+    /// So many are to be settled.
+    pub(super) fn of(all: u64) -> Arc<Self> {
+        Arc::new(Self { all: all.into(), ..Self::default() })
+    }
+
+    /// How many have been settled, each with its answer.
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, more: usize) {
+        let before = self.count.fetch_add(more as u64, Ordering::Relaxed);
+        if before + more as u64 >= self.all.load(Ordering::Relaxed) {
+            self.done.notify_waiters();
+        }
+    }
+
+    /// Waits until all are.
+    async fn complete(&self) {
+        loop {
+            let done = self.done.notified();
+            if self.count() >= self.all.load(Ordering::Relaxed) {
+                return;
+            }
+            done.await;
+        }
+    }
+}
+
+/// Subscribes as often as the plan says.
+pub(super) async fn subscribe(plan: &Plan, stage: &Stage) -> Result<Vec<Subscription>, Failure> {
+    let credit = (plan.backlog / plan.subscribers / plan.types).clamp(16, CREDIT_MAX);
+    let credit = u32::try_from(credit).expect("clamped");
+    let one = |_| async move {
+        let subscribe = stage.receiving()?.subscribe(stage.types());
+        let subscribed = subscribe.processor("bench").credit(credit).await;
+        subscribed.map_err(|error| of_client(&error))
+    };
+    try_join_all((0..plan.subscribers).map(one)).await
+}
+
+/// Finalises whatever comes until all of it is done.
+pub(super) async fn settle(
+    subscriptions: Vec<Subscription>,
+    settled: &Arc<Settled>,
+    room: Option<&Room>,
+) -> Result<(), Failure> {
+    let all = subscriptions.into_iter().map(|subscription| async move {
+        let result = settle_one(&subscription, settled, room).await;
+        result.map_err(|error| of_client(&error))
+    });
+    try_join_all(all).await.map(|_| ())
+}
+
+async fn settle_one(
+    subscription: &Subscription,
+    settled: &Settled,
+    room: Option<&Room>,
+) -> Result<(), Error> {
+    let mut open = VecDeque::new();
+    loop {
+        tokio::select! {
+            // What has been delivered comes first: its answers come by themselves.
+            biased;
+            batch = subscription.next_batch(BATCH) => {
+                let batch = batch?;
+                let count = batch.len();
+                open.push_back((count, subscription.finalise_all(batch)));
+                if open.len() > BATCHES_OPEN {
+                    answered(&mut open, settled, room).await?;
+                }
+            }
+            result = answered(&mut open, settled, room), if !open.is_empty() => result?,
+            () = settled.complete() => return Ok(()),
+        }
+    }
+}
+
+/// Waits for the answer to the oldest batch.
+async fn answered(
+    open: &mut VecDeque<(usize, BatchSettled)>,
+    settled: &Settled,
+    room: Option<&Room>,
+) -> Result<(), Error> {
+    let (count, answer) = open.front_mut().expect("the caller has looked");
+    let count = *count;
+    let result = answer.await;
+    open.pop_front();
+    if let Err(error) = result {
+        let (_, first) = error.refused.into_iter().next().expect("at least one");
+        return Err(first);
+    }
+    if let Some(room) = room {
+        room.add_permits(count);
+    }
+    settled.add(count);
+    Ok(())
+}

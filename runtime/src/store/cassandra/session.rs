@@ -1,0 +1,448 @@
+//! The connection to the cluster, made again when nothing of it is left, and what a fault means.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dpc_core::store::StoreError;
+use scylla::client::PoolSize;
+use scylla::client::execution_profile::{ExecutionProfile, ExecutionProfileHandle};
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::cluster::Node;
+use scylla::cluster::metadata::Strategy;
+use scylla::errors::{
+    ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
+    MetadataError, NewSessionError, PrepareError, RequestAttemptError,
+};
+use scylla::policies::load_balancing::{
+    DefaultPolicy, LoadBalancingPolicy, NodeIdentifier, SingleTargetLoadBalancingPolicy,
+};
+use scylla::policies::retry::FallthroughRetryPolicy;
+use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
+use scylla::response::query_result::QueryResult;
+use scylla::serialize::row::SerializeRow;
+use scylla::statement::prepared::PreparedStatement;
+use scylla::statement::{Consistency, SerialConsistency, Statement};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::super::Tables;
+use super::super::remote::Trouble;
+use super::address::{Address, Quorum};
+use super::head::COLUMNS;
+use super::schema;
+
+/// How long one request may take. It is above the servers' own bounds (2 s for a write, 1 s for a
+/// contended condition): a client that gives up before them makes outcomes unknown for nothing.
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// How long a connection may take to be made.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+
+/// How soon a node that has stopped without closing its connections is noticed. With the driver's
+/// own 30 s every lane would hang there in turn.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+
+/// When a request that may be done twice is also sent to another node.
+const HEDGE_AFTER: Duration = Duration::from_millis(250);
+
+/// The cluster as it was reached, with what is asked of it.
+pub(super) struct Link {
+    pub(super) session: Session,
+    /// What the quorums are.
+    pub(super) serial: Consistency,
+    /// The data centre whose nodes are used.
+    pub(super) dc: String,
+}
+
+/// The statements that are prepared once a connection.
+pub(super) struct Statements {
+    /// One part of a record, written ahead.
+    pub(super) write: PreparedStatement,
+    /// Parts of records in one bucket, of each number the highest epoch first.
+    pub(super) read: PreparedStatement,
+    /// A bucket, dropped.
+    pub(super) sweep: PreparedStatement,
+    /// A head, with everything that any update has been promised.
+    pub(super) head: PreparedStatement,
+    /// All heads, possibly stale.
+    pub(super) heads: PreparedStatement,
+    /// The conditional updates of a head, and its making.
+    pub(super) make: PreparedStatement,
+    pub(super) claim: PreparedStatement,
+    pub(super) publish: PreparedStatement,
+    pub(super) renew: PreparedStatement,
+    pub(super) truncate: PreparedStatement,
+    pub(super) dead: PreparedStatement,
+    pub(super) retire: PreparedStatement,
+    /// Who lives.
+    pub(super) beat: PreparedStatement,
+    pub(super) beats: PreparedStatement,
+}
+
+/// A connection that is ready for work.
+pub(super) struct Open {
+    pub(super) link: Link,
+    pub(super) statements: Statements,
+    keyspace: String,
+}
+
+/// A way to the cluster, shared by all who use it.
+#[derive(Clone)]
+pub(super) struct Connection {
+    address: Rc<Address>,
+    password: Option<String>,
+    create_tables: bool,
+    open: Rc<Mutex<Option<Rc<Open>>>>,
+}
+
+impl Connection {
+    pub(super) fn new(address: Address, password: Option<String>, create_tables: bool) -> Self {
+        Self { address: Rc::new(address), password, create_tables, open: Rc::default() }
+    }
+
+    /// Checks the tables of the cluster, on a connection that is not kept.
+    pub(super) async fn tables(&self) -> Result<Tables, Trouble> {
+        let link = connect(&self.address, self.password.as_deref()).await?;
+        link.warn_of_risks(&self.address).await;
+        schema::ensure(&link, &self.address, self.create_tables).await
+    }
+
+    /// The connection, made now if there is none.
+    pub(super) async fn open(&self) -> Result<Rc<Open>, Trouble> {
+        let mut open = self.open.lock().await;
+        if let Some(open) = open.as_ref() {
+            return Ok(Rc::clone(open));
+        }
+        let link = connect(&self.address, self.password.as_deref()).await?;
+        schema::ensure(&link, &self.address, self.create_tables).await?;
+        link.warn_of_risks(&self.address).await;
+        let keyspace = self.address.keyspace.clone();
+        let statements = prepare(&link, &keyspace).await?;
+        Ok(Rc::clone(open.insert(Rc::new(Open { link, statements, keyspace }))))
+    }
+
+    /// Leaves a connection after a request found no node: the next one makes another.
+    pub(super) async fn leave(&self, left: &Rc<Open>) {
+        let mut open = self.open.lock().await;
+        if open.as_ref().is_some_and(|open| Rc::ptr_eq(open, left)) {
+            *open = None;
+        }
+    }
+
+    /// Asks something that may be asked twice.
+    pub(super) async fn ask(
+        &self,
+        statement: impl Fn(&Statements) -> &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<QueryResult, Trouble> {
+        let open = self.open().await?;
+        let asked = open.link.session.execute_unpaged(statement(&open.statements), values).await;
+        self.after(&open, asked).await
+    }
+
+    /// What an answer means for the connection, and for the request.
+    pub(super) async fn after<T>(
+        &self,
+        open: &Rc<Open>,
+        asked: Result<T, ExecutionError>,
+    ) -> Result<T, Trouble> {
+        match asked.map_err(|error| trouble(&error)) {
+            Err(unsent @ Trouble::NotSent(_)) => {
+                self.leave(open).await;
+                Err(unsent)
+            }
+            other => other,
+        }
+    }
+}
+
+impl Open {
+    /// The nodes that coordinate updates of a lane's head, the same ones in the same order for
+    /// every process: its replicas, or all nodes if they cannot be told.
+    pub(super) fn coordinators(&self, lane: Uuid) -> Vec<Arc<Node>> {
+        let state = self.link.session.get_cluster_state();
+        let token = self.statements.head.calculate_token(&(lane,)).ok().flatten();
+        let replicas = token
+            .map(|token| state.get_token_endpoints(&self.keyspace, "lane_head", token))
+            .unwrap_or_default();
+        let near = |node: &Arc<Node>| node.datacenter.as_deref() == Some(self.link.dc.as_str());
+        let mut found: Vec<_> = replicas.into_iter().map(|(node, _)| node).filter(near).collect();
+        if found.is_empty() {
+            found = state.get_nodes_info().iter().filter(|node| near(node)).cloned().collect();
+        }
+        found
+    }
+}
+
+/// The same statement, for one coordinator only.
+pub(super) fn at(statement: &PreparedStatement, node: Arc<Node>) -> PreparedStatement {
+    let mut pinned = statement.clone();
+    let target = SingleTargetLoadBalancingPolicy::new(NodeIdentifier::Node(node), None);
+    pinned.set_load_balancing_policy(Some(target));
+    pinned
+}
+
+impl Link {
+    /// The names of the tables that a keyspace has.
+    pub(super) fn tables(&self, keyspace: &str) -> BTreeSet<String> {
+        let state = self.session.get_cluster_state();
+        let keyspace = state.get_keyspace(keyspace);
+        keyspace.map(|keyspace| keyspace.tables.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// By whose quorum lanes are fenced, in words that are compared.
+    pub(super) fn fence(&self, address: &Address) -> String {
+        match address.quorum {
+            Quorum::Local => format!("a quorum of data centre {}", self.dc),
+            Quorum::Everywhere => "a quorum of all replicas".to_owned(),
+        }
+    }
+
+    /// Asks by a statement that is needed once.
+    pub(super) async fn ask(
+        &self,
+        text: &str,
+        values: impl SerializeRow,
+    ) -> Result<QueryResult, Trouble> {
+        let mut statement = Statement::new(text);
+        if text.starts_with("SELECT") {
+            statement.set_consistency(self.serial);
+        }
+        let prepared = self.session.prepare(statement).await.map_err(|error| unprepared(&error))?;
+        self.session.execute_unpaged(&prepared, values).await.map_err(|error| trouble(&error))
+    }
+
+    /// Says what the cluster's settings mean for an OK, where they are weaker than one may think.
+    pub(super) async fn warn_of_risks(&self, address: &Address) {
+        let state = self.session.get_cluster_state();
+        let strategy = state.get_keyspace(&address.keyspace).map(|keyspace| &keyspace.strategy);
+        let copies = match strategy {
+            Some(Strategy::NetworkTopologyStrategy { datacenter_repfactors }) => {
+                datacenter_repfactors.get(&self.dc).copied()
+            }
+            Some(Strategy::SimpleStrategy { replication_factor }) => Some(*replication_factor),
+            _ => None,
+        };
+        if let Some(copies) = copies.filter(|copies| *copies < 3) {
+            tracing::warn!(
+                "keyspace {} has {copies} copies in {}: an OK does not outlive the loss of one node",
+                address.keyspace,
+                self.dc
+            );
+        }
+        let ask = "SELECT value FROM system_views.settings WHERE name = 'commitlog_sync'";
+        // ScyllaDB does not have it, and not everybody may read it.
+        let Ok(answer) = self.session.query_unpaged(ask, ()).await else { return };
+        let sync = answer.into_rows_result().ok().and_then(|rows| {
+            let row = rows.maybe_first_row::<(Option<String>,)>().ok().flatten();
+            row.and_then(|(value,)| value)
+        });
+        if sync.as_deref() == Some("periodic") {
+            tracing::warn!(
+                "commitlog_sync is periodic: an OK may be lost if a quorum of nodes lose power \
+                 together; docs/stores.md says what to set"
+            );
+        }
+    }
+}
+
+/// Connects to the cluster, and finds out which data centre is meant.
+async fn connect(address: &Address, password: Option<&str>) -> Result<Link, Trouble> {
+    let (quorum, serial, only) = match address.quorum {
+        Quorum::Local => {
+            (Consistency::LocalQuorum, Consistency::LocalSerial, SerialConsistency::LocalSerial)
+        }
+        Quorum::Everywhere => (Consistency::Quorum, Consistency::Serial, SerialConsistency::Serial),
+    };
+    let profile = profile(address.dc.as_deref(), quorum, only);
+    let mut builder = SessionBuilder::new()
+        .known_nodes(&address.contacts)
+        .default_execution_profile_handle(profile)
+        .connection_timeout(CONNECT_MAX)
+        .keepalive_interval(KEEPALIVE)
+        .keepalive_timeout(KEEPALIVE)
+        .pool_size(PoolSize::PerHost(std::num::NonZeroUsize::MIN))
+        .keyspaces_to_fetch([&address.keyspace])
+        .schema_agreement_timeout(ANSWER_MAX * 3);
+    if let Some(user) = &address.user {
+        builder = builder.user(user, password.unwrap_or_default());
+    }
+    let session = builder.build().await.map_err(|error| {
+        let text = format!("no connection to {}: {error}", address.contacts.join(", "));
+        if is_login_refused(&error) {
+            Trouble::Refused(StoreError::Refused(text))
+        } else {
+            Trouble::NotSent(text)
+        }
+    })?;
+    let dc = data_centre(&session, address)?;
+    Ok(Link { session, serial, dc })
+}
+
+/// Whether waiting does not help: the cluster is there and does not want this user.
+fn is_login_refused(error: &NewSessionError) -> bool {
+    let NewSessionError::MetadataError(MetadataError::ConnectionPoolError(pool)) = error else {
+        return false;
+    };
+    let ConnectionPoolError::Broken { last_connection_error: last } = pool else { return false };
+    let ConnectionError::ConnectionSetupRequestError(setup) = last else { return false };
+    matches!(
+        setup.get_error(),
+        ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError, _)
+            | ConnectionSetupRequestErrorKind::MissingAuthentication
+    )
+}
+
+fn profile(
+    dc: Option<&str>,
+    quorum: Consistency,
+    serial: SerialConsistency,
+) -> ExecutionProfileHandle {
+    let near: Arc<dyn LoadBalancingPolicy> = match dc {
+        // A quorum of another data centre would not be the one that fences.
+        Some(dc) => DefaultPolicy::builder()
+            .prefer_datacenter(dc.to_owned())
+            .permit_dc_failover(false)
+            .build(),
+        None => DefaultPolicy::builder().build(),
+    };
+    let hedge =
+        SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval: HEDGE_AFTER };
+    ExecutionProfile::builder()
+        .consistency(quorum)
+        .serial_consistency(Some(serial))
+        .request_timeout(Some(ANSWER_MAX))
+        .load_balancing_policy(near)
+        // The driver's own would repeat conditional updates, too, and hide that it did.
+        .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
+        // Only for what is marked as idempotent.
+        .speculative_execution_policy(Some(Arc::new(hedge)))
+        .build()
+        .into_handle()
+}
+
+fn data_centre(session: &Session, address: &Address) -> Result<String, Trouble> {
+    let state = session.get_cluster_state();
+    let there: BTreeSet<String> =
+        state.get_nodes_info().iter().filter_map(|node| node.datacenter.clone()).collect();
+    let names = || there.iter().cloned().collect::<Vec<_>>().join(", ");
+    let refused = |why: String| Err(Trouble::Refused(StoreError::Refused(why)));
+    match (&address.dc, there.len()) {
+        (Some(dc), _) if there.contains(dc) => Ok(dc.clone()),
+        (Some(dc), _) => {
+            refused(format!("the cluster has no data centre {dc}; it has {}", names()))
+        }
+        (None, 1) => Ok(names()),
+        (None, 0) => Err(Trouble::NotSent("the cluster does not name its data centre".into())),
+        (None, _) => refused(format!(
+            "the cluster has the data centres {}: name the one to use, with ?dc=NAME in store.url",
+            names()
+        )),
+    }
+}
+
+async fn prepare(link: &Link, keyspace: &str) -> Result<Statements, Trouble> {
+    let prepare = async |text: String, repeatable: bool| {
+        let mut statement = Statement::new(text);
+        statement.set_is_idempotent(repeatable);
+        link.session.prepare(statement).await.map_err(|error| unprepared(&error))
+    };
+    // Of these a second copy does no harm.
+    let plain =
+        async |text: &str| prepare(text.replace("dpc.", &format!("{keyspace}.")), true).await;
+    // Of these at most one copy has an effect, but only the owner sees to what follows from it.
+    let update = async |set: &str, condition: &str| {
+        let text = format!(
+            "UPDATE {keyspace}.lane_head SET {set} WHERE lane = ? IF owner = ? AND epoch = ?{condition}"
+        );
+        prepare(text, false).await
+    };
+    let make = format!(
+        "INSERT INTO {keyspace}.lane_head (lane, owner, node, address, hash, epoch, state, number, \
+         began, first, swept, claimed) VALUES (?, ?, ?, ?, ?, 1, 'owned', 0, 0, 1, 0, \
+         toTimestamp(now())) IF NOT EXISTS"
+    );
+    let claim = "owner = ?, node = ?, address = ?, epoch = ?, began = ?, state = 'owned', \
+                 claimed = toTimestamp(now())";
+    let (owned, last) = (" AND state = 'owned'", " AND number = ? AND state = 'owned'");
+    let mut head = plain(&format!("SELECT {COLUMNS} FROM dpc.lane_head WHERE lane = ?")).await?;
+    // Whoever reads the head completes first what was promised to it.
+    head.set_consistency(link.serial);
+    Ok(Statements {
+        write: plain(
+            "INSERT INTO dpc.lane_log (lane, bucket, number, epoch, part, parts, record) \
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
+        )
+        .await?,
+        read: plain(
+            "SELECT number, epoch, part, parts, record FROM dpc.lane_log \
+             WHERE lane = ? AND bucket = ? AND number >= ? AND number <= ?",
+        )
+        .await?,
+        sweep: plain("DELETE FROM dpc.lane_log WHERE lane = ? AND bucket = ?").await?,
+        head,
+        heads: plain(&format!("SELECT {COLUMNS} FROM dpc.lane_head")).await?,
+        make: prepare(make, false).await?,
+        claim: update(claim, " AND number = ? AND state IN ('owned', 'dead')").await?,
+        publish: update("number = ?, hash = ?", last).await?,
+        renew: update("state = 'owned'", last).await?,
+        truncate: update("first = ?, swept = ?", owned).await?,
+        dead: update("state = 'dead'", owned).await?,
+        retire: update("state = 'retired'", last).await?,
+        beat: plain(
+            "INSERT INTO dpc.beat (cluster, owner, number, written) \
+             VALUES (0, ?, ?, toTimestamp(now()))",
+        )
+        .await?,
+        beats: plain("SELECT owner, number FROM dpc.beat WHERE cluster = 0").await?,
+    })
+}
+
+fn unprepared(error: &PrepareError) -> Trouble {
+    match error {
+        PrepareError::AllAttemptsFailed { first_attempt } => match attempt(first_attempt) {
+            Trouble::Lost(why) => Trouble::NotSent(why),
+            other => other,
+        },
+        other => Trouble::NotSent(format!("cassandra: {other}")),
+    }
+}
+
+/// What a failed request means. Everything that is not known to have had no effect is *lost*.
+pub(super) fn trouble(error: &ExecutionError) -> Trouble {
+    match error {
+        ExecutionError::EmptyPlan | ExecutionError::ConnectionPoolError(_) => {
+            Trouble::NotSent(format!("cassandra: {error}"))
+        }
+        ExecutionError::PrepareError(error) => unprepared(error),
+        ExecutionError::BadQuery(bad) => Trouble::Refused(StoreError::Refused(bad.to_string())),
+        ExecutionError::LastAttemptError(error) => attempt(error),
+        other => Trouble::Lost(format!("cassandra: {other}")),
+    }
+}
+
+fn attempt(error: &RequestAttemptError) -> Trouble {
+    let text = format!("cassandra: {error}");
+    match error {
+        RequestAttemptError::UnableToAllocStreamId => Trouble::NotSent(text),
+        RequestAttemptError::SerializationError(_)
+        | RequestAttemptError::CqlRequestSerialization(_) => {
+            Trouble::Refused(StoreError::Refused(text))
+        }
+        RequestAttemptError::DbError(
+            DbError::SyntaxError
+            | DbError::Invalid
+            | DbError::AlreadyExists { .. }
+            | DbError::AuthenticationError
+            | DbError::Unauthorized
+            | DbError::ConfigError,
+            _,
+        ) => Trouble::Refused(StoreError::Refused(text)),
+        // Timeouts, failures, too few replicas, overload: a conditional update may have been
+        // accepted by some of them.
+        _ => Trouble::Lost(text),
+    }
+}

@@ -1,0 +1,380 @@
+//! The store of a lane whose log is kept behind a network: the caller's end, the queue of requests,
+//! and how an append goes that is written ahead and then published by an update of the head.
+//!
+//! Changes of the lane are answered in their order; reads have a queue of their own and do not
+//! wait for them. After a change that has failed nothing works until the next claim.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dpc_core::ids::{Epoch, Incarnation, LaneId, RecordNumber};
+use dpc_core::record::hash_of;
+use dpc_core::shared::{Changed, LaneRow, LaneState, Set, SharedLane, Update};
+use dpc_core::store::{Appended, Claimed, Done, ReadDone, Store, StoreError};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep};
+
+use super::chain::Tip;
+
+/// The most requests that wait for the storage thread. A caller that goes beyond is refused.
+pub(super) const QUEUE_COUNT_MAX: usize = 1024;
+
+/// Between two tries after a fault: the first pause, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// The caller's end. Dropping it ends the work on the lane: what was under way then is decided by
+/// the servers.
+pub(super) struct Remote {
+    changes: mpsc::Sender<Change>,
+    reads: mpsc::Sender<Read>,
+    _alive: oneshot::Sender<()>,
+}
+
+/// What changes a lane.
+pub(super) enum Change {
+    Claim(Done<Result<Claimed, StoreError>>),
+    Append(Epoch, RecordNumber, Bytes, Done<Appended>),
+    Truncate(RecordNumber, Done<Result<(), StoreError>>),
+    /// [`Set::Renew`] or [`Set::Retire`].
+    Head(Epoch, Set, Done<Appended>),
+}
+
+/// A read: from where on, how many bytes, and whom to tell.
+pub(super) struct Read(pub(super) RecordNumber, pub(super) usize, pub(super) ReadDone);
+
+/// The end of whoever does the work.
+pub(super) struct Requests {
+    pub(super) changes: mpsc::Receiver<Change>,
+    pub(super) reads: mpsc::Receiver<Read>,
+    /// Ends when the caller's end is dropped.
+    pub(super) dropped: oneshot::Receiver<()>,
+}
+
+impl Remote {
+    /// Both ends.
+    pub(super) fn new() -> (Self, Requests) {
+        let (changes, changes_in) = mpsc::channel(QUEUE_COUNT_MAX);
+        let (reads, reads_in) = mpsc::channel(QUEUE_COUNT_MAX);
+        let (alive, dropped) = oneshot::channel();
+        let requests = Requests { changes: changes_in, reads: reads_in, dropped };
+        (Self { changes, reads, _alive: alive }, requests)
+    }
+
+    fn change(&self, change: Change) {
+        match self.changes.try_send(change) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(change)) => change.refuse(full()),
+            Err(mpsc::error::TrySendError::Closed(change)) => change.refuse(dead()),
+        }
+    }
+}
+
+pub(super) fn full() -> StoreError {
+    StoreError::Refused(format!("{QUEUE_COUNT_MAX} requests wait for the storage thread already"))
+}
+
+pub(super) fn dead() -> StoreError {
+    StoreError::Io("the storage thread has died".into())
+}
+
+impl Change {
+    fn refuse(self, error: StoreError) {
+        match self {
+            Self::Claim(done) => done(Err(error)),
+            Self::Append(.., done) | Self::Head(.., done) => done(Appended::DefinitelyNot(error)),
+            Self::Truncate(_, done) => done(Err(error)),
+        }
+    }
+}
+
+impl Store for Remote {
+    fn claim(&mut self, done: Done<Result<Claimed, StoreError>>) {
+        self.change(Change::Claim(done));
+    }
+
+    fn append(&mut self, epoch: Epoch, number: RecordNumber, record: Bytes, done: Done<Appended>) {
+        self.change(Change::Append(epoch, number, record, done));
+    }
+
+    fn read(&mut self, from: RecordNumber, bytes_max: usize, done: ReadDone) {
+        match self.reads.try_send(Read(from, bytes_max, done)) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(read)) => (read.2)(Err(full())),
+            Err(mpsc::error::TrySendError::Closed(read)) => (read.2)(Err(dead())),
+        }
+    }
+
+    fn truncate(&mut self, below: RecordNumber, done: Done<Result<(), StoreError>>) {
+        self.change(Change::Truncate(below, done));
+    }
+}
+
+impl SharedLane for Remote {
+    fn renew(&mut self, epoch: Epoch, done: Done<Appended>) {
+        self.change(Change::Head(epoch, Set::Renew, done));
+    }
+
+    fn retire(&mut self, epoch: Epoch, done: Done<Appended>) {
+        self.change(Change::Head(epoch, Set::Retire, done));
+    }
+}
+
+/// What whoever changes the lane and whoever reads it both know of it.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) tip: Tip,
+    pub(super) claimed: bool,
+    /// The first failure: from then on everything gets it, until the next claim.
+    pub(super) failed: Option<StoreError>,
+    /// The lane was ended by this owner.
+    pub(super) retired: bool,
+}
+
+pub(super) type Shared = Rc<RefCell<Lane>>;
+
+impl Lane {
+    /// A lane that was not claimed yet.
+    pub(super) fn of(lane: LaneId) -> Shared {
+        let tip = Tip {
+            lane,
+            epoch: Epoch(0),
+            first: RecordNumber(1),
+            last: RecordNumber(0),
+            last_hash: [0; 16],
+        };
+        Rc::new(RefCell::new(Self { tip, claimed: false, failed: None, retired: false }))
+    }
+
+    /// Why nothing can be done now, if so.
+    pub(super) fn error(&self) -> Option<StoreError> {
+        match &self.failed {
+            None if !self.claimed => Some(StoreError::Refused("claim the lane first".into())),
+            failed => failed.clone(),
+        }
+    }
+
+    fn fail(&mut self, error: &StoreError) {
+        self.failed.get_or_insert_with(|| error.clone());
+    }
+}
+
+/// The end of a lane's log as a claim has found it.
+pub(super) fn tip(lane: LaneId, claimed: &Claimed) -> Tip {
+    let Claimed { epoch, first, last, last_hash } = *claimed;
+    Tip { lane, epoch, first, last, last_hash }
+}
+
+/// Whoever changes the lane at the servers, outlasting their faults.
+pub(super) trait Keep {
+    /// This process.
+    fn me(&self) -> Incarnation;
+
+    /// Claims the lane (R3).
+    async fn claim(&mut self) -> Result<Claimed, StoreError>;
+
+    /// Writes a record where nothing reads it before it is published. After an error nothing ever
+    /// will.
+    async fn write(
+        &mut self,
+        epoch: Epoch,
+        number: RecordNumber,
+        record: &Bytes,
+    ) -> Result<(), StoreError>;
+
+    /// Makes an update of the head, and finds out how it ended.
+    async fn update(&mut self, update: Update) -> Changed;
+}
+
+/// Answers changes until there are none any more. `kept` learns what is the first record kept.
+pub(super) async fn change(
+    keeper: &mut impl Keep,
+    lane: Shared,
+    mut changes: mpsc::Receiver<Change>,
+    kept: watch::Sender<RecordNumber>,
+) {
+    while let Some(change) = changes.recv().await {
+        let error = lane.borrow().error();
+        match (change, error) {
+            (Change::Claim(done), _) => {
+                lane.borrow_mut().claimed = false;
+                let claimed = keeper.claim().await;
+                if let Ok(claimed) = &claimed {
+                    let tip = tip(lane.borrow().tip.lane, claimed);
+                    *lane.borrow_mut() = Lane { tip, claimed: true, failed: None, retired: false };
+                    kept.send_replace(claimed.first);
+                }
+                done(claimed);
+            }
+            (change, Some(error)) => change.refuse(error),
+            (Change::Append(epoch, number, record, done), None) => {
+                done(append(keeper, &lane, epoch, number, record).await);
+            }
+            (Change::Truncate(below, done), None) => {
+                let cut = truncate(keeper, &lane, below).await;
+                kept.send_replace(lane.borrow().tip.first);
+                done(cut);
+            }
+            (Change::Head(epoch, set, done), None) => {
+                let refusal = lane.borrow().tip.admit_owner(epoch);
+                done(match refusal {
+                    Err(error) => Appended::DefinitelyNot(error),
+                    Ok(()) => change_head(keeper, &lane, set, true).await,
+                });
+            }
+        }
+    }
+}
+
+async fn append(
+    keeper: &mut impl Keep,
+    lane: &Shared,
+    epoch: Epoch,
+    number: RecordNumber,
+    record: Bytes,
+) -> Appended {
+    let admitted = lane.borrow().tip.admit(epoch, number, &record);
+    if let Err(error) = admitted {
+        return Appended::DefinitelyNot(error);
+    }
+    if let Err(error) = keeper.write(epoch, number, &record).await {
+        lane.borrow_mut().fail(&error);
+        return Appended::DefinitelyNot(error);
+    }
+    let hash = hash_of(&record);
+    let answer = change_head(keeper, lane, Set::Publish { number, hash }, true).await;
+    if answer == Appended::Committed {
+        let mut lane = lane.borrow_mut();
+        (lane.tip.last, lane.tip.last_hash) = (number, hash);
+    }
+    answer
+}
+
+async fn truncate(
+    keeper: &mut impl Keep,
+    lane: &Shared,
+    below: RecordNumber,
+) -> Result<(), StoreError> {
+    let tip = lane.borrow().tip;
+    tip.may_truncate(below)?;
+    if below <= tip.first {
+        return Ok(());
+    }
+    match change_head(keeper, lane, Set::Truncate(below), false).await {
+        Appended::Committed => {
+            lane.borrow_mut().tip.first = below;
+            Ok(())
+        }
+        Appended::DefinitelyNot(error) | Appended::Unknown(error) => Err(error),
+    }
+}
+
+/// An update by the owner. After anything but *committed* nothing works until the next claim.
+async fn change_head(keeper: &mut impl Keep, lane: &Shared, set: Set, at_last: bool) -> Appended {
+    let Tip { lane: id, epoch, last, .. } = lane.borrow().tip;
+    let number = at_last.then_some(last);
+    let ends = set == Set::Retire;
+    let update = Update { lane: id, owner: keeper.me(), epoch, number, set };
+    let answer = match keeper.update(update).await {
+        Changed::Done => {
+            lane.borrow_mut().retired = ends;
+            return Appended::Committed;
+        }
+        Changed::Refused(found) => Appended::DefinitelyNot(refused(id, epoch, last, found)),
+        Changed::Nothing(error) => Appended::DefinitelyNot(error),
+        Changed::Unknown(error) => Appended::Unknown(error),
+    };
+    if let Appended::DefinitelyNot(error) | Appended::Unknown(error) = &answer {
+        lane.borrow_mut().fail(error);
+    }
+    answer
+}
+
+/// Why an owner's update found another head than the owner knows.
+fn refused(id: LaneId, epoch: Epoch, last: RecordNumber, found: Option<LaneRow>) -> StoreError {
+    match found {
+        Some(row) if row.epoch > epoch || row.state != LaneState::Owned => {
+            StoreError::Fenced { epoch: row.epoch }
+        }
+        found => {
+            let there = match found {
+                Some(row) => {
+                    format!("epoch {} and record {} stand there", row.epoch, row.number)
+                }
+                None => "nothing stands there".into(),
+            };
+            StoreError::Damaged {
+                place: format!("table lane_head, lane {id}"),
+                what: format!(
+                    "{there}, and it had epoch {epoch} and record {last}: the database was set back"
+                ),
+            }
+        }
+    }
+}
+
+/// How a request to a server failed.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The server refused it: it has had no effect.
+    Refused(StoreError),
+    /// It never left: there was no connection.
+    NotSent(String),
+    /// Nobody can tell: the connection was lost, or silent, while it was under way.
+    Lost(String),
+}
+
+impl Trouble {
+    /// As an error for whoever only reads: nothing could have changed.
+    pub(super) fn into_error(self) -> StoreError {
+        match self {
+            Self::Refused(error) => error,
+            Self::NotSent(why) | Self::Lost(why) => StoreError::Io(why),
+        }
+    }
+}
+
+/// Pauses that grow, up to an end.
+pub(super) struct Patience {
+    end: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    pub(super) fn of(span: Duration) -> Self {
+        Self { end: Instant::now() + span, pause: PAUSE_MIN }
+    }
+
+    /// Waits for the next try. Says whether there is one.
+    pub(super) async fn wait(&mut self) -> bool {
+        if Instant::now() + self.pause > self.end {
+            return false;
+        }
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        true
+    }
+}
+
+/// Tries something again after every fault that passes, until the patience ends. Only for what may
+/// be done twice: a try whose answer was lost may have had its effect.
+pub(super) async fn persist<T>(
+    patience: Duration,
+    mut one: impl AsyncFnMut() -> Result<T, Trouble>,
+) -> Result<T, StoreError> {
+    let mut patience = Patience::of(patience);
+    loop {
+        match one().await {
+            Ok(done) => return Ok(done),
+            Err(Trouble::Refused(error)) => return Err(error),
+            Err(Trouble::NotSent(why) | Trouble::Lost(why)) => {
+                tracing::warn!("the database is waited for: {why}");
+                if !patience.wait().await {
+                    return Err(StoreError::Io(why));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Nodes whose lanes are in Cassandra: an OK outlives node and cluster, a lane never has two owners
+//! that commit, and dpc and Cassandra both lose a node of three while clients work.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use dpc_client::Object;
+use scylla::client::session_builder::SessionBuilder;
+use support::cassandra::{Cassandra, LOGIN};
+use support::load::{
+    Shared, assert_settled_once, client, look, pusher, subscriber, wait_until_settled,
+};
+use support::{Node, cli, folder, wait_for, wait_until, wait_until_done};
+
+/// Objects in one round of pushes.
+const ROUND: usize = 40;
+
+/// Settles between two faults.
+const STEP: usize = 150;
+
+fn flags(cluster: &Cassandra, copies: u8) -> [String; 4] {
+    let url = cluster.url("dpc", copies);
+    ["--set".into(), "store.kind=cassandra".into(), "--set".into(), format!("store.url={url}")]
+}
+
+fn start(folder: &Path, name: &str, flags: &[String], more: &[&str]) -> Node {
+    let extra: Vec<&str> = flags.iter().map(String::as_str).chain(more.iter().copied()).collect();
+    Node::start(folder, name, &extra)
+}
+
+async fn store(verb: &str, flags: &[String]) -> support::Ran {
+    let mut all = vec!["store", verb, "-o", "json"];
+    all.extend(flags.iter().map(String::as_str));
+    cli(&all).await
+}
+
+/// One node of Cassandra is enough for what one node of dpc promises.
+#[tokio::test]
+async fn an_ok_outlives_node_and_cluster() {
+    let Some(cluster) = Cassandra::start(1) else { return };
+    let flags = flags(&cluster, 1);
+    let missing = store("check", &flags).await;
+    assert_eq!(missing.code, Some(1), "{}", missing.stderr);
+    assert!(missing.stderr.contains("dpc store init"), "{}", missing.stderr);
+    assert_eq!(store("init", &flags).await.lines()[0]["made"], true);
+    assert_eq!(store("init", &flags).await.lines()[0]["made"], false);
+    let checked = &store("check", &flags).await.lines()[0];
+    assert_eq!((&checked["store"], &checked["schema"]), (&"cassandra".into(), &1.into()));
+
+    let folder = folder();
+    let mut node = start(folder.path(), "c", &flags, &[]);
+    let pushed = node.json(&["push", "type.Kept", "--data", "kept"]).await;
+    assert_eq!(pushed[0]["status"], "stored");
+    assert_eq!(pushed[0]["durability"], "quorum");
+    let lane = node.ready.lane.clone();
+    node.kill();
+    // What can be built again is built again.
+    for derived in ["index", "history"] {
+        let path = folder.path().join("c").join(derived);
+        if path.exists() {
+            std::fs::remove_dir_all(&path).expect("it goes");
+        }
+    }
+    node.start_again();
+    assert_eq!(node.ready.lane, lane);
+    let taken = node.json(&["subscribe", "type.Kept", "--count", "1"]).await;
+    assert_eq!((&taken[0]["id"], &taken[0]["data"]), (&pushed[0]["id"], &"kept".into()));
+    let got = node.json(&["object", "get", pushed[0]["id"].as_str().expect("an id")]).await;
+    assert_eq!(got[0]["state"], "final");
+
+    let mut stored = push(&node, ROUND).await;
+    cluster.order("kill", None);
+    let launched = tokio::task::spawn_blocking(move || {
+        cluster.order("launch", None);
+        cluster
+    });
+    stored.extend(push(&node, ROUND).await);
+    let _running = launched.await.expect("it comes back");
+    node.kill();
+    node.start_again();
+    let count = stored.len().to_string();
+    let taken = node.json(&["subscribe", "type.Load", "--count", &count, "--credit", "100"]).await;
+    let mut times = BTreeMap::new();
+    for line in &taken {
+        *times.entry(line["id"].as_str().expect("an id").to_owned()).or_insert(0) += 1;
+    }
+    let once = stored.into_iter().map(|id| (id, 1)).collect();
+    assert_eq!(times, once, "what was answered OK, once each");
+    wait_until_done(&[node]).await;
+}
+
+/// Pushes objects all at once. Each push has to end in an OK.
+async fn push(node: &Node, count: usize) -> BTreeSet<String> {
+    let client = node.client();
+    let waiting: Vec<_> = (0..count)
+        .map(|n| {
+            let client = client.clone();
+            tokio::spawn(async move { client.push(Object::new("type.Load", format!("{n}"))).await })
+        })
+        .collect();
+    let mut stored = BTreeSet::new();
+    for push in waiting {
+        let receipt = push.await.expect("no panic").expect("it outlasts the fault");
+        stored.insert(receipt.id.to_string());
+    }
+    assert_eq!(stored.len(), count, "each has an id of its own");
+    stored
+}
+
+/// A second process on a copy of the folder takes the lane; the first one commits nothing more, says
+/// so, and goes on with another lane.
+#[tokio::test]
+async fn a_lane_has_one_owner_that_commits() {
+    let Some(cluster) = Cassandra::start(1) else { return };
+    let flags = flags(&cluster, 1);
+    let (folder, other) = (folder(), folder());
+    let first = start(folder.path(), "c", &flags, &[]);
+    let pushed = first.json(&["push", "type.Kept", "--data", "kept"]).await;
+    let copy = other.path().join("c");
+    std::fs::create_dir(&copy).expect("a folder");
+    for file in ["FORMAT", "CLAIMED"] {
+        std::fs::copy(folder.path().join("c").join(file), copy.join(file)).expect("copies");
+    }
+    let second = start(other.path(), "c", &flags, &[]);
+    assert_eq!(second.ready.lane, first.ready.lane);
+    wait_until("the first one to say that it is fenced", async || {
+        let log = first.log();
+        let said = log.contains("fenced: another node has taken over lane");
+        if said { Ok(()) } else { Err(log) }
+    })
+    .await;
+    let taken = second.json(&["subscribe", "type.Kept", "--count", "1"]).await;
+    assert_eq!(taken[0]["id"], pushed[0]["id"]);
+    wait_for("the first one to work again, with a lane of its own", async || {
+        let push = first.cli(&["push", "type.New", "--data", "new", "-o", "json"]).await;
+        (push.code == Some(0)).then_some(())
+    })
+    .await;
+}
+
+/// The state of a lane, as the list of lanes has it.
+async fn state(cluster: &Cassandra, lane: &str) -> String {
+    let contacts: Vec<&str> = cluster.contacts.split(',').collect();
+    let session = SessionBuilder::new().known_nodes(contacts).user(LOGIN, LOGIN).build().await;
+    let ask = format!("SELECT state FROM dpc.lane_head WHERE lane = {lane}");
+    let answer = session.expect("connects").query_unpaged(ask, ()).await.expect("it answers");
+    answer.into_rows_result().expect("rows").first_row::<(String,)>().expect("the lane is there").0
+}
+
+/// Three nodes of dpc over three of Cassandra: one of the latter is killed and comes back, another
+/// one is stopped for a while; then one of the former is lost for ever.
+#[tokio::test]
+async fn three_and_three_lose_one_each_and_nothing_else() {
+    let Some(cluster) = Cassandra::start(3).map(Arc::new) else { return };
+    let flags = flags(&cluster, 3);
+    let folder = folder();
+    let times = ["limits.heartbeat=500ms", "limits.dead_after=10s", "limits.self_fence_after=8s"];
+    let times: Vec<&str> = times.iter().flat_map(|time| ["--set", time]).collect();
+    let mut a = start(folder.path(), "a", &flags, &times);
+    let b = start(folder.path(), "b", &flags, &[&times[..], &["--peer", &a.ready.nodes]].concat());
+    let peers = ["--peer", &a.ready.nodes, "--peer", &b.ready.nodes];
+    let c = start(folder.path(), "c", &flags, &[&times[..], &peers].concat());
+    let shared = Shared::default();
+    let pushers = [client(&[&a, &b, &c]), client(&[&c, &b])].map(|c| pusher(c, shared.clone()));
+    let subscribers = [client(&[&b, &c]), client(&[&c, &b])].map(|c| subscriber(c, shared.clone()));
+    let goes_on = async |what: &str| {
+        let before = look(&shared, |known| known.settled.len());
+        wait_until(what, async || {
+            let settled = look(&shared, |known| known.settled.len()) - before;
+            if settled >= STEP { Ok(()) } else { Err(format!("{settled} settled")) }
+        })
+        .await;
+    };
+    goes_on("work before any fault").await;
+    let order = async |what: &'static str, node: u8| {
+        // The clients go on meanwhile.
+        let cluster = Arc::clone(&cluster);
+        tokio::task::spawn_blocking(move || cluster.order(what, Some(node))).await.expect("done");
+    };
+    order("kill", 2).await;
+    goes_on("work beside a dead node of Cassandra").await;
+    order("launch", 2).await;
+    goes_on("work after its return").await;
+    order("pause", 3).await;
+    goes_on("work beside a node of Cassandra that stands still").await;
+    order("resume", 3).await;
+    goes_on("work after it goes on").await;
+    a.kill();
+    wait_until("the lane of the lost node to be empty and retired", async || {
+        let state = state(&cluster, &a.ready.lane).await;
+        if state == "retired" { Ok(()) } else { Err(state) }
+    })
+    .await;
+    look(&shared, |known| known.stop = true);
+    for pusher in pushers {
+        pusher.await.expect("no pusher panics");
+    }
+    wait_until_settled(&shared).await;
+    assert_settled_once(&shared);
+    subscribers.into_iter().for_each(|subscriber| subscriber.abort());
+}
