@@ -270,7 +270,7 @@ impl Core {
     }
 
     /// Removes an object from memory; its entry stays where the catalogue has it.
-    pub(crate) fn forget_in_memory(&mut self, slot: Slot) -> Live {
+    pub(crate) fn forget_in_memory(&mut self, slot: Slot) -> Box<Live> {
         self.end_transit(slot);
         self.set_phase(slot, Phase::Writing);
         let live = self.memory.remove(slot);

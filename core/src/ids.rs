@@ -16,12 +16,14 @@ macro_rules! uuid_like {
 
         impl Ord for $name {
             /// The order of the bytes, compared as one number: every map of ids asks for it.
+            #[inline]
             fn cmp(&self, other: &Self) -> Ordering {
                 u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
             }
         }
 
         impl PartialOrd for $name {
+            #[inline]
             fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
                 Some(self.cmp(other))
             }

@@ -72,8 +72,9 @@ pub(crate) enum Then {
 /// All objects in memory.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Memory {
+    /// Boxed: they are large and come and go, and the vector grows without moving them.
     #[serde(skip)]
-    slots: SlicedVec<Option<Live>>,
+    slots: SlicedVec<Option<Box<Live>>>,
     free: Vec<Slot>,
     #[serde(skip)]
     by_id: BTreeMap<ObjectId, Slot>,
@@ -103,13 +104,13 @@ impl Memory {
             self.slots.push(None);
             Slot(u32::try_from(self.slots.len() - 1).expect("memory is bounded"))
         });
-        self.slots[slot.0 as usize] = Some(live);
+        self.slots[slot.0 as usize] = Some(Box::new(live));
         let before = self.by_id.insert(id, slot);
         assert!(before.is_none(), "{id} is in memory once");
         slot
     }
 
-    pub(crate) fn remove(&mut self, slot: Slot) -> Live {
+    pub(crate) fn remove(&mut self, slot: Slot) -> Box<Live> {
         let live = self.slots[slot.0 as usize].take().expect("slots are used while live");
         self.by_id.remove(&live.object.id);
         self.free.push(slot);
@@ -117,11 +118,11 @@ impl Memory {
     }
 
     pub(crate) fn get(&self, slot: Slot) -> &Live {
-        self.slots[slot.0 as usize].as_ref().expect("slots are used while live")
+        self.slots[slot.0 as usize].as_deref().expect("slots are used while live")
     }
 
     pub(crate) fn get_mut(&mut self, slot: Slot) -> &mut Live {
-        self.slots[slot.0 as usize].as_mut().expect("slots are used while live")
+        self.slots[slot.0 as usize].as_deref_mut().expect("slots are used while live")
     }
 
     pub(crate) fn by_id(&self, id: ObjectId) -> Option<Slot> {
