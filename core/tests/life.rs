@@ -85,10 +85,10 @@ impl Bench {
             .collect()
     }
 
-    /// What a request was answered last.
+    /// What a request was answered first: of a settle, what was refused before what was done.
     fn answer(&mut self, request: u64) -> Answer {
         let said = std::mem::take(&mut self.said);
-        let answer = said.into_iter().rev().find_map(|e| match e {
+        let answer = said.into_iter().find_map(|e| match e {
             Effect::Reply { to, answer, .. } if to.request == RequestId(request) => Some(answer),
             _ => None,
         });
