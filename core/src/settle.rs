@@ -201,20 +201,20 @@ impl Core {
             Verb::Reject(reason) if reason.len() > REASON_BYTES_MAX => {
                 Err(Refusal::over("reason", REASON_BYTES_MAX as u64, reason.len() as u64, "bytes"))
             }
-            Verb::Advance(entity) => {
-                if self.disk_low {
-                    self.check_open_for_work()?;
-                }
-                let Some(entity) = entity else { return Ok(()) };
-                entity.check(&self.limits)?;
-                self.check_type(&entity.ty)
-            }
+            Verb::Advance(Some(entity)) => entity.check(&self.limits),
             _ => Ok(()),
         }
     }
 
-    /// What depends on the leased object. State is unchanged.
+    /// What depends on the leased object, and what refuses new work: a settle that was done is never
+    /// refused for want of room (P3). State is unchanged.
     fn check_against_object(&self, n: u64, settle: &Settle) -> Result<(), Refusal> {
+        if let Verb::Advance(entity) = &settle.verb {
+            if self.disk_low {
+                self.check_open_for_work()?;
+            }
+            entity.iter().try_for_each(|entity| self.check_type(&entity.ty))?;
+        }
         let lease = self.leases.get(n).expect("the caller found it");
         if let Verb::Advance(None) = settle.verb {
             let handled = &self.object(lease.slot).handled;
@@ -243,12 +243,15 @@ impl Core {
     fn check_emits(&mut self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
         for emit in emits {
             emit.check(&self.limits, self.now)?;
+        }
+        let fresh = self.fresh_emits(emits)?;
+        for (emit, _) in emits.iter().zip(&fresh).filter(|(_, fresh)| **fresh) {
             self.check_type(&emit.entity.ty)?;
             if self.disk_low {
                 self.check_open_for_work()?;
             }
         }
-        self.fresh_emits(emits)
+        Ok(fresh)
     }
 
     /// Which emits are new, and not repeated.

@@ -8,6 +8,7 @@ use dpc_core::input::{LeaseRef, Lessee, Operator, ReplyTo, Settle, Subscribe, Ve
 use dpc_core::message::Protocols;
 use dpc_core::names::{Name, Pattern, TypeName};
 use dpc_core::object::{Entity, Headers, Push};
+use dpc_core::refusal::Code;
 use dpc_core::store::Claimed;
 use dpc_core::view::State;
 use dpc_core::{Answer, Core, Effect, Input, Limits, Mono, Now, Settings, Wall};
@@ -84,6 +85,16 @@ impl Bench {
             .collect()
     }
 
+    /// What a request was answered first: of a settle, what was refused before what was done.
+    fn answer(&mut self, request: u64) -> Answer {
+        let said = std::mem::take(&mut self.said);
+        let answer = said.into_iter().find_map(|e| match e {
+            Effect::Reply { to, answer, .. } if to.request == RequestId(request) => Some(answer),
+            _ => None,
+        });
+        answer.expect("every request is answered")
+    }
+
     fn state(&mut self, id: ObjectId) -> State {
         self.tell(Input::Operator(to(99), Operator::Inspect(id)));
         let said = std::mem::take(&mut self.said);
@@ -99,14 +110,14 @@ fn to(request: u64) -> ReplyTo {
     ReplyTo { request: RequestId(request), seq: 0 }
 }
 
-fn push(id: u8, text: &'static str) -> Input {
+fn entity(text: &'static str) -> Entity {
     let ty = TypeName::from_type_url("img").expect("valid");
-    let entity =
-        Entity { ty, payload: Bytes::from_static(text.as_bytes()), headers: Headers::default() };
-    Input::Push(
-        to(1),
-        Push { id: Some(ObjectId([id; 16])), entity, not_before: None, expires_at: None },
-    )
+    Entity { ty, payload: Bytes::from_static(text.as_bytes()), headers: Headers::default() }
+}
+
+fn push(id: u8, text: &'static str) -> Input {
+    let id = Some(ObjectId([id; 16]));
+    Input::Push(to(1), Push { id, entity: entity(text), not_before: None, expires_at: None })
 }
 
 fn subscribe(credit: u32) -> Input {
@@ -236,4 +247,33 @@ fn one_request_that_names_an_id_twice_is_refused() {
     let twice = |e: &Effect| matches!(e, Effect::Reply { answer: Answer::Refused(r), .. } if r.reason == "ID_TWICE");
     assert!(bench.said.iter().any(twice));
     assert_eq!(bench.state(ObjectId([1; 16])), State::Leased);
+}
+
+/// A disk below its reserve refuses what would take room, not the answer to what was done (P3).
+#[test]
+fn a_repeated_advance_gets_its_answer_on_a_disk_below_its_reserve() {
+    let advance = |lease: u64| {
+        let entity = entity("b");
+        let id = Some(ObjectId([9; 16]));
+        let emit = Push { id, entity: entity.clone(), not_before: None, expires_at: None };
+        let verb = Verb::Advance(Some(entity));
+        let settle = Settle { leases: vec![LeaseRef::Number(lease)], verb, emits: vec![emit] };
+        Input::Settle(to(3), Lessee::Session(SessionId(1)), settle)
+    };
+    let mut bench = Bench::start(Vec::new(), 1);
+    bench.tell(push(1, "a"));
+    bench.tell(push(2, "a"));
+    bench.tell(Input::OpenSession(SessionId(1)));
+    bench.tell(subscribe(2));
+    let leases: Vec<u64> = bench.deliveries().iter().map(|d| d.1).collect();
+    bench.tell(advance(leases[0]));
+    assert!(matches!(bench.answer(3), Answer::Done(1)));
+    bench.tell(Input::Disk { low: true });
+    bench.tell(advance(leases[1]));
+    match bench.answer(3) {
+        Answer::RefusedAt(0, refusal) => assert_eq!(refusal.code, Code::ResourceExhausted),
+        other => panic!("it takes room: {other}"),
+    }
+    bench.tell(advance(leases[0]));
+    assert!(matches!(bench.answer(3), Answer::Done(1)), "it was done before");
 }
