@@ -108,7 +108,7 @@ fn wrong_usage_is_refused() {
         "dpc demo --node a:1",
         "dpc completion powershell",
         "dpc object get ID -o yaml",
-        "dpc bench",
+        "dpc bench speed",
         "dpc sim",
         "dpc sim run --node a:1",
         "dpc sim run --seed 7 --seeds 0..9",

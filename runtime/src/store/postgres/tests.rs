@@ -245,7 +245,13 @@ fn take_by_force(server: &Server, lane: LaneId) -> Claimant {
 }
 
 /// Takes the lane again and again and appends to it until it is lost, or the duel is over.
-fn duel(server: &Server, lane: LaneId, over: &AtomicBool, salt: u64) -> Tried {
+fn duel(
+    server: &Server,
+    lane: LaneId,
+    over: &AtomicBool,
+    fenced: &AtomicUsize,
+    salt: u64,
+) -> Tried {
     let mut tried = Vec::new();
     let mut what = salt;
     while !over.load(Ordering::Relaxed) {
@@ -254,6 +260,8 @@ fn duel(server: &Server, lane: LaneId, over: &AtomicBool, salt: u64) -> Tried {
             what += 2;
             let answer = owner.append(what);
             let lost = answer != Appended::Committed;
+            let refused = matches!(answer, Appended::DefinitelyNot(_));
+            fenced.fetch_add(usize::from(refused), Ordering::Relaxed);
             tried.push((owner.claimed.last_hash, answer));
             if lost {
                 break;
@@ -268,13 +276,16 @@ fn owners_that_take_a_lane_from_each_other_while_the_server_dies_make_no_fork() 
     let Some(server) = start() else { return };
     let lane = fresh_lane();
     drop(Claimant::new(&server, lane));
-    let over = AtomicBool::new(false);
+    let (over, fenced) = (AtomicBool::new(false), AtomicUsize::new(0));
     let tried: Vec<Tried> = std::thread::scope(|scope| {
         let duellists = [0, 1].map(|salt| {
-            let (server, over) = (&server, &over);
-            scope.spawn(move || duel(server, lane, over, salt))
+            let (server, over, fenced) = (&server, &over, &fenced);
+            scope.spawn(move || duel(server, lane, over, fenced, salt))
         });
-        for _ in 0..3 {
+        // A duel in which nobody was fenced has shown nothing.
+        let mut kills = 0;
+        while kills < 3 || fenced.load(Ordering::Relaxed) < 3 {
+            kills += 1;
             server.order("kill");
             server.order("start");
             // The duel goes on for as long as this owner waits for its turn.
@@ -293,18 +304,16 @@ fn owners_that_take_a_lane_from_each_other_while_the_server_dies_make_no_fork() 
             from = number.next();
         }
     }
-    let mut fenced = 0;
     for (hash, answer) in tried.into_iter().flatten() {
         match answer {
             Appended::Committed => assert!(there.contains(&hash), "a lost record"),
             Appended::DefinitelyNot(error) => {
                 assert!(!there.contains(&hash), "a phantom record: {error}");
-                fenced += 1;
             }
             Appended::Unknown(_) => {}
         }
     }
-    assert!(there.len() > 20 && fenced > 2, "{} records, {fenced} fenced", there.len());
+    assert!(there.len() > 20, "{} records", there.len());
 }
 
 #[test]
