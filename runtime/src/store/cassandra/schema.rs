@@ -123,15 +123,7 @@ async fn version(link: &Link, address: &Address) -> Result<Option<(i32, String)>
     }
     let ask =
         format!("SELECT version, fence FROM {}.schema_version WHERE name = ?", address.keyspace);
-    let mut asked = link.ask(&ask, (ROW,)).await;
-    for _ in 1..TRIES {
-        // The table is there, but the node that is asked may not have heard of it yet.
-        let Err(Trouble::Refused(error)) = &asked else { break };
-        tracing::debug!("{ask}: {error}");
-        tokio::time::sleep(PAUSE).await;
-        asked = link.ask(&ask, (ROW,)).await;
-    }
-    let rows = asked?.into_rows_result().map_err(unreadable)?;
+    let rows = link.ask(&ask, (ROW,)).await?.into_rows_result().map_err(unreadable)?;
     rows.maybe_first_row::<(i32, String)>().map_err(unreadable)
 }
 

@@ -434,13 +434,14 @@ fn attempt(error: &RequestAttemptError) -> Trouble {
         }
         RequestAttemptError::DbError(
             DbError::SyntaxError
-            | DbError::Invalid
             | DbError::AlreadyExists { .. }
             | DbError::AuthenticationError
             | DbError::Unauthorized
             | DbError::ConfigError,
             _,
         ) => Trouble::Refused(StoreError::Refused(text)),
+        // A node that has just come up may not know the tables yet. The others do.
+        RequestAttemptError::DbError(DbError::Invalid, _) => Trouble::NotSent(text),
         // Timeouts, failures, too few replicas, overload: a conditional update may have been
         // accepted by some of them.
         _ => Trouble::Lost(text),
