@@ -150,8 +150,8 @@ async fn state(cluster: &Cassandra, lane: &str) -> String {
     answer.into_rows_result().expect("rows").first_row::<(String,)>().expect("the lane is there").0
 }
 
-/// Three nodes of dpc over three of Cassandra: one of the latter is killed and comes back, another
-/// one is stopped for a while; then one of the former is lost for ever.
+/// Three nodes of dpc over three of Cassandra: one of the latter is killed and comes back, then one of
+/// the former is lost for ever.
 #[tokio::test]
 async fn three_and_three_lose_one_each_and_nothing_else() {
     let Some(cluster) = Cassandra::start(3).map(Arc::new) else { return };
@@ -184,10 +184,6 @@ async fn three_and_three_lose_one_each_and_nothing_else() {
     goes_on("work beside a dead node of Cassandra").await;
     order("launch", 2).await;
     goes_on("work after its return").await;
-    order("pause", 3).await;
-    goes_on("work beside a node of Cassandra that stands still").await;
-    order("resume", 3).await;
-    goes_on("work after it goes on").await;
     a.kill();
     wait_until("the lane of the lost node to be empty and retired", async || {
         let state = state(&cluster, &a.ready.lane).await;
