@@ -31,6 +31,7 @@ mod rescue;
 mod seat;
 #[cfg(test)]
 mod testing;
+mod trouble;
 
 use std::path::Path;
 

@@ -11,9 +11,8 @@ use dpc_core::shared::{Changed, LaneRow, Owner, Set, SharedStore, Table, Update}
 use dpc_core::store::{Done, StoreError};
 use tokio::sync::{mpsc, watch};
 
-use super::super::remote::{
-    self, Lane, QUEUE_COUNT_MAX, Read, Remote, Requests, Trouble, dead, full,
-};
+use super::super::remote::{self, Lane, QUEUE_COUNT_MAX, Read, Remote, Requests, dead, full};
+use super::super::trouble::Trouble;
 use super::address::Address;
 use super::head::{Heads, bits, signed, unreadable, unsigned};
 use super::keeper::Keeper;

@@ -21,7 +21,7 @@ use scylla::value::{CqlValue, Row};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::super::remote::{Patience, Trouble};
+use super::super::trouble::{Patience, Trouble};
 use super::session::{Connection, Statements, at, trouble};
 
 /// The columns of a row, as [`Columns`] reads them.

@@ -14,7 +14,8 @@ use dpc_core::shared::{Changed, LaneRow, LaneState, Owner, Set, Update};
 use dpc_core::store::{Claimed, RECORD_BYTES_MAX, StoreError};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::super::remote::{Keep, Patience, Trouble, persist, tip};
+use super::super::remote::{Keep, tip};
+use super::super::trouble::{Patience, Trouble, persist};
 use super::head::{Heads, signed, uuid};
 use super::reader::{Bucket, Reader};
 

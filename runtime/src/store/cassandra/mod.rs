@@ -31,7 +31,8 @@ use dpc_core::store::{Appended, Claimed, Done, ReadDone, Store, StoreError};
 use tokio::sync::mpsc;
 
 use super::Tables;
-use super::remote::{Remote, Trouble};
+use super::remote::Remote;
+use super::trouble::Trouble;
 pub(crate) use address::{ACCEPTED, Address};
 pub use database::CassandraDatabase;
 use database::Thread;

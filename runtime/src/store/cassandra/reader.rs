@@ -13,7 +13,8 @@ use scylla::response::PagingState;
 use tokio::sync::watch;
 
 use super::super::chain::Tip;
-use super::super::remote::{Shared, Trouble, persist};
+use super::super::remote::Shared;
+use super::super::trouble::{Trouble, persist};
 use super::head::{Heads, signed, unreadable, unsigned, uuid};
 use super::session::Connection;
 

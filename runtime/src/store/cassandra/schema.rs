@@ -6,7 +6,7 @@ use dpc_core::store::StoreError;
 use uuid::Uuid;
 
 use super::super::Tables;
-use super::super::remote::Trouble;
+use super::super::trouble::Trouble;
 use super::address::Address;
 use super::head::{condition, unreadable};
 use super::session::{Link, trouble};

@@ -29,7 +29,7 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::super::Tables;
-use super::super::remote::Trouble;
+use super::super::trouble::Trouble;
 use super::address::{Address, Quorum};
 use super::head::COLUMNS;
 use super::schema;

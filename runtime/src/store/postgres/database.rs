@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 use tokio_postgres::Config;
 use uuid::Uuid;
 
+use super::super::trouble::Trouble;
 use super::head::{self, COLUMNS, bits, counted, row_of};
-use super::session::{Session, Trouble, within};
+use super::session::{Session, within};
 use super::{Postgres, PostgresOptions, QUEUE_COUNT_MAX, dead, full, on_a_thread, parse, ready};
 
 /// How often, in beats, rows are removed that nobody needs any more.

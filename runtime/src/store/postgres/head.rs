@@ -13,7 +13,8 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
-use super::session::{Session, Trouble, within};
+use super::super::trouble::Trouble;
+use super::session::{Session, within};
 
 /// The columns that [`row_of`] reads, of a row called `h`.
 pub(super) const COLUMNS: &str = "h.lane, h.owner, h.node, h.address, \

@@ -14,18 +14,14 @@ use dpc_core::ids::{Epoch, Incarnation, LaneId, RecordNumber};
 use dpc_core::record::hash_of;
 use dpc_core::shared::{Changed, LaneRow, LaneState, Owner, Set, Update};
 use dpc_core::store::{Appended, Claimed, StoreError};
-use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::super::chain::Tip;
+use super::super::trouble::{Patience, Trouble};
 use super::head::{self, bits, row_of, signed, signed_epoch};
-use super::session::{Session, Trouble, within};
-
-/// Between two tries after a fault: the first pause, and the longest.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+use super::session::{Session, within};
 
 /// What the keeper and the reader both know of the lane.
 #[derive(Debug)]
@@ -64,28 +60,6 @@ pub(super) fn damaged(lane: LaneId, number: RecordNumber, what: impl Into<String
     StoreError::Damaged {
         place: format!("table dpc.lane_log, lane {lane}, record {number}"),
         what: what.into(),
-    }
-}
-
-/// Pauses that grow, up to an end.
-pub(super) struct Patience {
-    end: Instant,
-    pause: Duration,
-}
-
-impl Patience {
-    pub(super) fn of(span: Duration) -> Self {
-        Self { end: Instant::now() + span, pause: PAUSE_MIN }
-    }
-
-    /// Waits for the next try. Says whether there is one.
-    pub(super) async fn wait(&mut self) -> bool {
-        if Instant::now() + self.pause > self.end {
-            return false;
-        }
-        sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
-        true
     }
 }
 

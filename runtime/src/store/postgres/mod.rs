@@ -32,9 +32,10 @@ use tokio_postgres::config::SslMode;
 
 pub use database::PostgresDatabase;
 
+use super::trouble::{Patience, Trouble};
 use keeper::{Keeper, Lane};
 use reader::Reader;
-use session::{Session, Trouble};
+use session::Session;
 
 /// The most requests that wait for a thread. A caller that goes beyond is refused.
 const QUEUE_COUNT_MAX: usize = 1024;
@@ -276,7 +277,7 @@ async fn change(
 }
 
 async fn claim(keeper: &mut Keeper, tables: &(Config, bool)) -> Result<Claimed, StoreError> {
-    let mut patience = keeper::Patience::of(keeper.patience);
+    let mut patience = Patience::of(keeper.patience);
     loop {
         match ready(&tables.0, tables.1).await {
             Ok(_) => return keeper.claim().await,

@@ -12,9 +12,10 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::super::chain::Tip;
+use super::super::trouble::{Patience, Trouble};
 use super::head::{self, signed};
-use super::keeper::{Patience, Shared, damaged};
-use super::session::{Session, Trouble, within};
+use super::keeper::{Shared, damaged};
+use super::session::{Session, within};
 
 /// See the module.
 pub(super) struct Reader {

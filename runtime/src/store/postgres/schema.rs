@@ -3,7 +3,8 @@
 use dpc_core::store::StoreError;
 use tokio_postgres::Client;
 
-use super::session::{Trouble, within};
+use super::super::trouble::Trouble;
+use super::session::within;
 
 /// The version of the tables that this program makes, and the only one it works with.
 const SCHEMA: i32 = 2;

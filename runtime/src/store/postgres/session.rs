@@ -8,33 +8,14 @@ use tokio::time::timeout;
 use tokio_postgres::error::{Error, SqlState};
 use tokio_postgres::{Client, Config, NoTls, Statement};
 
+use super::super::trouble::Trouble;
+
 /// How long one statement may take. A server that is silent for longer is left for a new
 /// connection: it may be stopped, or gone without a word.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// How long a connection may take to be made.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
-
-/// How a statement failed.
-#[derive(Debug)]
-pub(super) enum Trouble {
-    /// The server refused it: it has had no effect.
-    Refused(StoreError),
-    /// It never left: there was no connection.
-    NotSent(String),
-    /// Nobody can tell: the connection was lost, or silent, while it was under way.
-    Lost(String),
-}
-
-impl Trouble {
-    /// As an error for whoever only reads: nothing could have changed.
-    pub(super) fn into_error(self) -> StoreError {
-        match self {
-            Self::Refused(error) => error,
-            Self::NotSent(why) | Self::Lost(why) => StoreError::Io(why),
-        }
-    }
-}
 
 /// Waits for an answer, but not for ever.
 pub(super) async fn within<T>(
