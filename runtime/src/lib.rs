@@ -19,6 +19,7 @@ pub mod node;
 mod nodes;
 mod observe;
 mod recorder;
+mod relocate;
 mod restored;
 mod routes;
 mod serve;

@@ -14,6 +14,7 @@
 
 mod database;
 mod head;
+mod intake;
 mod keeper;
 mod reader;
 mod schema;
@@ -31,6 +32,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
 
 pub use database::PostgresDatabase;
+pub(crate) use intake::PostgresIntake;
 
 use super::trouble::{Patience, Trouble};
 use keeper::{Keeper, Lane};
