@@ -6,6 +6,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use dpc_client::Object;
 use scylla::client::session_builder::SessionBuilder;
@@ -150,8 +151,8 @@ async fn state(cluster: &Cassandra, lane: &str) -> String {
     answer.into_rows_result().expect("rows").first_row::<(String,)>().expect("the lane is there").0
 }
 
-/// Three nodes of dpc over three of Cassandra: one of the latter is killed and comes back, then one of
-/// the former is lost for ever.
+/// Three nodes of dpc over three of Cassandra: one of the latter is killed and comes back, another one
+/// stands still for a while; then one of the former is lost for ever.
 #[tokio::test]
 async fn three_and_three_lose_one_each_and_nothing_else() {
     let Some(cluster) = Cassandra::start(3).map(Arc::new) else { return };
@@ -167,12 +168,13 @@ async fn three_and_three_lose_one_each_and_nothing_else() {
     let pushers = [client(&[&a, &b, &c]), client(&[&c, &b])].map(|c| pusher(c, shared.clone()));
     let subscribers = [client(&[&b, &c]), client(&[&c, &b])].map(|c| subscriber(c, shared.clone()));
     let goes_on = async |what: &str| {
-        let before = look(&shared, |known| known.settled.len());
+        let (before, began) = (look(&shared, |known| known.settled.len()), Instant::now());
         wait_until(what, async || {
             let settled = look(&shared, |known| known.settled.len()) - before;
             if settled >= STEP { Ok(()) } else { Err(format!("{settled} settled")) }
         })
         .await;
+        println!("{what}: {STEP} settled in {:?}", began.elapsed());
     };
     goes_on("work before any fault").await;
     let order = async |what: &'static str, node: u8| {
@@ -184,6 +186,10 @@ async fn three_and_three_lose_one_each_and_nothing_else() {
     goes_on("work beside a dead node of Cassandra").await;
     order("launch", 2).await;
     goes_on("work after its return").await;
+    order("pause", 3).await;
+    goes_on("work beside a node of Cassandra that stands still").await;
+    order("resume", 3).await;
+    goes_on("work after it goes on").await;
     a.kill();
     wait_until("the lane of the lost node to be empty and retired", async || {
         let state = state(&cluster, &a.ready.lane).await;

@@ -18,7 +18,7 @@ use super::super::remote::{Keep, tip};
 use super::super::trouble::{Patience, Trouble, persist};
 use super::head::{Heads, signed, uuid};
 use super::reader::{Bucket, Reader};
-use super::session::Connection;
+use super::session::{Connection, trouble};
 
 /// The most bytes of a record in one row. A cluster refuses writes above half of a commit log
 /// segment, which somebody may have made small, and stalls on large ones long before.
@@ -164,5 +164,5 @@ pub(super) async fn write_once(
         .buffer_unordered(PARTS_AT_ONCE)
         .try_collect()
         .await;
-    connection.after(&open, written).await.map(drop)
+    written.map(drop).map_err(|error| trouble(&error))
 }
