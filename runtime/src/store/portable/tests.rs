@@ -300,7 +300,7 @@ impl Intake for Database {
 
     async fn publish(&mut self, row: &LaneRow) -> Result<LaneRow, StoreError> {
         self.fail(Fails::Publish)?;
-        let row = self.head.get_or_insert(row.clone()).clone();
+        let row = self.head.get_or_insert_with(|| row.clone()).clone();
         self.fail(Fails::Answer)?;
         Ok(row)
     }
