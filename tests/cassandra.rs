@@ -6,6 +6,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use dpc_client::Object;
 use scylla::client::session_builder::SessionBuilder;
@@ -13,6 +14,7 @@ use support::cassandra::{Cassandra, LOGIN};
 use support::load::{
     Shared, assert_settled_once, client, look, pusher, subscriber, wait_until_settled,
 };
+use support::transaction::is_all_or_nothing;
 use support::{Node, cli, folder, wait_for, wait_until, wait_until_done};
 
 /// Objects in one round of pushes.
@@ -70,6 +72,7 @@ async fn an_ok_outlives_node_and_cluster() {
     assert_eq!((&taken[0]["id"], &taken[0]["data"]), (&pushed[0]["id"], &"kept".into()));
     let got = node.json(&["object", "get", pushed[0]["id"].as_str().expect("an id")]).await;
     assert_eq!(got[0]["state"], "final");
+    is_all_or_nothing(&mut node).await;
 
     let mut stored = push(&node, ROUND).await;
     cluster.order("kill", None);
@@ -150,8 +153,8 @@ async fn state(cluster: &Cassandra, lane: &str) -> String {
     answer.into_rows_result().expect("rows").first_row::<(String,)>().expect("the lane is there").0
 }
 
-/// Three nodes of dpc over three of Cassandra: one of the latter is killed and comes back, then one of
-/// the former is lost for ever.
+/// Three nodes of dpc over three of Cassandra: one of the latter is killed and comes back, another one
+/// stands still for a while; then one of the former is lost for ever.
 #[tokio::test]
 async fn three_and_three_lose_one_each_and_nothing_else() {
     let Some(cluster) = Cassandra::start(3).map(Arc::new) else { return };
@@ -167,12 +170,13 @@ async fn three_and_three_lose_one_each_and_nothing_else() {
     let pushers = [client(&[&a, &b, &c]), client(&[&c, &b])].map(|c| pusher(c, shared.clone()));
     let subscribers = [client(&[&b, &c]), client(&[&c, &b])].map(|c| subscriber(c, shared.clone()));
     let goes_on = async |what: &str| {
-        let before = look(&shared, |known| known.settled.len());
+        let (before, began) = (look(&shared, |known| known.settled.len()), Instant::now());
         wait_until(what, async || {
             let settled = look(&shared, |known| known.settled.len()) - before;
             if settled >= STEP { Ok(()) } else { Err(format!("{settled} settled")) }
         })
         .await;
+        println!("{what}: {STEP} settled in {:?}", began.elapsed());
     };
     goes_on("work before any fault").await;
     let order = async |what: &'static str, node: u8| {
@@ -184,6 +188,10 @@ async fn three_and_three_lose_one_each_and_nothing_else() {
     goes_on("work beside a dead node of Cassandra").await;
     order("launch", 2).await;
     goes_on("work after its return").await;
+    order("pause", 3).await;
+    goes_on("work beside a node of Cassandra that stands still").await;
+    order("resume", 3).await;
+    goes_on("work after it goes on").await;
     a.kill();
     wait_until("the lane of the lost node to be empty and retired", async || {
         let state = state(&cluster, &a.ready.lane).await;

@@ -22,6 +22,7 @@ use crate::input::{Input, Operator, ReplyTo};
 use crate::lane::entry_bytes;
 use crate::limits::{OFFER_BYTES_MAX, OFFER_OBJECTS_MAX, PATH_MAX};
 use crate::loads::Purpose;
+use crate::mesh::who;
 use crate::message::{Estate, Message, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
@@ -281,7 +282,7 @@ impl Core {
         for legacy in &moving {
             self.end_legacy(id, legacy);
             shadows.insert(legacy.at);
-            let who = Some(format!("node {receiver}").into());
+            let who = Some(who(&receiver));
             let of = (legacy.object.id, legacy.object.moves);
             self.decide(Decision::new(self.now.wall, Step::Move, who), of);
         }
@@ -385,7 +386,7 @@ impl Core {
         self.catalogue.put(at, Shelf::Held, at);
         self.queues.ty_mut(ty).held += 1;
         self.remembered.note(object.id, at);
-        let who = Some(format!("node {peer}").into());
+        let who = Some(who(peer));
         let decision = Decision::new(self.now.wall, Step::Receive, who);
         self.decide(decision, (object.id, object.moves));
         Held { id: object.id, at, place: at, queue, before, due: object.not_before, parked }

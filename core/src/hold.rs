@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::catalogue::Shelf;
 use crate::core::{Core, Timer};
@@ -14,7 +15,6 @@ use crate::lane::{MARK_BYTES, entry_bytes};
 use crate::limits::{GENERATION_JUMP_MAX, HANDLED_MAX, MARKS_MAX, PATH_MAX};
 use crate::memory::{Phase, Then};
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
-use crate::names::Name;
 use crate::object::Object;
 use crate::planted::{Bug, planted};
 use crate::record::{End, Ending, Entry, How, Standing, TransferId};
@@ -154,7 +154,7 @@ impl Core {
         self.make_way(&offer.objects, fx);
         let bytes: usize = offer.objects.iter().map(entry_bytes).sum();
         self.lane.reserve(bytes + offer.objects.len() * 64);
-        let peer = self.mesh.link(link).expect("checked").name.clone();
+        let peer = Arc::clone(&self.mesh.link(link).expect("checked").who);
         let (mut items, mut refused, mut kept_out) = (Vec::new(), Vec::new(), false);
         for (i, object) in offer.objects.iter().enumerate() {
             match self.meet(object) {
@@ -204,7 +204,7 @@ impl Core {
         id: TransferId,
         mut object: Object,
         before: Option<Loc>,
-        peer: &Name,
+        peer: &Arc<str>,
     ) -> Held {
         let ty = self.queues.intern(&object.entity.ty);
         let queue = self.queue_for(ty, &object.handled);
@@ -216,8 +216,7 @@ impl Core {
         let at = self.lane.write_object(How::Received, before, None, &standing, &mut object);
         self.catalogue.put(at, Shelf::Memory, at);
         self.remembered.note(object.id, at);
-        let decision =
-            Decision::new(self.now.wall, Step::Receive, Some(format!("node {peer}").into()));
+        let decision = Decision::new(self.now.wall, Step::Receive, Some(Arc::clone(peer)));
         self.decide(decision, (object.id, object.moves));
         let (object_id, due) = (object.id, object.not_before);
         if planted(Bug::BooksAtHeld) {

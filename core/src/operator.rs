@@ -204,9 +204,7 @@ impl Core {
                     .iter()
                     .map(|g| self.subs.group(*g).subs.len())
                     .sum();
-                let elsewhere = crate::subscriptions::patterns_of(&t.name)
-                    .iter()
-                    .any(|p| self.mesh.wanted(p).next().is_some());
+                let elsewhere = self.mesh.is_wanted(t);
                 TypeView {
                     ty: t.name.clone(),
                     ready: self.queues.ready(id) + t.writing,
@@ -353,12 +351,8 @@ impl Core {
         if self.leases.len() > 0 || !self.transfers.outgoing.is_empty() {
             return;
         }
-        let wanted = self.queues.types().any(|(ty, t)| {
-            self.queues.ready(ty) > 0
-                && crate::subscriptions::patterns_of(&t.name)
-                    .iter()
-                    .any(|p| self.mesh.wanted(p).next().is_some())
-        });
+        let wanted =
+            self.queues.types().any(|(ty, t)| self.queues.ready(ty) > 0 && self.mesh.is_wanted(t));
         if wanted {
             return;
         }

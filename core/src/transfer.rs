@@ -23,6 +23,7 @@ use crate::effect::{Effect, Effects};
 use crate::estate::Legacy;
 use crate::ids::{Epoch, Incarnation, LaneId, LinkId, Loc, ObjectId, RecordNumber};
 use crate::memory::{Phase, Slot};
+use crate::mesh::who;
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
@@ -256,10 +257,19 @@ impl Transfers {
             && self.incoming.values().all(|i| i.state == InState::Taken)
     }
 
-    /// Objects in offers of a link that are not decided.
-    pub(crate) fn outstanding(&self, link: LinkId) -> (usize, u64) {
-        let of = self.outgoing.values().filter(|o| o.link == link);
-        of.fold((0, 0), |(n, objects), o| (n + 1, objects + o.slots.len() as u64))
+    /// Offers of each link that are not decided, and objects in them.
+    pub(crate) fn outstanding(&self) -> BTreeMap<LinkId, (usize, u64)> {
+        let mut outstanding = BTreeMap::<LinkId, (usize, u64)>::new();
+        for offer in self.outgoing.values() {
+            let (offers, objects) = outstanding.entry(offer.link).or_default();
+            (*offers, *objects) = (*offers + 1, *objects + offer.slots.len() as u64);
+        }
+        outstanding
+    }
+
+    /// Offers of one link that are not decided.
+    pub(crate) fn offers_over(&self, link: LinkId) -> usize {
+        self.outgoing.values().filter(|offer| offer.link == link).count()
     }
 }
 
@@ -301,7 +311,7 @@ impl Core {
         let object = self.object(slot);
         let (id, moves) = (object.id, object.moves);
         let mut decision = Decision::new(self.now.wall, Step::Withdraw, None);
-        decision.candidates = vec![Candidate { who: format!("node {peer}").into(), refused: why }];
+        decision.candidates = vec![Candidate { who: who(peer), refused: why }];
         self.decide(decision, (id, moves));
         self.set_phase(slot, Phase::Writing);
         self.make_ready(slot);
@@ -366,7 +376,7 @@ impl Core {
             self.end(*slot, Ending::Moved(id), None);
             let object = self.object(*slot);
             let (object_id, moves) = (object.id, object.moves);
-            let who = Some(format!("node {receiver}").into());
+            let who = Some(who(&receiver));
             self.decide(Decision::new(self.now.wall, Step::Move, who), (object_id, moves));
         }
         self.write_moved_mark(n, id, receiver, shadows).slots = slots;

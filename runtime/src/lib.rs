@@ -14,6 +14,7 @@ pub mod embedded;
 mod failover;
 mod gate;
 pub mod history;
+mod inbox;
 mod link;
 pub mod node;
 mod nodes;

@@ -22,6 +22,7 @@ use crate::edge::{Clock, Dial, Entropy, Index, Listen};
 use crate::failover::{Host, Randomness, rescue, take_part};
 pub use crate::failover::{OpenIndex, Pace, Shared};
 use crate::history::{HistoryHandle, Report};
+use crate::inbox;
 use crate::link::{Links, keep_dialling};
 use crate::recorder::{self, Recorder, RecorderPlace};
 use crate::routes;
@@ -302,7 +303,10 @@ where
     D: Dial,
 {
     let mut lanes = JoinSet::new();
-    if let Some(shared) = shared {
+    if let Some(mut shared) = shared {
+        if let Some(inbox) = shared.inbox.take() {
+            lanes.spawn(inbox::run(Arc::clone(&host.hub), inbox, host.stop.clone()));
+        }
         lanes.spawn(take_part(host.clone(), shared));
     }
     for one in rescued {

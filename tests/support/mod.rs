@@ -8,6 +8,7 @@ pub mod disk;
 pub mod history;
 pub mod load;
 pub mod postgres;
+pub mod transaction;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -44,7 +44,10 @@ pub use cassandra::{
 pub use embedded::{Embedded, Options};
 pub use folder::is_retired;
 pub use index::{IndexDb, Part, PartInfo};
-pub use postgres::{Postgres, PostgresDatabase, PostgresOptions, Tables, postgres_tables};
+pub(crate) use postgres::{Decided, Row};
+pub use postgres::{
+    Postgres, PostgresDatabase, PostgresInbox, PostgresOptions, Tables, postgres_tables,
+};
 pub use seat::Seat;
 
 /// How many bytes a process without privileges can still write to the device of `dir`.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dpc_core::decision::Step;
 use dpc_core::ids::{Birth, LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::object::Object;
-use dpc_core::record::{End, Ending, Entry, How, Standing, TransferId, entries, hash_of};
+use dpc_core::record::{End, Ending, Entry, How, Standing, TransferId, entries_of_sealed, hash_of};
 
 use super::Key;
 use super::model::{Lane, Model, Route, Thing};
@@ -42,7 +42,8 @@ impl Model {
                 l.next
             ));
         }
-        let (header, entries) = match entries(bytes) {
+        // What the disk made of it is checked where it is read: `p16_detection`.
+        let (header, entries) = match entries_of_sealed(bytes) {
             Ok(read) => read,
             Err(error) => return broken.push(format!("P16: {error}")),
         };

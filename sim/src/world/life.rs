@@ -414,7 +414,7 @@ impl World {
     pub(crate) fn feed(&mut self, node: usize, input: Input) {
         let now = self.now_of(node);
         let Some(life) = self.nodes[node].life.as_mut() else { return };
-        let mut fx = Effects::new();
+        let mut fx = self.spare.pop().unwrap_or_default();
         life.handle(now, input, &mut fx);
         self.perform(node, fx);
         self.pump(node);

@@ -70,7 +70,7 @@ impl Heads {
         let mut state = scylla::response::PagingState::start();
         loop {
             let page = session.execute_single_page(list, (), state).await;
-            let (page, next) = self.connection.after(&open, page).await?;
+            let (page, next) = page.map_err(|error| trouble(&error))?;
             all.extend(rows_of(page)?.into_iter().map(|standing| standing.row));
             match next.into_paging_control_flow() {
                 std::ops::ControlFlow::Continue(more) => state = more,
@@ -176,9 +176,6 @@ impl Heads {
         let result = asked.map_err(|error| trouble(&error)).and_then(condition);
         if matches!(result, Err(Trouble::NotSent(_) | Trouble::Lost(_))) {
             self.turn.set(self.turn.get().wrapping_add(1));
-        }
-        if matches!(result, Err(Trouble::NotSent(_))) && !nodes.iter().any(|it| it.is_connected()) {
-            self.connection.leave(&open).await;
         }
         result
     }

@@ -18,6 +18,7 @@ use super::super::remote::{Keep, tip};
 use super::super::trouble::{Patience, Trouble, persist};
 use super::head::{Heads, signed, uuid};
 use super::reader::{Bucket, Reader};
+use super::session::trouble;
 
 /// The most bytes of a record in one row. A cluster refuses writes above half of a commit log
 /// segment, which somebody may have made small, and stalls on large ones long before.
@@ -144,8 +145,7 @@ impl Keeper {
         number: RecordNumber,
         record: &Bytes,
     ) -> Result<(), Trouble> {
-        let connection = &self.heads.connection;
-        let open = connection.open().await?;
+        let open = self.heads.connection.open().await?;
         let parts = i32::try_from(record.len().div_ceil(PART_BYTES)).expect("asserted above");
         let key =
             (uuid(self.lane), signed(Bucket::of(number).0), signed(number.0), signed(epoch.0));
@@ -162,6 +162,6 @@ impl Keeper {
             .buffer_unordered(PARTS_AT_ONCE)
             .try_collect()
             .await;
-        connection.after(&open, written).await.map(drop)
+        written.map(drop).map_err(|error| trouble(&error))
     }
 }

@@ -16,7 +16,7 @@ use super::super::chain::Tip;
 use super::super::remote::Shared;
 use super::super::trouble::{Trouble, persist};
 use super::head::{Heads, signed, unreadable, unsigned, uuid};
-use super::session::Connection;
+use super::session::{Connection, trouble};
 
 /// How many records share a partition, which is deleted as a whole: 4 MiB of records of the usual
 /// size, 512 MiB of the largest.
@@ -153,7 +153,7 @@ impl Reader {
         loop {
             let session = &open.link.session;
             let page = session.execute_single_page(&statement, values, state).await;
-            let (page, next) = connection.after(&open, page).await?;
+            let (page, next) = page.map_err(|error| trouble(&error))?;
             let rows = page.into_rows_result().map_err(unreadable)?;
             for row in rows.rows::<(i64, i64, i32, i32, Vec<u8>)>().map_err(unreadable)? {
                 let (number, epoch, part, parts, bytes) = row.map_err(unreadable)?;

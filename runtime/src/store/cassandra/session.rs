@@ -1,4 +1,9 @@
-//! The connection to the cluster, made again when nothing of it is left, and what a fault means.
+//! The session with the cluster, and what a fault means.
+//!
+//! The driver connects again by itself to every node that it has lost, so a session is kept whatever
+//! happens to it: a new one would have to log in anew while the nodes that could let it in may be just
+//! what is missing. Only while no node at all is connected another session is tried beside it, because
+//! the driver's pauses grow to 10 s, and whichever is through first is used.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -26,6 +31,7 @@ use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::statement::{Consistency, SerialConsistency, Statement};
 use tokio::sync::Mutex;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::super::Tables;
@@ -41,9 +47,17 @@ pub(super) const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// How long a connection may take to be made.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 
-/// How soon a node that has stopped without closing its connections is noticed. With the driver's
-/// own 30 s every lane would hang there in turn.
-const KEEPALIVE: Duration = Duration::from_secs(1);
+/// How soon a node that has stopped without closing its connections is noticed: after the interval and
+/// the timeout. With the driver's own 30 s every lane would hang there in turn. A node that is merely
+/// busy must answer within the timeout, because all that is under way is lost with the connection.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether the driver has connected again.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The keyspace of users and what they may do.
+const USERS: &str = "system_auth";
 
 /// When a request that may be done twice is also sent to another node.
 const HEDGE_AFTER: Duration = Duration::from_millis(250);
@@ -110,26 +124,27 @@ impl Connection {
         schema::ensure(&link, &self.address, self.create_tables).await
     }
 
-    /// The connection, made now if there is none.
+    /// The session, made now if there is none.
     pub(super) async fn open(&self) -> Result<Rc<Open>, Trouble> {
         let mut open = self.open.lock().await;
-        if let Some(open) = open.as_ref() {
-            return Ok(Rc::clone(open));
+        let Some(there) = open.as_ref().map(Rc::clone) else {
+            return Ok(Rc::clone(open.insert(self.make().await?)));
+        };
+        tokio::select! {
+            biased;
+            () = there.connected() => Ok(there),
+            made = self.make() => Ok(Rc::clone(open.insert(made?))),
         }
+    }
+
+    /// A new session.
+    async fn make(&self) -> Result<Rc<Open>, Trouble> {
         let link = connect(&self.address, self.password.as_deref()).await?;
         schema::ensure(&link, &self.address, self.create_tables).await?;
         link.warn_of_risks(&self.address).await;
         let keyspace = self.address.keyspace.clone();
         let statements = prepare(&link, &keyspace).await?;
-        Ok(Rc::clone(open.insert(Rc::new(Open { link, statements, keyspace }))))
-    }
-
-    /// Leaves a connection after a request found no node: the next one makes another.
-    pub(super) async fn leave(&self, left: &Rc<Open>) {
-        let mut open = self.open.lock().await;
-        if open.as_ref().is_some_and(|open| Rc::ptr_eq(open, left)) {
-            *open = None;
-        }
+        Ok(Rc::new(Open { link, statements, keyspace }))
     }
 
     /// Asks something that may be asked twice.
@@ -140,26 +155,19 @@ impl Connection {
     ) -> Result<QueryResult, Trouble> {
         let open = self.open().await?;
         let asked = open.link.session.execute_unpaged(statement(&open.statements), values).await;
-        self.after(&open, asked).await
-    }
-
-    /// What an answer means for the connection, and for the request.
-    pub(super) async fn after<T>(
-        &self,
-        open: &Rc<Open>,
-        asked: Result<T, ExecutionError>,
-    ) -> Result<T, Trouble> {
-        match asked.map_err(|error| trouble(&error)) {
-            Err(unsent @ Trouble::NotSent(_)) => {
-                self.leave(open).await;
-                Err(unsent)
-            }
-            other => other,
-        }
+        asked.map_err(|error| trouble(&error))
     }
 }
 
 impl Open {
+    /// Waits until a node of the cluster is connected.
+    async fn connected(&self) {
+        let session = &self.link.session;
+        while !session.get_cluster_state().get_nodes_info().iter().any(|it| it.is_connected()) {
+            sleep(LOOK).await;
+        }
+    }
+
     /// The nodes that coordinate updates of a lane's head, the same ones in the same order for
     /// every process: its replicas, or all nodes if they cannot be told.
     pub(super) fn coordinators(&self, lane: Uuid) -> Vec<Arc<Node>> {
@@ -215,21 +223,33 @@ impl Link {
         self.session.execute_unpaged(&prepared, values).await.map_err(|error| trouble(&error))
     }
 
-    /// Says what the cluster's settings mean for an OK, where they are weaker than one may think.
-    pub(super) async fn warn_of_risks(&self, address: &Address) {
-        let state = self.session.get_cluster_state();
-        let strategy = state.get_keyspace(&address.keyspace).map(|keyspace| &keyspace.strategy);
-        let copies = match strategy {
-            Some(Strategy::NetworkTopologyStrategy { datacenter_repfactors }) => {
+    /// How many copies a keyspace has in the data centre, if that can be told.
+    fn copies(&self, keyspace: &str) -> Option<usize> {
+        match &self.session.get_cluster_state().get_keyspace(keyspace)?.strategy {
+            Strategy::NetworkTopologyStrategy { datacenter_repfactors } => {
                 datacenter_repfactors.get(&self.dc).copied()
             }
-            Some(Strategy::SimpleStrategy { replication_factor }) => Some(*replication_factor),
+            Strategy::SimpleStrategy { replication_factor } => Some(*replication_factor),
             _ => None,
-        };
-        if let Some(copies) = copies.filter(|copies| *copies < 3) {
+        }
+    }
+
+    /// Says what the cluster's settings mean for an OK, where they are weaker than one may think.
+    pub(super) async fn warn_of_risks(&self, address: &Address) {
+        if let Some(copies) = self.copies(&address.keyspace).filter(|copies| *copies < 3) {
             tracing::warn!(
                 "keyspace {} has {copies} copies in {}: an OK does not outlive the loss of one node",
                 address.keyspace,
+                self.dc
+            );
+        }
+        let nodes = self.session.get_cluster_state().get_nodes_info().len();
+        if let (Some(_), Some(copies)) = (&address.user, self.copies(USERS))
+            && copies < nodes.min(3)
+        {
+            tracing::warn!(
+                "keyspace {USERS} has {copies} copies in {}: when the node is away that has the one of \
+                 this user, no node of the cluster lets dpc in; docs/stores.md says what to set",
                 self.dc
             );
         }
@@ -262,10 +282,10 @@ async fn connect(address: &Address, password: Option<&str>) -> Result<Link, Trou
         .known_nodes(&address.contacts)
         .default_execution_profile_handle(profile)
         .connection_timeout(CONNECT_MAX)
-        .keepalive_interval(KEEPALIVE)
-        .keepalive_timeout(KEEPALIVE)
+        .keepalive_interval(KEEPALIVE_INTERVAL)
+        .keepalive_timeout(KEEPALIVE_TIMEOUT)
         .pool_size(PoolSize::PerHost(std::num::NonZeroUsize::MIN))
-        .keyspaces_to_fetch([&address.keyspace])
+        .keyspaces_to_fetch([&*address.keyspace, USERS])
         .schema_agreement_timeout(ANSWER_MAX * 3);
     if let Some(user) = &address.user {
         builder = builder.user(user, password.unwrap_or_default());
@@ -289,11 +309,19 @@ fn is_login_refused(error: &NewSessionError) -> bool {
     };
     let ConnectionPoolError::Broken { last_connection_error: last } = pool else { return false };
     let ConnectionError::ConnectionSetupRequestError(setup) = last else { return false };
-    matches!(
-        setup.get_error(),
-        ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError, _)
-            | ConnectionSetupRequestErrorKind::MissingAuthentication
-    )
+    match setup.get_error() {
+        ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError, why) => {
+            !is_undecided(why)
+        }
+        ConnectionSetupRequestErrorKind::MissingAuthentication => true,
+        _ => false,
+    }
+}
+
+/// Whether a node that lets nobody in, or forbids something, just could not read who may do what:
+/// Cassandra answers with the same codes then, and passes on why.
+fn is_undecided(why: &str) -> bool {
+    why.starts_with("Unable to perform auth")
 }
 
 fn profile(
@@ -428,6 +456,10 @@ fn attempt(error: &RequestAttemptError) -> Trouble {
     let text = format!("cassandra: {error}");
     match error {
         RequestAttemptError::UnableToAllocStreamId => Trouble::NotSent(text),
+        // What the user may do is looked up before anything else is done.
+        RequestAttemptError::DbError(DbError::Unauthorized, why) if is_undecided(why) => {
+            Trouble::NotSent(text)
+        }
         RequestAttemptError::SerializationError(_)
         | RequestAttemptError::CqlRequestSerialization(_) => {
             Trouble::Refused(StoreError::Refused(text))
@@ -445,5 +477,34 @@ fn attempt(error: &RequestAttemptError) -> Trouble {
         // Timeouts, failures, too few replicas, overload: a conditional update may have been
         // accepted by some of them.
         _ => Trouble::Lost(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a node answers to a request, as trouble.
+    fn answered(error: DbError, why: &str) -> Trouble {
+        let answer = RequestAttemptError::DbError(error, why.into());
+        trouble(&ExecutionError::LastAttemptError(answer))
+    }
+
+    #[test]
+    fn a_permission_that_could_not_be_looked_up_is_waited_for() {
+        let away = "Unable to perform authorization of permissions: Operation timed out - received \
+                    only 0 responses.";
+        assert!(matches!(answered(DbError::Unauthorized, away), Trouble::NotSent(_)));
+        let denied =
+            "User dpc has no MODIFY permission on <table dpc.lane_log> or any of its parents";
+        assert!(matches!(answered(DbError::Unauthorized, denied), Trouble::Refused(_)));
+    }
+
+    #[test]
+    fn a_login_that_could_not_be_looked_up_is_no_wrong_password() {
+        assert!(is_undecided(
+            "Unable to perform authentication: Cannot achieve consistency level ONE"
+        ));
+        assert!(!is_undecided("Provided username dpc and/or password are incorrect"));
     }
 }
