@@ -295,7 +295,7 @@ fn a_repeated_push_gets_its_answer_when_a_new_one_would_be_refused() {
     };
     bench.tell(timed(1, 1));
     assert!(matches!(bench.answer(1), Answer::Pushed { already: false, .. }));
-    let mut both = |bench: &mut Bench, why: &str| {
+    let both = |bench: &mut Bench, why: &str| {
         bench.tell(timed(1, 3));
         let again = bench.answer(3);
         assert!(matches!(again, Answer::Pushed { already: true, .. }), "{why}: {again}");
