@@ -329,7 +329,7 @@ impl Fold<'_> {
         let b = l.book(&end.ty);
         match &end.ending {
             Ending::Final => b.finalised += 1,
-            Ending::Discarded(_) => b.discarded += 1,
+            Ending::Discarded(_) | Ending::Duplicate => b.discarded += 1,
             Ending::Moved(_) => b.moved_out += 1,
         }
         if let Some(owners) = self.model.owners.get_mut(&key) {
@@ -344,6 +344,7 @@ impl Fold<'_> {
                 self.took(Step::Deliver, end.id, end.moves);
             }
             Ending::Discarded(_) => self.seen.add("discarded"),
+            Ending::Duplicate => self.seen.add("duplicate gave way"),
             Ending::Moved(transfer) => {
                 // What an adopted lane gives to its heir follows no demand, so nobody chose it.
                 if !self.model.estates.contains(transfer) {
@@ -403,8 +404,11 @@ impl Fold<'_> {
     /// What has arrived is what has left, and nothing of its id has ended here before (P9).
     fn arrived(&mut self, object: &Object, left: u32) {
         let id = object.id;
-        let other =
-            |end: &End| end.birth != object.birth && !matches!(end.ending, Ending::Moved(_));
+        let other = |end: &End| match end.ending {
+            Ending::Moved(_) => false,
+            Ending::Duplicate => end.birth < object.birth,
+            Ending::Final | Ending::Discarded(_) => end.birth != object.birth,
+        };
         if self.here().ends(id).any(other) {
             let what = format!("{id} was taken in, and another object of its id ended here");
             self.fail("P9", what);

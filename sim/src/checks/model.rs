@@ -323,7 +323,11 @@ impl Model {
             let Some(end) = l.ends.get(&(id, *birth)) else {
                 return Err(format!("{} neither has it nor ended it", here.short()));
             };
-            let Ending::Moved(transfer) = end.ending else { return Ok(()) };
+            let transfer = match end.ending {
+                Ending::Final | Ending::Discarded(_) => return Ok(()),
+                Ending::Duplicate => return self.follow_duplicate(id, here),
+                Ending::Moved(transfer) => transfer,
+            };
             if self.lost.contains(&transfer.receiver) {
                 return Ok(());
             }
@@ -346,16 +350,16 @@ impl Model {
         Err("it moves in a circle for ever".into())
     }
 
-    /// A duplicate was kept out: the object it met must have been kept.
+    /// A duplicate was kept out, or gave way: the object it met must have been kept.
     fn follow_duplicate(&self, id: ObjectId, lane: LaneId) -> Result<(), String> {
         let any = self.lanes.values().any(|l| {
             l.at.get(&id).and_then(|at| l.things.get(at)).is_some_and(|t| !is_held(&t.standing))
-                || l.ends(id).any(|e| !matches!(e.ending, Ending::Moved(_)))
+                || l.ends(id).any(|e| matches!(e.ending, Ending::Final | Ending::Discarded(_)))
         });
         if any || self.is_doubtful(id) {
             return Ok(());
         }
-        Err(format!("kept out at {} as a duplicate of nothing", lane.short()))
+        Err(format!("it ended at {} as a duplicate of nothing", lane.short()))
     }
 }
 
