@@ -1,5 +1,5 @@
 //! The inbox: what callers have pushed inside their own transactions by `dpc.dpc_push`, on its way
-//! to a node (R9).
+//! to a node (R9), and what they have finalised by `dpc.dpc_settle`.
 //!
 //! A row is first marked with a lane and its epoch, and is that owner's alone then: nobody else
 //! takes it while the lane has this owner, and an owner that was fenced cannot remove it any more,
@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dpc_core::ids::{Epoch, Incarnation, LaneId, ObjectId};
+use dpc_core::object::Token;
+use dpc_core::refusal::Refusal;
 use dpc_core::shared::InboxRow;
 use dpc_core::store::StoreError;
 use dpc_core::time::{Span, Wall};
@@ -54,6 +56,21 @@ const PUT_BACK: &str = "UPDATE dpc.inbox SET lane = NULL, epoch = NULL \
 const REFUSE: &str = "UPDATE dpc.inbox i SET refused = r.why, lane = NULL, epoch = NULL \
     FROM unnest($3::bigint[], $4::text[]) AS r (seq, why) \
     WHERE i.seq = r.seq AND i.lane = $1 AND i.epoch = $2::bigint";
+
+/// Settles of this owner's leases that nobody has looked at.
+const SETTLES: &str = "SELECT s.token FROM dpc.settled s \
+    WHERE s.lane = $1 AND s.epoch = $2::bigint AND s.outcome IS NULL ORDER BY s.at LIMIT 256";
+
+/// What became of them.
+const NOTE_SETTLED: &str = "UPDATE dpc.settled s SET outcome = o.outcome \
+    FROM unnest($3::uuid[], $4::text[]) AS o (object, outcome) \
+    WHERE s.object = o.object AND s.lane = $1 AND s.epoch = $2::bigint AND s.outcome IS NULL";
+
+/// Final objects whose idempotency time is over. What was not applied stays for as long as an object
+/// can wait: its next holder has to learn of it.
+const FORGET_SETTLED: &str = "DELETE FROM dpc.settled WHERE object IN (SELECT s.object \
+    FROM dpc.settled s WHERE (s.outcome = 'done' AND s.at < now() - $1::bigint * interval '1 second') \
+    OR s.at < now() - interval '365 days' LIMIT 4096)";
 
 /// Ids whose idempotency time is over. A few at a time: the next look removes more.
 const FORGET: &str = "DELETE FROM dpc.inbox_id WHERE id IN (SELECT k.id FROM dpc.inbox_id k \
@@ -154,7 +171,37 @@ impl PostgresInbox {
         .await
     }
 
-    /// Forgets ids that were pushed longer ago than this. Says how many rows wait for a person, and
+    /// Leases of this owner that callers have ended in transactions that are committed.
+    pub(crate) async fn settles(&mut self) -> Result<Vec<Token>, StoreError> {
+        let (lane, epoch) = (self.lane, self.epoch);
+        let rows = self.run(async |client| within(client.query(SETTLES, &[&lane, &epoch])).await);
+        let token = |row: &tokio_postgres::Row| {
+            let bad = |error: Refusal| StoreError::Damaged {
+                place: "table dpc.settled".into(),
+                what: error.to_string(),
+            };
+            Token::from_bytes(row.get(0)).map_err(bad)
+        };
+        rows.await?.iter().map(token).collect()
+    }
+
+    /// Notes what became of settles. After an error they come again.
+    pub(crate) async fn note_settled(
+        &mut self,
+        outcomes: impl Iterator<Item = (ObjectId, &str)>,
+    ) -> Result<(), StoreError> {
+        let (lane, epoch) = (self.lane, self.epoch);
+        let (objects, outcomes): (Vec<Uuid>, Vec<&str>) =
+            outcomes.map(|(object, outcome)| (Uuid::from_bytes(object.0), outcome)).unzip();
+        self.run(async |client| {
+            let params: [&(dyn ToSql + Sync); 4] = [&lane, &epoch, &objects, &outcomes];
+            within(client.execute(NOTE_SETTLED, &params)).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Forgets ids and final objects that are older than this. Says how many rows wait for a person, and
     /// why the first of them was refused.
     pub(crate) async fn tidy(&mut self, age: Span) -> Result<Option<(u64, String)>, StoreError> {
         let seconds = i64::try_from(age.0 / 1_000_000).expect("microseconds have more digits");
@@ -162,6 +209,7 @@ impl PostgresInbox {
                        WHERE refused IS NOT NULL ORDER BY seq LIMIT 1";
         self.run(async |client| {
             within(client.execute(FORGET, &[&seconds])).await?;
+            within(client.execute(FORGET_SETTLED, &[&seconds])).await?;
             let first = within(client.query_opt(refused, &[])).await?;
             Ok(first.map(|row| (counted(&row, 0), row.get(1))))
         })

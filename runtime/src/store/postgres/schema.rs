@@ -17,6 +17,7 @@ const UPGRADE: &str = include_str!("upgrade.sql");
 
 /// From version 2 to version 3.
 const INBOX: &str = include_str!("inbox.sql");
+const SETTLE: &str = include_str!("settle.sql");
 
 const VERSIONS: &str = "CREATE TABLE dpc.schema_version \
     (version int NOT NULL, made timestamptz NOT NULL DEFAULT now())";
@@ -54,9 +55,9 @@ pub(super) async fn create(client: &mut Client) -> Result<bool, Trouble> {
         None
     };
     let steps: &[&str] = match version {
-        None => &[TABLES, INBOX],
-        Some(1) => &[UPGRADE, INBOX],
-        Some(2) => &[INBOX],
+        None => &[TABLES, INBOX, SETTLE],
+        Some(1) => &[UPGRADE, INBOX, SETTLE],
+        Some(2) => &[INBOX, SETTLE],
         // The check that follows says what is wrong with any other.
         Some(_) => return Ok(false),
     };

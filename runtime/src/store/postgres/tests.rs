@@ -225,7 +225,7 @@ fn tables_of_the_first_version_are_brought_up_to_date_and_their_owners_fenced() 
         "DROP TABLE dpc.beat; DELETE FROM dpc.schema_version; \
          INSERT INTO dpc.schema_version (version) VALUES (1); ALTER TABLE dpc.lane_head \
          DROP COLUMN owner, DROP COLUMN address, DROP COLUMN state, DROP COLUMN began; \
-         DROP TABLE dpc.inbox, dpc.inbox_id; DROP FUNCTION dpc.dpc_push, dpc.new_id, dpc.refuse, \
+         DROP TABLE dpc.inbox, dpc.inbox_id, dpc.settled; DROP FUNCTION dpc.dpc_settle, dpc.dpc_push, dpc.new_id, dpc.refuse, \
          dpc.refuse_over, dpc.check_headers, dpc.check_time",
     );
     let options = PostgresOptions { create_tables: false, ..options(&server) };
