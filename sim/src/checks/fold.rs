@@ -102,9 +102,9 @@ impl Fold<'_> {
                 if how == How::Emitted && !settles {
                     self.fail("P4", format!("{} was emitted without its settle", object.id));
                 }
-                self.object(at, how, was, standing, *object);
+                self.object(at, how, was, standing, object);
             }
-            Entry::End(end) => self.end(*end),
+            Entry::End(end) => self.end(end),
             Entry::Moved { transfer, .. } => {
                 if !self.model.moved.contains_key(&transfer) {
                     self.fail("P3", format!("{transfer} moved nothing"));
@@ -157,7 +157,14 @@ impl Fold<'_> {
         }
     }
 
-    fn object(&mut self, at: Loc, how: How, was: Option<Loc>, standing: Standing, object: Object) {
+    fn object(
+        &mut self,
+        at: Loc,
+        how: How,
+        was: Option<Loc>,
+        standing: Standing,
+        object: Box<Object>,
+    ) {
         let key = (object.id, object.birth);
         if let Standing::Shadow(_) = standing {
             let l = self.here();
@@ -225,7 +232,7 @@ impl Fold<'_> {
                 let same = before.is_some_and(|b| {
                     let (mut a, b) = (object.clone(), &b.object);
                     (a.deliveries, a.failed) = (b.deliveries, b.failed);
-                    a == *b
+                    a == **b
                 });
                 if !same {
                     self.fail("R8", format!("{} was carried and changed", object.id));
@@ -310,7 +317,7 @@ impl Fold<'_> {
         }
     }
 
-    fn end(&mut self, end: End) {
+    fn end(&mut self, end: Box<End>) {
         let key = (end.id, end.birth);
         self.note_marks(&end.marks, end.id);
         let Some(was) = end.was else {
@@ -356,7 +363,6 @@ impl Fold<'_> {
             }
         }
         let l = self.here();
-        l.ended.insert(end.id);
         l.last_end.insert(end.id, key);
         l.ends.insert(key, end);
     }

@@ -17,7 +17,7 @@ use super::Key;
 #[derive(Clone, Debug)]
 pub struct Thing {
     /// The object.
-    pub object: Object,
+    pub object: Box<Object>,
     /// Where it is in its life.
     pub standing: Standing,
 }
@@ -34,8 +34,7 @@ pub struct Lane {
     pub(super) things: BTreeMap<Loc, Thing>,
     /// The place of what is alive under an id, held or not.
     pub(super) at: BTreeMap<ObjectId, Loc>,
-    pub(super) ends: BTreeMap<Key, End>,
-    pub(super) ended: BTreeSet<ObjectId>,
+    pub(super) ends: BTreeMap<Key, Box<End>>,
     /// The last end under each id: of a copy that a person brought back, that of the copy.
     pub(super) last_end: BTreeMap<ObjectId, Key>,
     pub(super) held: BTreeMap<TransferId, BTreeSet<ObjectId>>,
@@ -96,7 +95,9 @@ pub struct Model {
 impl Lane {
     /// Whether an id is alive, parked, ended or moved on here.
     pub fn knows(&self, id: ObjectId) -> bool {
-        self.at.contains_key(&id) || self.ended.contains(&id) || self.pushed.contains_key(&id)
+        self.at.contains_key(&id)
+            || self.last_end.contains_key(&id)
+            || self.pushed.contains_key(&id)
     }
 
     /// Whether an id was ever pushed or emitted here.
@@ -119,12 +120,12 @@ impl Lane {
     pub fn ends(&self, id: ObjectId) -> impl Iterator<Item = &End> {
         let of_id =
             self.ends.range((id, Birth::default())..).take_while(move |((of, _), _)| *of == id);
-        of_id.map(|(_, end)| end)
+        of_id.map(|(_, end)| &**end)
     }
 
     /// The last end of an id here.
     pub fn latest_end(&self, id: ObjectId) -> Option<&End> {
-        self.ends.get(self.last_end.get(&id)?)
+        self.ends.get(self.last_end.get(&id)?).map(|end| &**end)
     }
 
     /// The last committed record.
