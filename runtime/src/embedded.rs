@@ -125,7 +125,8 @@ async fn serve_embedded(
     run(config, setup, lane, sockets, orders, ready).await
 }
 
-fn postgres_options(config: &Config) -> PostgresOptions {
+/// How the database is reached, as configured.
+pub(crate) fn postgres_options(config: &Config) -> PostgresOptions {
     PostgresOptions {
         url: config.store.url.clone().expect("a checked configuration has it"),
         create_tables: config.store.create_tables,
@@ -133,7 +134,8 @@ fn postgres_options(config: &Config) -> PostgresOptions {
     }
 }
 
-fn cassandra_options(config: &Config) -> CassandraOptions {
+/// How the database is reached, as configured.
+pub(crate) fn cassandra_options(config: &Config) -> CassandraOptions {
     CassandraOptions {
         url: config.store.url.clone().expect("a checked configuration has it"),
         password: cassandra_password(),
@@ -220,7 +222,7 @@ fn remove(folder: &Path) -> Result<(), StoreError> {
 }
 
 /// Where other nodes reach this one's node port.
-fn advertised(config: &Config, listening: &str) -> String {
+pub(crate) fn advertised(config: &Config, listening: &str) -> String {
     match (&config.listen.advertise, listening.parse::<SocketAddr>()) {
         (Some(address), _) => address.to_string(),
         (None, Ok(address)) if address.ip().is_unspecified() => {

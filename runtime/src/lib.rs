@@ -20,6 +20,7 @@ pub mod node;
 mod nodes;
 mod observe;
 mod recorder;
+mod relocate;
 mod restored;
 mod routes;
 mod serve;

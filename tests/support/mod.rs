@@ -162,6 +162,12 @@ impl Node {
         (self.process, self.ready) = spawn(&self.data, &self.log, &node, ports, &self.extra);
     }
 
+    /// Starts it again on its data and its ports, with other arguments.
+    pub fn start_again_with(&mut self, extra: &[&str]) {
+        self.extra = extra.iter().map(|&text| text.to_owned()).collect();
+        self.start_again();
+    }
+
     /// Starts it again and kills it so long after, ready or not.
     pub fn stumble(&mut self, after: Duration) {
         let Ready { node, clients, nodes, admin, .. } = &self.ready;

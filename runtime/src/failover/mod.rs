@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 pub(crate) use guest::Guest;
-pub(crate) use own::{OwnLane, take_own_lane};
+pub(crate) use own::{OwnLane, take_lane_again, take_own_lane};
 
 use crate::driver::Halt;
 use crate::edge::{Dial, Entropy, Index};

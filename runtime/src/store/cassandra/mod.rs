@@ -16,6 +16,7 @@
 mod address;
 mod database;
 mod head;
+mod intake;
 mod keeper;
 mod reader;
 mod schema;
@@ -36,6 +37,7 @@ use super::trouble::Trouble;
 pub(crate) use address::{ACCEPTED, Address};
 pub use database::CassandraDatabase;
 use database::Thread;
+pub(crate) use intake::CassandraIntake;
 use session::Connection;
 
 /// How a cluster is reached.

@@ -16,6 +16,7 @@
 mod database;
 mod head;
 mod inbox;
+mod intake;
 mod keeper;
 mod reader;
 mod schema;
@@ -35,6 +36,7 @@ use tokio_postgres::config::SslMode;
 pub use database::PostgresDatabase;
 pub use inbox::PostgresInbox;
 pub(crate) use inbox::{Decided, Row};
+pub(crate) use intake::PostgresIntake;
 
 use super::trouble::{Patience, Trouble};
 use keeper::{Keeper, Lane};
