@@ -31,19 +31,24 @@ mod rescue;
 mod seat;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod torture;
 mod trouble;
 
 use std::path::Path;
 
 use dpc_core::store::StoreError;
 
-pub(crate) use cassandra::{ACCEPTED as CASSANDRA_ACCEPTED, Address as CassandraAddress};
+pub(crate) use cassandra::{
+    ACCEPTED as CASSANDRA_ACCEPTED, Address as CassandraAddress, cassandra_bare,
+};
 pub use cassandra::{
     Cassandra, CassandraDatabase, CassandraOptions, cassandra_password, cassandra_tables,
 };
 pub use embedded::{Embedded, Options};
 pub use folder::is_retired;
 pub use index::{IndexDb, Part, PartInfo};
+pub(crate) use postgres::postgres_bare;
 pub use postgres::{Postgres, PostgresDatabase, PostgresOptions, Tables, postgres_tables};
 pub use seat::Seat;
 

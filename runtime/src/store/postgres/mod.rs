@@ -12,6 +12,7 @@
 //! is safe because it can succeed only once (see [`keeper`]); only after `patience` is it given up
 //! as *unknown*.
 
+mod bare;
 mod database;
 mod head;
 mod keeper;
@@ -30,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
 
+pub(crate) use bare::postgres_bare;
 pub use database::PostgresDatabase;
 
 use super::trouble::{Patience, Trouble};
@@ -311,3 +313,5 @@ async fn after_claim(keeper: &mut Keeper, change: Change, kept: &watch::Sender<R
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod torture;
