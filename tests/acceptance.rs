@@ -2,6 +2,7 @@
 
 mod support;
 
+use support::transaction::is_all_or_nothing;
 use support::{Node, by_id, command, ended, folder};
 
 #[tokio::test]
@@ -95,6 +96,12 @@ async fn lines_are_answered_in_order_and_settled_by_a_command() {
     assert_eq!((failed("7"), failed("9")), (0.into(), 1.into()));
     assert_eq!(by_id(&delivered).len(), 500, "no other came twice");
     assert_eq!(a.open().await, 0);
+}
+
+#[tokio::test]
+async fn a_transaction_is_all_or_nothing_on_the_embedded_store() {
+    let folder = folder();
+    is_all_or_nothing(&mut Node::start(folder.path(), "a", &[])).await;
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use support::cassandra::{Cassandra, LOGIN};
 use support::load::{
     Shared, assert_settled_once, client, load, look, pusher, subscriber, wait_until_settled,
 };
+use support::transaction::is_all_or_nothing;
 use support::{Node, cli, folder, wait_for, wait_until, wait_until_done};
 
 /// Objects in one round of pushes.
@@ -71,6 +72,7 @@ async fn an_ok_outlives_node_and_cluster() {
     assert_eq!((&taken[0]["id"], &taken[0]["data"]), (&pushed[0]["id"], &"kept".into()));
     let got = node.json(&["object", "get", pushed[0]["id"].as_str().expect("an id")]).await;
     assert_eq!(got[0]["state"], "final");
+    is_all_or_nothing(&mut node).await;
 
     let mut stored = push(&node, ROUND).await;
     cluster.order("kill", None);

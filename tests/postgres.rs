@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use dpc_client::Object;
 use support::postgres::Postgres;
+use support::transaction::is_all_or_nothing;
 use support::{Node, cli, folder, wait_for, wait_until_done};
 
 /// Objects pushed while the server dies.
@@ -51,6 +52,7 @@ async fn an_ok_outlives_the_node_and_its_own_disk_keeps_only_who_it_is() {
     assert_eq!(taken[0]["data"], "kept");
     let got = node.json(&["object", "get", pushed[0]["id"].as_str().expect("an id")]).await;
     assert_eq!(got[0]["state"], "final");
+    is_all_or_nothing(&mut node).await;
 }
 
 #[tokio::test]
@@ -130,7 +132,7 @@ async fn a_store_that_cannot_work_is_refused_with_what_to_do() {
     assert!(missing.stderr.contains("dpc store init"), "{}", missing.stderr);
     assert_eq!(store("init").await.lines()[0]["made"], true);
     assert_eq!(store("init").await.lines()[0]["made"], false);
-    assert_eq!(store("check").await.lines()[0]["schema"], 2);
+    assert_eq!(store("check").await.lines()[0]["schema"], 3);
 
     // A folder belongs to the store that its lane is kept in.
     let mut node = Node::start(folder.path(), "x", &[]);

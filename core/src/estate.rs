@@ -22,6 +22,7 @@ use crate::input::{Input, Operator, ReplyTo};
 use crate::lane::entry_bytes;
 use crate::limits::{OFFER_BYTES_MAX, OFFER_OBJECTS_MAX, PATH_MAX};
 use crate::loads::Purpose;
+use crate::mesh::who;
 use crate::message::{Estate, Message, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
@@ -281,7 +282,7 @@ impl Core {
         for legacy in &moving {
             self.end_legacy(id, legacy);
             shadows.insert(legacy.at);
-            let who = Some(format!("node {receiver}").into());
+            let who = Some(who(&receiver));
             let of = (legacy.object.id, legacy.object.moves);
             self.decide(Decision::new(self.now.wall, Step::Move, who), of);
         }
@@ -332,6 +333,7 @@ impl Core {
 
     fn hold_estate(&mut self, link: LinkId, estate: &Estate, fx: &mut Effects) {
         let id = estate.transfer;
+        self.make_way(&estate.objects, fx);
         let reasons = estate.parked.iter().map(|(_, reason)| reason.len()).sum::<usize>();
         let bytes: usize = estate.objects.iter().map(entry_bytes).sum();
         self.lane.reserve(bytes + reasons + estate.objects.len() * 64);
@@ -375,6 +377,7 @@ impl Core {
             self.see_generation(chase.generation.counter);
         }
         let parked = reason.is_some();
+        self.inherit(&mut object, before);
         let standing = match reason {
             Some(reason) => Standing::HeldParked(id, reason),
             None => Standing::Held(id),
@@ -383,7 +386,7 @@ impl Core {
         self.catalogue.put(at, Shelf::Held, at);
         self.queues.ty_mut(ty).held += 1;
         self.remembered.note(object.id, at);
-        let who = Some(format!("node {peer}").into());
+        let who = Some(who(peer));
         let decision = Decision::new(self.now.wall, Step::Receive, who);
         self.decide(decision, (object.id, object.moves));
         Held { id: object.id, at, place: at, queue, before, due: object.not_before, parked }

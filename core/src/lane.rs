@@ -11,9 +11,7 @@ use crate::effect::Record;
 use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, RecordNumber};
 use crate::object::{Hash16, Object};
 use crate::planted::{Bug, planted};
-use crate::record::{
-    End, Entry, HEADER_BYTES, Header, How, Standing, Writer, seal, write_end, write_object,
-};
+use crate::record::{End, Entry, Header, How, Standing, Writer, write_end, write_object};
 use crate::store::Claimed;
 use crate::time::{Mono, Now};
 
@@ -117,10 +115,22 @@ impl Lane {
             return;
         }
         if self.open.entries > 0 && self.open.writer.len() + bytes > self.target {
-            let number = self.open.number.next();
-            let full = std::mem::replace(&mut self.open, Draft { number, ..Draft::default() });
+            let full = self.open_next();
             self.closed.push_back(full);
         }
+    }
+
+    /// Opens the next record and gives the one before. It begins with the room that the one before
+    /// needed: under load records are of one size, and grow without being copied.
+    fn open_next(&mut self) -> Draft {
+        let room = self.open.writer.len().min(self.target);
+        let next = Draft {
+            number: self.open.number.next(),
+            writer: Writer::with_capacity(room),
+            entries: 0,
+            urgent: false,
+        };
+        std::mem::replace(&mut self.open, next)
     }
 
     /// Starts a group of entries of about `bytes` together that must stand in one record: until
@@ -197,10 +207,7 @@ impl Lane {
     pub(crate) fn take(&mut self, now: Now) -> Option<(Record, Sealed)> {
         let draft = match self.closed.pop_front() {
             Some(draft) => draft,
-            None if self.open.urgent && self.open.entries > 0 => {
-                let number = self.open.number.next();
-                std::mem::replace(&mut self.open, Draft { number, ..Draft::default() })
-            }
+            None if self.open.urgent && self.open.entries > 0 => self.open_next(),
             None => return None,
         };
         let header = Header {
@@ -212,18 +219,15 @@ impl Lane {
             checkpoint: self.checkpoint,
             entries: draft.entries,
         };
-        let bytes = seal(&header, draft.writer.as_slice());
+        self.taken.push_back((draft.number, draft.writer.len() as u64, now.mono));
+        let (bytes, carried) = draft.writer.seal(&header);
         self.hash = crate::record::hash_of(&bytes);
         self.taken_hashes.push_back(self.hash);
-        self.taken.push_back((draft.number, draft.writer.len() as u64, now.mono));
         let sealed = Sealed {
             number: draft.number,
             bytes: u32::try_from(bytes.len()).expect("records are bounded"),
             entries: draft.entries,
         };
-        let header = u32::try_from(HEADER_BYTES).expect("a header is short");
-        let carried = draft.writer.carried_ranges().iter();
-        let carried = carried.map(|(start, length)| (start + header, *length)).collect();
         Some((Record { number: draft.number, bytes, carried }, sealed))
     }
 
@@ -250,11 +254,14 @@ impl Lane {
     }
 }
 
+/// Bytes of one mark in an entry, at most.
+pub(crate) const MARK_BYTES: usize = 80;
+
 /// Bytes of an object's entry besides payload and headers, at most: for [`Lane::reserve`].
 pub(crate) fn entry_bytes(object: &Object) -> usize {
     256 + object.entity.payload.len()
         + object.entity.headers.as_packed().len()
-        + object.marks.len() * 80
+        + object.marks.len() * MARK_BYTES
         + object.handled.len() * 65
         + object.path.len() * 65
         + object.chase.as_ref().map_or(0, |c| 32 + c.crossed.len() * 16)

@@ -1,6 +1,7 @@
 //! Links to peers: the handshake (R4), and what comes in over a link.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,10 +13,11 @@ use crate::limits::HELLO_PEERS_MAX;
 use crate::message::{
     Advert, Demand, DemandKey, Hello, LaneHello, LinkRefusal, Message, Protocols, Window,
 };
-use crate::names::{Name, Pattern};
+use crate::names::Name;
 use crate::paths::Paths;
 use crate::peers::Peers;
 use crate::planted::{Bug, planted};
+use crate::queues::Type;
 use crate::record::{Entry, PeerSeen};
 use crate::recording::{SlicedMap, Slices};
 use crate::time::{Mono, Span};
@@ -33,6 +35,8 @@ pub(crate) struct Link {
     /// Whether the handshake is done.
     pub(crate) ready: bool,
     pub(crate) name: Name,
+    /// How decisions call it.
+    pub(crate) who: Arc<str>,
     pub(crate) lane: LaneId,
     pub(crate) incarnation: Incarnation,
     /// The version of the link protocol that both sides use: the newest common one.
@@ -147,11 +151,20 @@ impl Mesh {
         Some((l, &mut self.paths))
     }
 
-    /// Demands of peers for a pattern, by whatever processor.
-    pub(crate) fn wanted(&self, pattern: &str) -> impl Iterator<Item = &(DemandKey, LinkId)> {
-        let least = DemandKey::new(Pattern::unchecked(pattern), Name::least());
-        let known = self.wanted.range((least, LinkId(0))..);
-        known.take_while(move |(key, _)| key.pattern.as_str() == pattern)
+    /// Demands of peers that a type matches, by whatever processor.
+    pub(crate) fn wanted<'a>(
+        &'a self,
+        ty: &'a Type,
+    ) -> impl Iterator<Item = &'a (DemandKey, LinkId)> {
+        ty.demands.iter().flat_map(|least| {
+            let known = self.wanted.range((least.clone(), LinkId(0))..);
+            known.take_while(move |(key, _)| key.pattern == least.pattern)
+        })
+    }
+
+    /// Whether any peer wants a type.
+    pub(crate) fn is_wanted(&self, ty: &Type) -> bool {
+        self.wanted(ty).next().is_some()
     }
 
     /// The links over which a demand is told.
@@ -208,6 +221,11 @@ impl Mesh {
     }
 }
 
+/// How decisions call a node.
+pub(crate) fn who(node: &Name) -> Arc<str> {
+    format!("node {node}").into()
+}
+
 impl Core {
     /// The name of the node at the other end of a link, once it has said it.
     pub fn peer_of(&self, link: LinkId) -> Option<&Name> {
@@ -219,6 +237,7 @@ impl Core {
             dialled,
             ready: false,
             name: self.name.clone(),
+            who: who(&self.name),
             lane: LaneId::default(),
             incarnation: Incarnation(0),
             protocol: 0,
@@ -346,6 +365,7 @@ impl Core {
         }
         let l = self.mesh.links.get_mut(&link).expect("the caller found it");
         (l.name, l.lane, l.incarnation) = (hello.name.clone(), own.lane, own.incarnation);
+        l.who = who(&l.name);
         let protocol = match self.check_hello(link, hello, own) {
             Ok(protocol) => protocol,
             Err(refusal) => return self.refuse_link(link, refusal, fx),

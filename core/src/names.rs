@@ -61,9 +61,14 @@ impl Pattern {
         Ok(Self(text.into()))
     }
 
-    /// A pattern that is known to be good.
-    pub(crate) fn unchecked(text: &str) -> Self {
-        Self(text.into())
+    /// Every pattern that a type matches, the narrowest first.
+    pub(crate) fn all_of(ty: &TypeName) -> Vec<Self> {
+        let text = ty.as_str();
+        let mut patterns = vec![Self::from(ty)];
+        let prefixes = text.match_indices('.').rev().map(|(i, _)| format!("{}.*", &text[..i]));
+        patterns.extend(prefixes.map(|prefix| Self(prefix.into())));
+        patterns.push(Self("*".into()));
+        patterns
     }
 
     /// Whether an object of this type matches.

@@ -10,6 +10,7 @@ use crate::catalogue::{QueueId, TypeId};
 use crate::effect::Books;
 use crate::ids::{Loc, RecordNumber};
 use crate::memory::Slot;
+use crate::message::DemandKey;
 use crate::names::{Name, Pattern, TypeName};
 use crate::recording::{SlicedVec, Slices};
 use crate::subscriptions::GroupId;
@@ -18,6 +19,9 @@ use crate::subscriptions::GroupId;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Type {
     pub(crate) name: TypeName,
+    /// Where demands for it begin in any order of them: one key for each pattern that it matches.
+    #[serde(skip)]
+    pub(crate) demands: Vec<DemandKey>,
     /// Its queues by the processors that have handled their objects.
     pub(crate) queues: BTreeMap<Vec<Name>, QueueId>,
     pub(crate) books: Books,
@@ -95,6 +99,9 @@ impl Queues {
     pub(crate) fn derive(&mut self) {
         let ids = (0..).map(TypeId);
         self.by_name = self.types.iter().map(|t| t.name.clone()).zip(ids).collect();
+        for n in 0..self.types.len() {
+            self.types[n].demands = demands_for(&self.types[n].name);
+        }
     }
 
     pub(crate) fn type_id(&self, name: &TypeName) -> Option<TypeId> {
@@ -109,6 +116,7 @@ impl Queues {
         let id = TypeId(u32::try_from(self.types.len()).expect("types are bounded"));
         self.types.push(Type {
             name: name.clone(),
+            demands: demands_for(name),
             queues: BTreeMap::new(),
             books: Books::default(),
             leased: 0,
@@ -205,4 +213,10 @@ impl Queues {
     pub(crate) fn ready(&self, ty: TypeId) -> u64 {
         self.ty(ty).queues.values().map(|q| self.get(*q).len()).sum()
     }
+}
+
+/// The least key of demand for each pattern that a type matches.
+fn demands_for(ty: &TypeName) -> Vec<DemandKey> {
+    let patterns = Pattern::all_of(ty).into_iter();
+    patterns.map(|pattern| DemandKey::new(pattern, Name::least())).collect()
 }

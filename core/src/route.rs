@@ -35,10 +35,11 @@ use crate::effect::Effects;
 use crate::ids::{LaneId, LinkId};
 use crate::limits::{OFFER_BYTES_MAX, OFFER_OBJECTS_MAX, OFFERS_MAX, PATH_MAX};
 use crate::memory::Slot;
+use crate::mesh::who;
 use crate::message::{DemandKey, Refresh};
 use crate::object::{Chase, Generation, Object};
 use crate::planted::{Bug, planted};
-use crate::subscriptions::{may_take, patterns_of};
+use crate::subscriptions::may_take;
 use crate::time::Span;
 use crate::transfer::REFUSED_PAUSE;
 
@@ -89,19 +90,20 @@ impl Core {
             return Vec::new();
         }
         let q = self.queues.get(queue);
-        let patterns = patterns_of(&self.queues.ty(q.ty).name);
-        let wanted = patterns.iter().flat_map(|p| self.mesh.wanted(p));
+        // A neighbour may have many ways, and many offers: they are counted once.
+        let outstanding = self.transfers.outstanding();
+        let wanted = self.mesh.wanted(self.queues.ty(q.ty));
         wanted
             .filter(|(key, _)| may_take(&key.processor, &q.handled))
             .filter_map(|(key, link)| {
                 let l = self.mesh.link(*link)?;
                 let remote = l.demands.get(key)?;
-                let (offers, outstanding) = self.transfers.outstanding(*link);
+                let (offers, outstanding) = outstanding.get(link).copied().unwrap_or_default();
                 let open = remote.demand.window.saturating_sub(remote.offered);
                 Some(Way {
                     link: *link,
                     key: key.clone(),
-                    who: format!("node {}", l.name).into(),
+                    who: Arc::clone(&l.who),
                     lane: l.lane,
                     distance: remote.demand.distance,
                     generation: remote.demand.generation,
@@ -144,7 +146,7 @@ impl Core {
         for (i, (slots, objects, _)) in batches {
             self.offer(ways[i].link, ways[i].key.clone(), slots, objects, fx);
         }
-        let is_full = |way: &Way| self.transfers.outstanding(way.link).0 >= OFFERS_MAX;
+        let is_full = |way: &Way| self.transfers.offers_over(way.link) >= OFFERS_MAX;
         if ways.iter().any(|way| way.open > 0 && is_full(way)) {
             self.transfers.crowded.insert(queue);
         }
@@ -269,7 +271,7 @@ impl Core {
         if full && let Some((slots, objects, _)) = batches.remove(&i) {
             let (link, key) = (ways[i].link, ways[i].key.clone());
             self.offer(link, key, slots, objects, fx);
-            let (offers, _) = self.transfers.outstanding(link);
+            let offers = self.transfers.offers_over(link);
             ways.iter_mut()
                 .filter(|w| w.link == link)
                 .for_each(|w| w.has_room = offers < OFFERS_MAX);
@@ -389,11 +391,9 @@ impl Core {
         }
         if candidates.is_empty() {
             let refused = Refused::NoDemand;
-            candidates.push(Candidate { who: format!("node {}", self.name).into(), refused });
+            candidates.push(Candidate { who: who(&self.name), refused });
             let peers = self.mesh.links().take(16);
-            candidates.extend(
-                peers.map(|(_, l)| Candidate { who: format!("node {}", l.name).into(), refused }),
-            );
+            candidates.extend(peers.map(|(_, l)| Candidate { who: Arc::clone(&l.who), refused }));
         }
         candidates.sort();
         candidates

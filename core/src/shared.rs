@@ -17,6 +17,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::ids::{Epoch, Incarnation, LaneId, RecordNumber};
 use crate::names::Name;
 use crate::object::Hash16;
@@ -171,6 +173,10 @@ pub trait SharedStore {
     fn lane(&mut self, lane: LaneId, from: Option<(Incarnation, Epoch)>) -> Self::Lane;
 }
 
+/// A row of the inbox of a database: what a caller has pushed inside its own transaction (R9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InboxRow(pub u64);
+
 /// A lane's store whose head is shared. One update is in flight at a time: `renew` and `retire`
 /// are asked for like an append, when none is under way.
 pub trait SharedLane: Store {
@@ -180,6 +186,21 @@ pub trait SharedLane: Store {
 
     /// Ends the lane for good. Afterwards nothing is written to it and nobody claims it.
     fn retire(&mut self, epoch: Epoch, done: Done<Appended>);
+
+    /// Appends as [`Store::append`] does, and removes these rows, which this owner has taken, from
+    /// the inbox of the database: with the record, or not at all. A store without an inbox is never
+    /// given any.
+    fn append_taking(
+        &mut self,
+        epoch: Epoch,
+        number: RecordNumber,
+        record: Bytes,
+        rows: Vec<InboxRow>,
+        done: Done<Appended>,
+    ) {
+        assert!(rows.is_empty(), "rows come from the inbox of the store that they go back to");
+        self.append(epoch, number, record, done);
+    }
 }
 
 impl Update {

@@ -120,9 +120,9 @@ impl Subscriptions {
 
     /// Groups whose pattern matches a type: found by the patterns a type can match.
     pub(crate) fn matching(&self, ty: &TypeName) -> Vec<GroupId> {
-        patterns_of(ty)
+        Pattern::all_of(ty)
             .iter()
-            .filter_map(|p| self.by_pattern.get(p.as_str()))
+            .filter_map(|p| self.by_pattern.get(p))
             .flat_map(|groups| groups.iter().copied())
             .collect()
     }
@@ -270,15 +270,6 @@ impl Subscriptions {
             self.group_mut(group).ring.push_back(key);
         }
     }
-}
-
-/// The exact pattern and every prefix that a type can match, `*` included.
-pub(crate) fn patterns_of(ty: &TypeName) -> Vec<String> {
-    let text = ty.as_str();
-    let mut patterns = vec![text.to_owned()];
-    patterns.extend(text.match_indices('.').rev().map(|(i, _)| format!("{}.*", &text[..i])));
-    patterns.push("*".to_owned());
-    patterns
 }
 
 /// Whether a processor may take objects that these have handled.

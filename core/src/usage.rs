@@ -33,8 +33,8 @@ impl Core {
         let page =
             (l.record_target_bytes / ENTRY_BYTES_MIN) as u64 + u64::from(l.transaction_items);
         let window = self.queues.iter().map(|q| q.window.len()).max().unwrap_or(0);
-        let offers = |link| self.transfers.outstanding(link).0;
-        let offers = self.mesh.links().map(|(link, _)| offers(link)).max().unwrap_or(0);
+        let offers = self.transfers.outstanding();
+        let offers = offers.values().map(|(offers, _)| *offers).max().unwrap_or(0);
         let adverts = self.mesh.links().map(|(_, link)| link.demands.len()).max().unwrap_or(0);
         let leased = Gauge {
             name: "bytes of leased objects",

@@ -1,13 +1,14 @@
 //! The driver: waits, feeds core one input after the other, performs what follows, and hands the
 //! store one record at a time. It decides nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use dpc_core::effect::{Answer, Effect};
 use dpc_core::ids::{Epoch, Loc, ObjectId, RecordNumber};
-use dpc_core::shared::SharedLane;
+use dpc_core::shared::{InboxRow, SharedLane};
 use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, StoreError};
 use dpc_core::time::{Mono, Span};
 use dpc_core::{Core, Effects, Input};
@@ -18,7 +19,7 @@ use crate::gate::Gate;
 use crate::history::{HistoryHandle, Report};
 use crate::observe;
 use crate::recorder::Recorder;
-use crate::service::{Batch, Hub};
+use crate::service::{Batch, Hub, OF_INBOX};
 
 /// Inputs that are handled before the transport gets its turn.
 const TURN_INPUTS_MAX: usize = 1_024;
@@ -78,6 +79,8 @@ pub(crate) struct Driver<S, I> {
     first: RecordNumber,
     /// The record in flight, its bytes, and when it left.
     appending: Option<(RecordNumber, Bytes, Mono)>,
+    /// Rows of the database's inbox, by the record that holds their objects.
+    rows: BTreeMap<RecordNumber, Vec<InboxRow>>,
     head: Head,
     disk_low: bool,
     looked_at: Option<Mono>,
@@ -130,6 +133,7 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
             epoch: claimed.epoch,
             first: claimed.first,
             appending: None,
+            rows: BTreeMap::new(),
             head: Head::default(),
             disk_low: false,
             looked_at: None,
@@ -234,12 +238,23 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
     fn perform_new(&mut self) -> Result<(), Halt> {
         let mut fx = std::mem::take(&mut self.fx);
         for effect in fx.drain(..) {
+            self.note_row(&effect);
             if let Some(effect) = self.gate.pass(effect) {
                 self.perform(effect)?;
             }
         }
         self.fx = fx;
         Ok(())
+    }
+
+    /// An object that came by the database's inbox: its row goes with the record that holds it.
+    fn note_row(&mut self, effect: &Effect) {
+        if let Effect::Reply { to, answer, after: Some(record) } = effect
+            && to.request == OF_INBOX
+            && let Answer::Pushed { already: false, .. } = answer
+        {
+            self.rows.entry(*record).or_default().push(InboxRow(to.seq));
+        }
     }
 
     fn perform(&mut self, effect: Effect) -> Result<(), Halt> {
@@ -381,7 +396,11 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
         // It proves as much as a renewal.
         self.head.renew = false;
         let done = self.done(Completed::Appended);
-        self.edges.store.append(self.epoch, record.number, record.bytes.clone(), done);
+        let rows = self.rows.remove(&record.number).unwrap_or_default();
+        let missed = self.rows.first_key_value().is_some_and(|(first, _)| *first < record.number);
+        assert!(!missed, "a row is noted before its record leaves");
+        let bytes = record.bytes.clone();
+        self.edges.store.append_taking(self.epoch, record.number, bytes, rows, done);
         self.appending = Some((record.number, record.bytes, now.mono));
     }
 

@@ -27,7 +27,7 @@ use crate::node::{
 use crate::recorder::RecorderPlace;
 use crate::store::{
     CassandraDatabase, CassandraOptions, Embedded, IndexDb, Options, Part, PostgresDatabase,
-    PostgresOptions, Seat, cassandra_password, disk_free, is_retired,
+    PostgresInbox, PostgresOptions, Seat, cassandra_password, disk_free, is_retired,
 };
 
 /// How long a port that was just given back is waited for.
@@ -74,12 +74,17 @@ pub async fn serve(
             StoreKind::Cassandra => {
                 let open = |owner| CassandraDatabase::open(cassandra_options(config), owner);
                 let kind = ("cassandra", v1::Durability::Quorum);
+                let open = (open, |_: &Seat, _: Incarnation, _: &Claimed| Ok(None));
                 serve_shared(config, (start, fenced), kind, open, (sockets, orders.clone()), tell)
                     .await
             }
             StoreKind::Postgres => {
                 let open = |owner| PostgresDatabase::open(postgres_options(config), owner);
-                let kind = ("postgres", v1::Durability::Committed);
+                let inbox = |seat: &Seat, me, claimed: &Claimed| {
+                    let options = postgres_options(config);
+                    PostgresInbox::open(&options, (seat.lane(), claimed.epoch), me).map(Some)
+                };
+                let (open, kind) = ((open, inbox), ("postgres", v1::Durability::Committed));
                 serve_shared(config, (start, fenced), kind, open, (sockets, orders.clone()), tell)
                     .await
             }
@@ -120,7 +125,8 @@ async fn serve_embedded(
     run(config, setup, lane, sockets, orders, ready).await
 }
 
-fn postgres_options(config: &Config) -> PostgresOptions {
+/// How the database is reached, as configured.
+pub(crate) fn postgres_options(config: &Config) -> PostgresOptions {
     PostgresOptions {
         url: config.store.url.clone().expect("a checked configuration has it"),
         create_tables: config.store.create_tables,
@@ -128,7 +134,8 @@ fn postgres_options(config: &Config) -> PostgresOptions {
     }
 }
 
-fn cassandra_options(config: &Config) -> CassandraOptions {
+/// How the database is reached, as configured.
+pub(crate) fn cassandra_options(config: &Config) -> CassandraOptions {
     CassandraOptions {
         url: config.store.url.clone().expect("a checked configuration has it"),
         password: cassandra_password(),
@@ -143,7 +150,10 @@ async fn serve_shared<D>(
     config: &Config,
     (start, fenced): (&Start, bool),
     (kind, durability): (&'static str, v1::Durability),
-    open: impl FnOnce(Owner) -> Result<D, StoreError>,
+    (open, open_inbox): (
+        impl FnOnce(Owner) -> Result<D, StoreError>,
+        impl FnOnce(&Seat, Incarnation, &Claimed) -> Result<Option<PostgresInbox>, StoreError>,
+    ),
     (sockets, orders): (Sockets<TcpListen, TcpDial>, watch::Receiver<Order>),
     ready: impl FnOnce(&Ready),
 ) -> Result<(), NodeError>
@@ -169,8 +179,9 @@ where
     let database = open(owner)?;
     let name = (!fenced).then_some(&setup.name);
     let patience = config.store.patience.0;
-    let (own, shared) =
+    let (own, mut shared) =
         join(config, Box::new(database), &mut seat, kind, (name, incarnation, patience)).await?;
+    shared.inbox = open_inbox(&seat, incarnation, &shared.claimed)?;
     let setup = Setup { lane: seat.lane(), ..setup };
     // The disk under the lane is the database's own: it refuses when it is full.
     let free = Box::new(|| None);
@@ -196,7 +207,8 @@ async fn join<S: SharedLane>(
         remove(&place)?;
         IndexDb::open(&place, lane)
     });
-    let shared = Shared { store, incarnation, claimed, pace: pace(config), open_index, beats: 0 };
+    let pace = pace(config);
+    let shared = Shared { store, incarnation, claimed, pace, open_index, beats: 0, inbox: None };
     Ok((own, shared))
 }
 
@@ -210,7 +222,7 @@ fn remove(folder: &Path) -> Result<(), StoreError> {
 }
 
 /// Where other nodes reach this one's node port.
-fn advertised(config: &Config, listening: &str) -> String {
+pub(crate) fn advertised(config: &Config, listening: &str) -> String {
     match (&config.listen.advertise, listening.parse::<SocketAddr>()) {
         (Some(address), _) => address.to_string(),
         (None, Ok(address)) if address.ip().is_unspecified() => {

@@ -11,7 +11,7 @@ use dpc_core::message::Protocols;
 use dpc_core::names::Name;
 use dpc_core::record::{entries, mentions, open_header};
 use dpc_core::shared::SharedLane;
-use dpc_core::store::{Claimed, READ_BYTES_MAX, Store, StoreError};
+use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, Store, StoreError};
 use dpc_core::{Core, Limits, PartInfo, Settings};
 use dpc_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,6 +22,7 @@ use crate::edge::{Clock, Dial, Entropy, Index, Listen};
 use crate::failover::{Host, Randomness, rescue, take_part};
 pub use crate::failover::{OpenIndex, Pace, Shared};
 use crate::history::{HistoryHandle, Report};
+use crate::inbox;
 use crate::link::{Links, keep_dialling};
 use crate::recorder::{self, Recorder, RecorderPlace};
 use crate::routes;
@@ -302,7 +303,10 @@ where
     D: Dial,
 {
     let mut lanes = JoinSet::new();
-    if let Some(shared) = shared {
+    if let Some(mut shared) = shared {
+        if let Some(inbox) = shared.inbox.take() {
+            lanes.spawn(inbox::run(Arc::clone(&host.hub), inbox, host.stop.clone()));
+        }
         lanes.spawn(take_part(host.clone(), shared));
     }
     for one in rescued {
@@ -447,6 +451,19 @@ pub(crate) async fn read<S: Store>(
     let (done, answer) = oneshot::channel();
     store.read(from, bytes_max, Box::new(move |records| drop(done.send(records))));
     answered(answer).await
+}
+
+pub(crate) async fn append<S: Store>(
+    store: &mut S,
+    epoch: Epoch,
+    number: RecordNumber,
+    record: Bytes,
+) -> Appended {
+    let (done, answer) = oneshot::channel();
+    let tell = Box::new(move |appended| drop(done.send(appended)));
+    store.append(epoch, number, record, tell);
+    let gone = || Appended::Unknown(StoreError::Io("the store ended without an answer".into()));
+    answer.await.unwrap_or_else(|_| gone())
 }
 
 async fn answered<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {

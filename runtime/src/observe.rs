@@ -17,13 +17,14 @@ const REFUSALS: [&str; 6] = [
 ];
 
 /// Every alarm there is, so that a dashboard sees its zero before it is ever raised.
-pub(crate) const ALARMS: [&str; 12] = [
+pub(crate) const ALARMS: [&str; 13] = [
     "ADOPTION_LIMIT",
     "CLOCK_JUMPED",
     "DISK_LOW",
     "DUPLICATE_NODE_NAME",
     "GENERATION_DAMAGED",
     "HISTORY_BEHIND",
+    "INBOX_REFUSED",
     "LANE_FORGOTTEN",
     "LANE_ROLLED_BACK",
     "MALFORMED_MESSAGE",

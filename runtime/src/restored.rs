@@ -11,11 +11,10 @@ use dpc_core::ids::{Incarnation, LaneId, RecordNumber};
 use dpc_core::message::Protocols;
 use dpc_core::names::Name;
 use dpc_core::record::{Entry, entries};
-use dpc_core::store::{Appended, Store, StoreError};
+use dpc_core::store::{Appended, StoreError};
 use dpc_core::{Core, Effect, Effects, Input, Limits, Now, Settings};
-use tokio::sync::oneshot;
 
-use crate::node::{claim, read, recover};
+use crate::node::{append, claim, read, recover};
 use crate::store::{Embedded, Options};
 
 /// Bytes read from the old log at once.
@@ -52,8 +51,36 @@ pub(crate) async fn renew(
     if fresh.exists() {
         std::fs::remove_dir_all(&fresh).map_err(|e| io("cannot remove", &fresh, &e))?;
     }
-    let (mut old, old_lane) = Embedded::open(data_dir, &Options::default())?;
-    let (mut new, new_lane) = Embedded::open(&fresh, &Options::default())?;
+    let Brought { objects, from, lane } = bring_over(data_dir, &fresh, name, limits, now).await?;
+    let before = beside(data_dir, &format!("before-{}", from.short()));
+    rename(data_dir, &before)?;
+    rename(&fresh, data_dir)?;
+    report(objects, from, lane, &before);
+    Ok((objects, before))
+}
+
+/// What came over into a new lane.
+pub(crate) struct Brought {
+    pub(crate) objects: u64,
+    pub(crate) from: LaneId,
+    pub(crate) lane: LaneId,
+}
+
+/// Makes a new lane in the folder `fresh` of what is alive in another one, flagged as possible
+/// duplicates.
+///
+/// # Errors
+///
+/// What the old or the new store refuses.
+pub(crate) async fn bring_over(
+    old: &Path,
+    fresh: &Path,
+    name: Name,
+    limits: Limits,
+    now: impl Fn() -> Now,
+) -> Result<Brought, StoreError> {
+    let (mut old, old_lane) = Embedded::open(old, &Options::default())?;
+    let (mut new, lane) = Embedded::open(fresh, &Options::default())?;
     let settings = |lane| Settings {
         name: name.clone(),
         lane,
@@ -66,15 +93,10 @@ pub(crate) async fn renew(
     };
     let claimed = claim(&mut old).await?;
     let source = recover(settings(old_lane), claimed, &mut old, Vec::new()).await?;
-    let mut target =
-        Target { core: Core::new(settings(new_lane), claim(&mut new).await?), store: new };
-    let moved = target.take_over(&source, &mut old, now).await?;
-    drop((target, old));
-    let before = beside(data_dir, &format!("before-{}", old_lane.short()));
-    rename(data_dir, &before)?;
-    rename(&fresh, data_dir)?;
-    report(moved, old_lane, new_lane, &before);
-    Ok((moved, before))
+    let core = Core::new(settings(lane), claim(&mut new).await?);
+    let mut target = Target { core, store: new };
+    let objects = target.take_over(&source, &mut old, now).await?;
+    Ok(Brought { objects, from: old_lane, lane })
 }
 
 fn report(moved: u64, old: LaneId, new: LaneId, before: &Path) {
@@ -145,14 +167,10 @@ impl Target {
                 return Err(StoreError::Refused(why));
             }
             let Some(record) = self.core.take_record(now()) else { return Ok(()) };
-            let (done, answer) = oneshot::channel();
             let epoch = self.core.epoch();
-            let tell = Box::new(move |appended| drop(done.send(appended)));
-            self.store.append(epoch, record.number, record.bytes, tell);
-            match answer.await {
-                Ok(Appended::Committed) => {}
-                Ok(Appended::DefinitelyNot(error) | Appended::Unknown(error)) => return Err(error),
-                Err(_) => return Err(StoreError::Io("the store ended without an answer".into())),
+            match append(&mut self.store, epoch, record.number, record.bytes).await {
+                Appended::Committed => {}
+                Appended::DefinitelyNot(error) | Appended::Unknown(error) => return Err(error),
             }
             self.core.handle(now(), Input::Committed(record.number), fx);
         }

@@ -74,32 +74,42 @@ fn said(traffic: Traffic) -> String {
 
 /// How fast time passes for five nodes under 100 objects a second, half of them handed off.
 fn pace(seconds: usize) {
-    for (burst, every) in [(1, Span::millis(10)), (10, Span::millis(100)), (100, Span::secs(1))] {
-        let mut world = five();
-        world.run_for(Span::secs(2));
-        let (began, before) = (Instant::now(), world.checks.deliveries());
-        let mut n = 0;
-        for _ in 0..seconds * 100 / burst {
-            for _ in 0..burst {
-                let what = if n / 5 % 2 == 0 { "local" } else { "remote" };
-                let text = "the payload of an object, 50 bytes of text or so..";
-                world.push_text(n % 5, &format!("{what}.Type{}", n % 5), text);
-                n += 1;
-            }
-            world.run_for(every);
+    for (burst, every) in [(1, Span::millis(10)), (10, Span::millis(100))] {
+        for checked in [true, false] {
+            pace_of(seconds, burst, every, checked);
         }
-        let took = began.elapsed();
-        world.run_for(Span::secs(5));
-        assert_eq!(world.checks.broken(), None);
-        let delivered = world.checks.deliveries() - before;
-        assert_eq!(delivered, n as u64, "everything is delivered once");
-        println!(
-            "{burst} at once every {every}: {n} objects, {} handed off, {seconds} s in {took:.2?}: {:.0} times faster, {:.1} µs an object",
-            world.coverage.get("handoff taken"),
-            seconds as f64 / took.as_secs_f64(),
-            took.as_secs_f64() * 1e6 / n as f64,
-        );
     }
+}
+
+/// Each client pushes so many objects at a time at its node, one client after the other.
+fn pace_of(seconds: usize, burst: usize, every: Span, checked: bool) {
+    let mut world = five();
+    if !checked {
+        world.checks.turn_off();
+    }
+    world.run_for(Span::secs(2));
+    let (began, before) = (Instant::now(), world.checks.deliveries());
+    for turn in 0..seconds * 100 / burst {
+        let what = if turn / 5 % 2 == 0 { "local" } else { "remote" };
+        let ty = format!("{what}.Type{}", turn % 5);
+        for _ in 0..burst {
+            let text = "the payload of an object, 50 bytes of text or so..";
+            world.push_text(turn % 5, &ty, text);
+        }
+        world.run_for(every);
+    }
+    let took = began.elapsed();
+    world.run_for(Span::secs(5));
+    assert_eq!(world.checks.broken(), None);
+    let objects = (seconds * 100) as u64;
+    assert_eq!(world.checks.deliveries() - before, objects, "everything is delivered once");
+    println!(
+        "{burst} at once every {every}, {}: {objects} objects, {} handoffs, {seconds} s in {took:.2?}: {:.0} times faster, {:.1} µs an object",
+        if checked { "every promise checked" } else { "without checks" },
+        world.coverage.get("taken"),
+        seconds as f64 / took.as_secs_f64(),
+        took.as_secs_f64() * 1e6 / objects as f64,
+    );
 }
 
 /// A ring of five nodes; each type has a subscriber at its node or at the next one.

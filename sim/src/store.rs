@@ -437,7 +437,10 @@ impl Disk {
 impl SimStore {
     /// When the next thing happens on its own, if anything is under way.
     pub fn next_due(&self) -> Option<Mono> {
-        let disk = self.disk.lock();
+        self.due_on(&self.disk.lock())
+    }
+
+    fn due_on(&self, disk: &Disk) -> Option<Mono> {
         let late = disk.late.iter().map(|late| late.due);
         let answer = self.queue.front().map(|(due, _)| (*due).max(disk.stalled_until));
         late.chain(answer).min()
@@ -445,9 +448,10 @@ impl SimStore {
 
     /// Lets everything happen that is due by `now`, in order, and answers it.
     pub fn complete_until(&mut self, now: Mono) {
-        while let Some(due) = self.next_due().filter(|due| *due <= now) {
+        loop {
+            let mut disk = self.disk.0.lock().expect("whoever held the disk did not panic");
+            let Some(due) = self.due_on(&disk).filter(|due| *due <= now) else { break };
             self.now = self.now.max(due);
-            let mut disk = self.disk.lock();
             if let Some(at) = disk.late.iter().position(|late| late.due == due) {
                 let late = disk.late.remove(at);
                 disk.arrive(late);

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod history;
 pub mod load;
 pub mod postgres;
+pub mod transaction;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -159,6 +160,12 @@ impl Node {
         let Ready { node, clients, nodes, admin, .. } = self.ready.clone();
         let ports = [clients.as_str(), nodes.as_str(), admin.as_str()];
         (self.process, self.ready) = spawn(&self.data, &self.log, &node, ports, &self.extra);
+    }
+
+    /// Starts it again on its data and its ports, with other arguments.
+    pub fn start_again_with(&mut self, extra: &[&str]) {
+        self.extra = extra.iter().map(|&text| text.to_owned()).collect();
+        self.start_again();
     }
 
     /// Starts it again and kills it so long after, ready or not.

@@ -1,7 +1,8 @@
 //! A private PostgreSQL that ends with its test, by `tests/servers/postgres`.
 
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -21,6 +22,20 @@ impl Postgres {
         let folder = tempfile::Builder::new().prefix("dpc-pg-").tempdir().expect("a folder");
         let url = order("start", folder.path());
         Some(Self { folder, url })
+    }
+
+    /// Runs a script by `psql`, as a person would.
+    pub fn psql(&self, sql: &str) -> Output {
+        let programs = script().arg("bin").output().expect("the script is there").stdout;
+        let programs = String::from_utf8(programs).expect("text");
+        let mut psql = Command::new(Path::new(programs.trim()).join("psql"));
+        psql.args(["-qAtX", "-v", "ON_ERROR_STOP=1", &self.url]).stdin(Stdio::piped());
+        let child = psql.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("psql comes with PostgreSQL");
+        let mut input = child.stdin.take().expect("a pipe");
+        input.write_all(sql.as_bytes()).expect("psql reads");
+        drop(input);
+        child.wait_with_output().expect("psql ends")
     }
 
     /// `kill`, `start`, `pause`, `resume`.

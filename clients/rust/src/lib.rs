@@ -68,6 +68,7 @@ mod object;
 mod options;
 mod push;
 mod session;
+pub mod sql;
 mod token;
 mod unary;
 

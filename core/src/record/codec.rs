@@ -3,24 +3,29 @@
 //! A record is readable by itself: the first use of a string writes it out and numbers it, later
 //! uses write the number. So nobody needs another record to understand this one.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::frame::{HASH_BYTES, HEADER_BYTES, Header, seal_in_place};
 use crate::ids::{Loc, RecordNumber};
 use crate::names::{Name, TypeName};
 use crate::recording::elide;
 
+mod words;
+
+use words::Words;
+
 /// Writes the body of one record.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct Writer {
+    /// Room for the record's header, then the body: a record is sealed where it was written.
     out: Vec<u8>,
     /// Where what clients carry stands in it: start and length, in order.
     carried: Vec<(u32, u32)>,
-    strings: BTreeMap<Arc<str>, u32>,
+    strings: Words,
 }
 
 /// The body of a record as a recording keeps it.
@@ -28,7 +33,8 @@ pub struct Writer {
 struct Written {
     kept: Bytes,
     carried: Vec<(u32, u32)>,
-    strings: BTreeMap<Arc<str>, u32>,
+    /// Where its strings stand in the whole body.
+    strings: Vec<(u32, u32)>,
 }
 
 /// Reads the body of one record.
@@ -60,8 +66,8 @@ pub struct BadEntry {
 
 impl Serialize for Writer {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let kept = Bytes::from(elide::without(&self.out, &self.carried).concat());
-        (kept, &self.carried, &self.strings).serialize(to)
+        let kept = Bytes::from(elide::without(self.as_slice(), &self.carried).concat());
+        (kept, &self.carried, self.strings.places()).serialize(to)
     }
 }
 
@@ -69,26 +75,50 @@ impl TryFrom<Written> for Writer {
     type Error = &'static str;
 
     fn try_from(written: Written) -> Result<Self, &'static str> {
-        let out = elide::with_zeros(&written.kept, &written.carried);
-        let out = out.ok_or("ranges that overlap or lie behind the end")?;
-        Ok(Self { out, carried: written.carried, strings: written.strings })
+        let body = elide::with_zeros(&written.kept, &written.carried);
+        let body = body.ok_or("ranges that overlap or lie behind the end")?;
+        let strings = Words::of(&body, written.strings).ok_or("strings behind the end")?;
+        let mut writer = Self::with_capacity(body.len());
+        writer.fixed(&body);
+        Ok(Self { carried: written.carried, strings, ..writer })
+    }
+}
+
+impl Default for Writer {
+    fn default() -> Self {
+        Self::with_capacity(0)
     }
 }
 
 impl Writer {
+    /// A writer that takes so many bytes before it has to grow.
+    pub fn with_capacity(bytes: usize) -> Self {
+        let mut out = Vec::with_capacity(HEADER_BYTES + bytes + HASH_BYTES);
+        out.resize(HEADER_BYTES, 0);
+        Self { out, carried: Vec::new(), strings: Words::default() }
+    }
+
     /// Bytes written so far.
     pub fn len(&self) -> usize {
-        self.out.len()
+        self.out.len() - HEADER_BYTES
     }
 
     /// Whether nothing has been written.
     pub fn is_empty(&self) -> bool {
-        self.out.is_empty()
+        self.len() == 0
     }
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        &self.out
+        &self.out[HEADER_BYTES..]
+    }
+
+    /// The record that they are, with this header, and where in it stands what clients carry. It
+    /// must be below the hard limit.
+    pub(crate) fn seal(self, header: &Header) -> (Bytes, Vec<(u32, u32)>) {
+        let front = u32::try_from(HEADER_BYTES).expect("a header is short");
+        let carried = self.carried.iter().map(|(start, length)| (start + front, *length)).collect();
+        (seal_in_place(header, self.out), carried)
     }
 
     pub(crate) fn byte(&mut self, byte: u8) {
@@ -103,15 +133,10 @@ impl Writer {
     pub(crate) fn carried(&mut self, bytes: &[u8]) {
         self.bytes(bytes);
         if !bytes.is_empty() {
-            let range = (self.out.len() - bytes.len(), bytes.len());
+            let range = (self.len() - bytes.len(), bytes.len());
             let int = |n| u32::try_from(n).expect("records are bounded");
             self.carried.push((int(range.0), int(range.1)));
         }
-    }
-
-    /// Where what clients carry stands: start and length, in order.
-    pub(crate) fn carried_ranges(&self) -> &[(u32, u32)] {
-        &self.carried
     }
 
     /// LEB128.
@@ -129,14 +154,12 @@ impl Writer {
     }
 
     pub(crate) fn string(&mut self, text: &str) {
-        if let Some(number) = self.strings.get(text) {
-            let number = u64::from(*number) + 1;
-            return self.int(number);
+        if let Some(number) = self.strings.number_of(self.as_slice(), text.as_bytes()) {
+            return self.int(u64::from(number) + 1);
         }
-        let number = u32::try_from(self.strings.len()).expect("a record holds few strings");
-        self.strings.insert(text.into(), number);
         self.int(0);
         self.bytes(text.as_bytes());
+        self.strings.add(&self.out[HEADER_BYTES..], text.len());
     }
 
     pub(crate) fn loc(&mut self, loc: Loc) {

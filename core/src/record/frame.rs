@@ -76,21 +76,35 @@ pub enum BadFrame {
 
 /// Builds the bytes of a record. The body must be below the hard limit.
 pub fn seal(header: &Header, body: &[u8]) -> Bytes {
-    assert!(body.len() + HEADER_BYTES + HASH_BYTES <= RECORD_BYTES_MAX, "groups are split before");
     let mut out = Vec::with_capacity(HEADER_BYTES + body.len() + HASH_BYTES);
-    out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&FORMAT.to_le_bytes());
-    out.extend_from_slice(&0u16.to_le_bytes());
-    out.extend_from_slice(&header.lane.0);
-    out.extend_from_slice(&header.epoch.0.to_le_bytes());
-    out.extend_from_slice(&header.number.0.to_le_bytes());
-    out.extend_from_slice(&header.wall.0.to_le_bytes());
-    out.extend_from_slice(&header.previous);
-    out.extend_from_slice(&header.checkpoint.0.to_le_bytes());
-    out.extend_from_slice(&header.entries.to_le_bytes());
-    out.extend_from_slice(&u32::try_from(body.len()).expect("bounded above").to_le_bytes());
-    assert_eq!(out.len(), HEADER_BYTES, "the header has a fixed size");
+    out.resize(HEADER_BYTES, 0);
     out.extend_from_slice(body);
+    seal_in_place(header, out)
+}
+
+/// The same for a body that stands behind room for its header: it is not copied.
+pub(super) fn seal_in_place(header: &Header, mut out: Vec<u8>) -> Bytes {
+    assert!(out.len() + HASH_BYTES <= RECORD_BYTES_MAX, "groups are split before");
+    let body = u32::try_from(out.len() - HEADER_BYTES).expect("bounded above");
+    let fields: [&[u8]; 11] = [
+        &MAGIC,
+        &FORMAT.to_le_bytes(),
+        &0u16.to_le_bytes(),
+        &header.lane.0,
+        &header.epoch.0.to_le_bytes(),
+        &header.number.0.to_le_bytes(),
+        &header.wall.0.to_le_bytes(),
+        &header.previous,
+        &header.checkpoint.0.to_le_bytes(),
+        &header.entries.to_le_bytes(),
+        &body.to_le_bytes(),
+    ];
+    let mut at = 0;
+    for field in fields {
+        out[at..at + field.len()].copy_from_slice(field);
+        at += field.len();
+    }
+    assert_eq!(at, HEADER_BYTES, "the header has a fixed size");
     let hash = blake3::hash(&out);
     out.extend_from_slice(&hash.as_bytes()[..HASH_BYTES]);
     Bytes::from(out)
@@ -106,7 +120,12 @@ pub fn open(record: &Bytes) -> Result<(Header, Bytes), BadFrame> {
     if hash.as_bytes()[..HASH_BYTES] != record[end..] && !planted(Bug::ChecksumNotChecked) {
         return Err(BadFrame::Hash);
     }
-    Ok((header, record.slice(HEADER_BYTES..end)))
+    Ok((header, body_of(record)))
+}
+
+/// The entries of a record that has passed [`open_header`], packed.
+pub(super) fn body_of(record: &Bytes) -> Bytes {
+    record.slice(HEADER_BYTES..record.len() - HASH_BYTES)
 }
 
 /// The hash of a record, as the next one links to it. The record must have passed [`open`] or come

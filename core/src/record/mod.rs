@@ -13,4 +13,4 @@ pub use frame::{
     BadFrame, FORMAT, HASH_BYTES, HEADER_BYTES, Header, hash_of, open, open_header, seal,
 };
 pub(crate) use object::write_object;
-pub use walk::{BadRecord, entries, mentions};
+pub use walk::{BadRecord, entries, entries_of_sealed, mentions};

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::codec::{BadEntry, Reader};
 use super::entry::{Entry, Standing};
-use super::frame::{BadFrame, Header, open};
+use super::frame::{BadFrame, Header, body_of, open, open_header};
 use crate::ids::{Birth, Loc, ObjectId};
 
 /// Why bytes are not a record that this program can read.
@@ -37,6 +37,16 @@ pub enum BadRecord {
 /// record's memory.
 pub fn entries(record: &Bytes) -> Result<(Header, Vec<(Loc, Entry)>), BadRecord> {
     let (header, body) = open(record)?;
+    read(header, body)
+}
+
+/// The same for a record that was sealed by this process, or has passed [`open`]: its hash is not
+/// computed again.
+pub fn entries_of_sealed(record: &Bytes) -> Result<(Header, Vec<(Loc, Entry)>), BadRecord> {
+    read(open_header(record)?, body_of(record))
+}
+
+fn read(header: Header, body: Bytes) -> Result<(Header, Vec<(Loc, Entry)>), BadRecord> {
     let number = header.number.0;
     let miscounted = |found| BadRecord::Count { number, expected: header.entries, found };
     // An entry has at least two bytes: a header that claims more reserves no memory for them.

@@ -22,13 +22,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 pub(crate) use guest::Guest;
-pub(crate) use own::{OwnLane, take_own_lane};
+pub(crate) use own::{OwnLane, take_lane_again, take_own_lane};
 
 use crate::driver::Halt;
 use crate::edge::{Dial, Entropy, Index};
 use crate::link::{dial_lane, probe};
 use crate::node::{Rescued, claim};
 use crate::service::Hub;
+use crate::store::PostgresInbox;
 
 /// How long a node that has missed beats is given to answer a direct question.
 const PROBE: Duration = Duration::from_secs(1);
@@ -66,6 +67,8 @@ pub struct Shared<S, I> {
     pub open_index: OpenIndex<I>,
     /// How often it has beaten already.
     pub beats: u64,
+    /// What callers push inside their own transactions, if the store has that.
+    pub inbox: Option<PostgresInbox>,
 }
 
 impl<S: SharedLane, I> Shared<S, I> {

@@ -42,32 +42,10 @@ pub(crate) async fn take_own_lane<M: SharedStore + ?Sized>(
 ) -> Result<OwnLane<M::Lane>, StoreError> {
     let mut tries = 0;
     loop {
-        let row = head(store, seat, patience).await?;
-        let before = seat.claimed()?;
-        let damaged = |what: String| StoreError::Damaged {
-            place: format!("the head of lane {}, record {}", seat.lane(), RecordNumber(0)),
-            what,
-        };
-        let from = match row {
-            None if before.is_none() => None,
-            None => {
-                return Err(damaged(
-                    "the lane is not in this store: it is another one, or it was restored from a \
-                     backup that is older than the lane"
-                        .into(),
-                ));
-            }
-            Some(row) if before > Some(row.epoch) => {
-                let before = before.expect("it is greater than something");
-                let epoch = row.epoch;
-                return Err(damaged(format!(
-                    "it has epoch {epoch}, and was claimed with {before}: the store was set back"
-                )));
-            }
-            Some(row) if is_ours(&row, before == Some(row.epoch), name) => {
-                Some((row.owner.incarnation, row.epoch))
-            }
-            Some(row) => {
+        let from = match standing(store, seat, name, patience).await? {
+            Standing::New => None,
+            Standing::Ours(row) => Some((row.owner.incarnation, row.epoch)),
+            Standing::Theirs(row) => {
                 let old = seat.lane();
                 let lane = seat.renew(kind)?;
                 tell_new(&row, &old.to_string(), &lane.to_string());
@@ -83,6 +61,81 @@ pub(crate) async fn take_own_lane<M: SharedStore + ?Sized>(
             Err(StoreError::Fenced { .. }) if tries < TRIES => tries += 1,
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Takes the lane of a seat again, to read it. A lane that is another node's now, or that was never
+/// claimed, is left alone.
+///
+/// # Errors
+///
+/// [`StoreError::Refused`] if the lane is not this seat's any more, or was never in the store; what
+/// the store refuses.
+pub(crate) async fn take_lane_again<M: SharedStore + ?Sized>(
+    store: &mut M,
+    seat: &Seat,
+    name: &Name,
+    patience: Duration,
+) -> Result<OwnLane<M::Lane>, StoreError> {
+    let lane = seat.lane();
+    let row = match standing(store, seat, Some(name), patience).await? {
+        Standing::Ours(row) => row,
+        Standing::New => {
+            return Err(StoreError::Refused(format!("lane {lane} was never in this store")));
+        }
+        Standing::Theirs(row) => {
+            let (state, owner) = (row.state, &row.owner.name);
+            return Err(StoreError::Refused(if state == LaneState::Retired {
+                format!("lane {lane} was taken over by {owner}, and is empty and retired")
+            } else {
+                format!("lane {lane} was taken over by {owner}, which hands on what is in it")
+            }));
+        }
+    };
+    let mut own = store.lane(lane, Some((row.owner.incarnation, row.epoch)));
+    let claimed = claim(&mut own).await?;
+    seat.note_claim(claimed.epoch)?;
+    Ok(OwnLane { store: own, claimed })
+}
+
+/// How the lane of a seat stands in the store.
+enum Standing {
+    /// It was never there.
+    New,
+    /// Its last claim was this node's.
+    Ours(LaneRow),
+    /// Somebody else has it, or nobody for good.
+    Theirs(LaneRow),
+}
+
+async fn standing<M: SharedStore + ?Sized>(
+    store: &mut M,
+    seat: &Seat,
+    name: Option<&Name>,
+    patience: Duration,
+) -> Result<Standing, StoreError> {
+    let row = head(store, seat, patience).await?;
+    let before = seat.claimed()?;
+    let damaged = |what: String| StoreError::Damaged {
+        place: format!("the head of lane {}, record {}", seat.lane(), RecordNumber(0)),
+        what,
+    };
+    match row {
+        None if before.is_none() => Ok(Standing::New),
+        None => Err(damaged(
+            "the lane is not in this store: it is another one, or it was restored from a backup that \
+             is older than the lane"
+                .into(),
+        )),
+        Some(row) if before > Some(row.epoch) => {
+            let before = before.expect("it is greater than something");
+            let epoch = row.epoch;
+            Err(damaged(format!(
+                "it has epoch {epoch}, and was claimed with {before}: the store was set back"
+            )))
+        }
+        Some(row) if is_ours(&row, before == Some(row.epoch), name) => Ok(Standing::Ours(row)),
+        Some(row) => Ok(Standing::Theirs(row)),
     }
 }
 

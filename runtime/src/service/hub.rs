@@ -37,6 +37,9 @@ const INBOX_BYTES_MAX: usize = 16 << 20;
 /// streams are slowed down and not refused.
 const PUSHED_BYTES_MAX: usize = 32 << 20;
 
+/// The number of the request by which the database's inbox pushes; its items are rows.
+pub(crate) const OF_INBOX: RequestId = RequestId(0);
+
 /// Room is given out in pieces of this size.
 const ROOM_UNIT_BYTES: usize = 1 << 10;
 
@@ -303,7 +306,11 @@ impl Hub {
 
     /// Starts a call: its answers come through what is returned.
     pub(crate) fn call(self: &Arc<Self>) -> Call {
-        let request = self.next_request();
+        self.call_as(self.next_request())
+    }
+
+    /// The same under a number that nobody else has.
+    pub(crate) fn call_as(self: &Arc<Self>, request: RequestId) -> Call {
         let (sender, answers) = mpsc::unbounded_channel();
         self.waiters().insert(request, Waiter::Call(sender));
         Call { hub: Arc::clone(self), request, answers }

@@ -14,7 +14,7 @@ mod tally;
 
 pub(crate) use cloud::Cloud;
 pub use hub::{Addresses, Bounds, Identity};
-pub(crate) use hub::{Batch, Drained, Hub, Phase};
+pub(crate) use hub::{Batch, Call, Drained, Hub, OF_INBOX, Phase};
 pub(crate) use inspect::answer_ask;
 pub(crate) use operator::Desk;
 pub(crate) use outbox::{Gather, OutStream, Outbox};

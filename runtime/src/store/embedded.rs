@@ -50,12 +50,25 @@ impl Embedded {
     /// Everything that can be refused without reading the log is refused here; damage at the end of
     /// the log is found by the first `claim`.
     pub fn open(path: &Path, options: &Options) -> Result<(Self, LaneId), StoreError> {
+        Self::start(path, options, |path| Folder::open(path, EMBEDDED))
+    }
+
+    /// Opens the data folder at `path` so that its lane can be moved to another store.
+    pub(super) fn open_to_move(path: &Path) -> Result<(Self, LaneId), StoreError> {
+        Self::start(path, &Options::default(), Folder::open_to_move)
+    }
+
+    fn start(
+        path: &Path,
+        options: &Options,
+        open: fn(&Path) -> Result<Folder, StoreError>,
+    ) -> Result<(Self, LaneId), StoreError> {
         let (requests, queue) = sync_channel(QUEUE_COUNT_MAX);
         let (opened, answer) = sync_channel(1);
         let (path, options) = (path.to_owned(), options.clone());
         let thread = std::thread::Builder::new()
             .name("dpc-store".into())
-            .spawn(move || match Keeper::open(&path, &options) {
+            .spawn(move || match open(&path).and_then(|folder| Keeper::open(folder, &options)) {
                 Ok(keeper) => {
                     let told = opened.send(Ok(keeper.folder.lane));
                     told.expect("open waits for this");
@@ -180,8 +193,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn open(path: &Path, options: &Options) -> Result<Self, StoreError> {
-        let folder = Folder::open(path, EMBEDDED)?;
+    fn open(folder: Folder, options: &Options) -> Result<Self, StoreError> {
         let found = Head::read(&folder.head(), folder.lane)?;
         let log = folder.log();
         let version = log.join("version");

@@ -6,6 +6,11 @@
 //!
 //! FORMAT also says which store keeps the lane's log, if that is not the folder itself. Such a
 //! folder holds who the lane is, and what can be built again from its log.
+//!
+//! A lane moves from the folder to a database when FORMAT changes: from then on nothing is served
+//! from the log in the folder. `MOVING` stands there from a moment before until the database has
+//! the lane for certain, and names the database, so that a move that was cut off goes on to no
+//! other ([`Folder::open_to_move`]).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -38,6 +43,21 @@ pub fn is_retired(path: &Path) -> bool {
 /// The store whose log is in the folder.
 pub(super) const EMBEDDED: &str = "embedded";
 
+/// The file that says where the lane is being moved to.
+const MOVING: &str = "MOVING";
+
+/// The folder of an import that has not finished.
+pub(super) const IMPORTING: &str = "importing";
+
+/// A move that was begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Moving {
+    /// The store that gets the lane, and its address.
+    pub(super) to: String,
+    /// The epoch of the claim under which it was copied.
+    pub(super) epoch: Epoch,
+}
+
 /// An open data folder. Dropping it gives the lock back.
 pub(super) struct Folder {
     pub(super) path: PathBuf,
@@ -51,29 +71,72 @@ impl Folder {
     pub(super) fn open(path: &Path, store: &str) -> Result<Self, StoreError> {
         fs::create_dir_all(path).map_err(|error| unusable(path, &error))?;
         let lock = lock(path)?;
-        let format = path.join("FORMAT");
-        let (lane, found) = match fs::read(&format) {
-            Ok(text) => parse(&format, &text)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                (make(path, store)?, store.to_owned())
-            }
-            Err(error) => return Err(unusable(path, &error)),
+        let (lane, found) = match read_format(path)? {
+            Some(found) => found,
+            None => (make(path, store)?, store.to_owned()),
         };
         if found != store {
+            let way = if found == EMBEDDED {
+                "choose that store again, or another data_dir, or take the lane there with `dpc \
+                 store move`"
+            } else {
+                "choose that store again, or another data_dir"
+            };
             return Err(StoreError::Refused(format!(
                 "data directory {} belongs to lane {lane}, which is kept in store \"{found}\", and \
-                 store.kind is \"{store}\": choose that store again, or another data_dir",
+                 store.kind is \"{store}\": {way}",
                 path.display()
             )));
         }
-        if is_retired(path) {
-            return Err(StoreError::Refused(format!(
-                "data directory {} was emptied by a node that adopted it, and its lane {lane} is \
-                 retired: delete the folder, or choose another data_dir",
-                path.display()
+        let folder = Self { path: path.to_owned(), lane, _lock: lock };
+        folder.refuse_retired()?;
+        match folder.moving()? {
+            // It was cut off before the folder was given up: nobody else has the lane.
+            Some(_) if store == EMBEDDED => folder.forget_move()?,
+            Some(Moving { to, .. }) => {
+                return Err(StoreError::Refused(format!(
+                    "lane {lane} in data directory {} is on its way to {to}, which was cut off: let \
+                     `dpc store move` finish it",
+                    path.display()
+                )));
+            }
+            None => {}
+        }
+        if_there(fs::remove_dir_all(path.join(IMPORTING))).map_err(|e| unusable(path, &e))?;
+        Ok(folder)
+    }
+
+    /// Opens the folder of an embedded lane that is to be moved to another store, or whose move was
+    /// cut off.
+    pub(super) fn open_to_move(path: &Path) -> Result<Self, StoreError> {
+        let nothing =
+            |why: String| StoreError::Refused(format!("data directory {}: {why}", path.display()));
+        if !path.join("FORMAT").exists() {
+            return Err(nothing("there is no lane in it".into()));
+        }
+        let lock = lock(path)?;
+        let (lane, found) = read_format(path)?.ok_or_else(|| nothing("it was deleted".into()))?;
+        let folder = Self { path: path.to_owned(), lane, _lock: lock };
+        folder.refuse_retired()?;
+        if found != EMBEDDED && folder.moving()?.is_none() {
+            return Err(nothing(format!(
+                "lane {lane} is kept in store \"{found}\" already, and only an embedded one can be \
+                 moved: `dpc node drain` hands on what a node on a database holds"
             )));
         }
-        Ok(Self { path: path.to_owned(), lane, _lock: lock })
+        Ok(folder)
+    }
+
+    fn refuse_retired(&self) -> Result<(), StoreError> {
+        if !is_retired(&self.path) {
+            return Ok(());
+        }
+        Err(StoreError::Refused(format!(
+            "data directory {} was emptied by a node that adopted it, and its lane {} is retired: \
+             delete the folder, or choose another data_dir",
+            self.path.display(),
+            self.lane
+        )))
     }
 
     /// Marks the lane as empty for good: the folder is not opened again.
@@ -123,10 +186,7 @@ impl Folder {
             if_there(fs::remove_file(self.path.join("CLAIMED")))?;
             sync_folder(&self.path)?;
             let lane = new_lane()?;
-            let new = self.path.join("FORMAT.new");
-            write_synced(&new, &text(lane, store))?;
-            fs::rename(&new, self.path.join("FORMAT"))?;
-            sync_folder(&self.path)?;
+            replace(&self.path, "FORMAT", &text(lane, store))?;
             Ok(lane)
         };
         self.lane = renew().map_err(|error| unusable(&self.path, &error))?;
@@ -135,13 +195,90 @@ impl Folder {
 
     /// Remembers a claim, durably.
     pub(super) fn note_claim(&self, epoch: Epoch) -> Result<(), StoreError> {
-        let (path, new) = (self.path.join("CLAIMED"), self.path.join("CLAIMED.new"));
-        let note = || -> std::io::Result<()> {
-            write_synced(&new, &format!("epoch {epoch}\n"))?;
-            fs::rename(&new, &path)?;
-            sync_folder(&self.path)
-        };
-        note().map_err(|error| io_error(&path, &error))
+        note_claim(&self.path, epoch)
+    }
+
+    /// The move that was begun and has not ended, if there is one.
+    pub(super) fn moving(&self) -> Result<Option<Moving>, StoreError> {
+        moving(&self.path)
+    }
+
+    fn forget_move(&self) -> Result<(), StoreError> {
+        let path = self.path.join(MOVING);
+        if_there(fs::remove_file(&path)).map_err(|error| io_error(&path, &error))
+    }
+}
+
+/// Remembers a claim of the lane of a folder, durably.
+fn note_claim(folder: &Path, epoch: Epoch) -> Result<(), StoreError> {
+    let noted = replace(folder, "CLAIMED", &format!("epoch {epoch}\n"));
+    noted.map_err(|error| io_error(&folder.join("CLAIMED"), &error))
+}
+
+/// The move of the lane of a folder that was begun and has not ended.
+pub(super) fn moving(folder: &Path) -> Result<Option<Moving>, StoreError> {
+    let path = folder.join(MOVING);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error(&path, &error)),
+    };
+    let mut lines = text.lines();
+    let to = lines.next().and_then(|line| line.strip_prefix("to "));
+    let epoch = lines.next().and_then(|line| line.strip_prefix("epoch ")?.parse().ok());
+    match (to, epoch) {
+        (Some(to), Some(epoch)) => Ok(Some(Moving { to: to.into(), epoch: Epoch(epoch) })),
+        _ => Err(damaged(&path, "it does not say where the lane moves to")),
+    }
+}
+
+/// Gives the log in a folder up for a lane that `store` is about to have: from here on nothing is
+/// served from it. The caller holds the folder's lock.
+pub(super) fn give_up(
+    folder: &Path,
+    lane: LaneId,
+    store: &str,
+    moving: &Moving,
+) -> Result<(), StoreError> {
+    let Moving { to, epoch } = moving;
+    let give_up = || {
+        replace(folder, MOVING, &format!("to {to}\nepoch {epoch}\n"))?;
+        replace(folder, "FORMAT", &text(lane, store))
+    };
+    give_up().map_err(|error| io_error(folder, &error))
+}
+
+/// The store that a lane has moved to has it, claimed at an epoch: what the folder had of it goes
+/// aside, as `before-move`, and the move is over. Says where it is.
+pub(super) fn finish_move(folder: &Path, epoch: Epoch) -> Result<PathBuf, StoreError> {
+    note_claim(folder, epoch)?;
+    let aside = folder.join("before-move");
+    let finish = || {
+        fs::create_dir_all(&aside)?;
+        for name in ["HEAD", "log", "rescue"] {
+            if_there(fs::rename(folder.join(name), aside.join(name)))?;
+        }
+        sync_folder(folder)?;
+        if_there(fs::remove_file(folder.join(MOVING)))?;
+        sync_folder(folder)
+    };
+    finish().map_err(|error| io_error(folder, &error))?;
+    Ok(aside)
+}
+
+/// Makes the FORMAT of a folder whose log is in place.
+pub(super) fn sign(folder: &Path, lane: LaneId) -> Result<(), StoreError> {
+    let signed = replace(folder, "FORMAT", &text(lane, EMBEDDED));
+    signed.map_err(|error| io_error(folder, &error))
+}
+
+/// The lane of a folder and the store that keeps it, if there is one.
+fn read_format(folder: &Path) -> Result<Option<(LaneId, String)>, StoreError> {
+    let format = folder.join("FORMAT");
+    match fs::read(&format) {
+        Ok(text) => parse(&format, &text).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unusable(folder, &error)),
     }
 }
 
@@ -159,7 +296,8 @@ fn unusable(path: &Path, error: &std::io::Error) -> StoreError {
 /// How long the lock is waited for while this process itself seems to hold it.
 const OWN_LOCK_MAX: Duration = Duration::from_secs(2);
 
-fn lock(path: &Path) -> Result<File, StoreError> {
+/// Takes the lock of a folder.
+pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
     let mut file = OpenOptions::new()
         .create(true)
         .read(true)
@@ -183,7 +321,7 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         // The holder is named as a help only; the refusal stands without it.
         let who = holder.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
         return Err(StoreError::Refused(format!(
-            "data directory {} is locked by another process{who}",
+            "data directory {} is locked by another process{who}: stop it first",
             path.display()
         )));
     }
@@ -204,6 +342,12 @@ fn holder(file: &mut File) -> Option<u32> {
 }
 
 fn make(path: &Path, store: &str) -> Result<LaneId, StoreError> {
+    if path.join(IMPORTING).exists() {
+        return Err(StoreError::Refused(format!(
+            "an import into data directory {} was cut off: do it again, or empty the folder",
+            path.display()
+        )));
+    }
     let unfinished = path.join("FORMAT.new");
     let (head, log) = (path.join("HEAD"), path.join("log"));
     if !unfinished.exists() && (head.exists() || log.exists()) {
@@ -235,7 +379,7 @@ fn new_lane() -> std::io::Result<LaneId> {
     Ok(lane)
 }
 
-fn if_there(removed: std::io::Result<()>) -> std::io::Result<()> {
+pub(super) fn if_there(removed: std::io::Result<()>) -> std::io::Result<()> {
     match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -249,7 +393,15 @@ fn write_synced(path: &Path, text: &str) -> std::io::Result<()> {
     file.sync_all()
 }
 
-fn sync_folder(path: &Path) -> std::io::Result<()> {
+/// Gives a file of a folder another content, whole and durable when this returns.
+fn replace(folder: &Path, name: &str, text: &str) -> std::io::Result<()> {
+    let new = folder.join(format!("{name}.new"));
+    write_synced(&new, text)?;
+    fs::rename(&new, folder.join(name))?;
+    sync_folder(folder)
+}
+
+pub(super) fn sync_folder(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 

@@ -56,14 +56,22 @@ impl Head {
 
     /// Writes the HEAD of a new log, both slots, synced.
     pub(super) fn make(path: &Path, lane: LaneId) -> std::io::Result<()> {
-        let head = Self {
-            lane,
-            epoch: Epoch(0),
-            first: RecordNumber(1),
-            last: RecordNumber(0),
-            last_hash: [0; 16],
-            clean: true,
-        };
+        Self::make_at(
+            path,
+            Tip {
+                lane,
+                epoch: Epoch(0),
+                first: RecordNumber(1),
+                last: RecordNumber(0),
+                last_hash: [0; 16],
+            },
+        )
+    }
+
+    /// Writes the HEAD of a log that begins where another one ends, both slots, synced.
+    pub(super) fn make_at(path: &Path, tip: Tip) -> std::io::Result<()> {
+        let Tip { lane, epoch, first, last, last_hash } = tip;
+        let head = Self { lane, epoch, first, last, last_hash, clean: true };
         let mut file = File::create(path)?;
         file.write_all(&head.to_slot(0))?;
         file.write_all(&head.to_slot(1))?;

@@ -9,6 +9,8 @@
 //! HEAD     two slots: the last acknowledged record and its hash, the epoch, the first record kept
 //! log/     a fjall database: record number → record
 //! rescue/  only while an open is under way, or after one that was refused: the log as it was
+//! MOVING   the lane is on its way to a database, and to which
+//! importing/ what an import has not finished: no lane is served from it
 //! index/   derived and rebuildable: where objects of a large backlog lie ([`IndexDb`])
 //! ```
 //!
@@ -24,6 +26,7 @@ mod folder;
 mod head;
 mod index;
 mod log;
+pub(crate) mod portable;
 mod postgres;
 mod precheck;
 mod remote;
@@ -40,7 +43,7 @@ use std::path::Path;
 use dpc_core::store::StoreError;
 
 pub(crate) use cassandra::{
-    ACCEPTED as CASSANDRA_ACCEPTED, Address as CassandraAddress, cassandra_bare,
+    ACCEPTED as CASSANDRA_ACCEPTED, Address as CassandraAddress, CassandraIntake, cassandra_bare,
 };
 pub use cassandra::{
     Cassandra, CassandraDatabase, CassandraOptions, cassandra_password, cassandra_tables,
@@ -48,8 +51,10 @@ pub use cassandra::{
 pub use embedded::{Embedded, Options};
 pub use folder::is_retired;
 pub use index::{IndexDb, Part, PartInfo};
-pub(crate) use postgres::postgres_bare;
-pub use postgres::{Postgres, PostgresDatabase, PostgresOptions, Tables, postgres_tables};
+pub(crate) use postgres::{Decided, PostgresIntake, Row, postgres_bare};
+pub use postgres::{
+    Postgres, PostgresDatabase, PostgresInbox, PostgresOptions, Tables, postgres_tables,
+};
 pub use seat::Seat;
 
 /// How many bytes a process without privileges can still write to the device of `dir`.

@@ -1,5 +1,6 @@
 //! What the tests of stores in databases share.
 
+use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use dpc_core::ids::{LaneId, RecordNumber};
 use dpc_core::record::{Header, hash_of, seal};
 use dpc_core::store::{Appended, Claimed, Done, Store, StoreError};
 use dpc_core::time::Wall;
+
+use super::{Embedded, Options};
 
 /// Longer than anything takes on a busy machine.
 pub(super) const WAIT: Duration = Duration::from_secs(90);
@@ -66,7 +69,11 @@ impl<S: Store> Log<S> {
 
     /// Sends the next record, and counts on it.
     pub(super) fn send(&mut self, what: u64) -> Receiver<Appended> {
-        let record = next_record(self.lane, &self.claimed, &what.to_le_bytes());
+        self.send_body(&what.to_le_bytes())
+    }
+
+    fn send_body(&mut self, body: &[u8]) -> Receiver<Appended> {
+        let record = next_record(self.lane, &self.claimed, body);
         let (epoch, number) = (self.claimed.epoch, self.claimed.last.next());
         (self.claimed.last, self.claimed.last_hash) = (number, hash_of(&record));
         send(&mut self.store, |store, done| store.append(epoch, number, record, done))
@@ -76,7 +83,24 @@ impl<S: Store> Log<S> {
         self.send(what).recv_timeout(WAIT).expect("an answer comes")
     }
 
+    fn append_body(&mut self, body: &[u8]) -> Appended {
+        self.send_body(body).recv_timeout(WAIT).expect("an answer comes")
+    }
+
     pub(super) fn read(&mut self, from: u64) -> Result<Vec<(RecordNumber, Bytes)>, StoreError> {
         ask(&mut self.store, |store, done| store.read(RecordNumber(from), 1 << 20, done))
     }
+}
+
+/// Makes a lane in a folder: so many records of so many bytes, of which those below `first` are
+/// forgotten.
+pub(super) fn embedded_lane(folder: &Path, records: u64, bytes: usize, first: u64) -> LaneId {
+    let (store, lane) = Embedded::open(folder, &Options::default()).expect("a new folder");
+    let mut log = Log::claim(lane, store);
+    for n in 0..records {
+        let body = vec![u8::try_from(n).expect("few records"); bytes];
+        assert_eq!(log.append_body(&body), Appended::Committed);
+    }
+    ask(&mut log.store, |s, done| s.truncate(RecordNumber(first), done)).expect("truncates");
+    lane
 }

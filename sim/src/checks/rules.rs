@@ -30,6 +30,9 @@ pub(super) struct Said {
 impl Checker {
     /// A lane says something to another one.
     pub(crate) fn said(&mut self, from: LaneId, to: LaneId, message: &Message) {
+        if self.off {
+            return;
+        }
         if let Message::Estate(estate) = message {
             self.model.estates.insert(estate.transfer);
         }

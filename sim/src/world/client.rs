@@ -459,10 +459,9 @@ impl World {
 
     pub(crate) fn on_answer(&mut self, node: usize, to: ReplyTo, answer: Answer) {
         self.note_answered(node, to, &answer);
-        let Some(op) = self.ops.get(&to.request.0).cloned() else {
+        let Some(op) = self.ops.remove(&to.request.0) else {
             return self.checks.fail("P8", format!("answered twice or unasked: {answer}"));
         };
-        self.ops.remove(&to.request.0);
         let lane = self.nodes[node].lane;
         if let Answer::Refused(refusal) | Answer::RefusedAt(_, refusal) = &answer {
             self.coverage.add(refusal.reason);

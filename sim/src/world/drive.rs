@@ -12,8 +12,8 @@ use super::{CrashPoint, Event, World};
 
 impl World {
     /// Performs effects in order; those that wait for a commit go into the gate.
-    pub(crate) fn perform(&mut self, node: usize, fx: Effects) {
-        for effect in fx {
+    pub(crate) fn perform(&mut self, node: usize, mut fx: Effects) {
+        for effect in fx.drain(..) {
             if self.trace.is_on() {
                 let line = self.effect_line(node, &effect);
                 self.trace.effect(line);
@@ -29,6 +29,7 @@ impl World {
                 _ => self.do_now(node, effect),
             }
         }
+        self.spare.push(fx);
     }
 
     fn do_now(&mut self, node: usize, effect: Effect) {
@@ -309,7 +310,7 @@ impl World {
         }
         let now = self.now_of(node);
         let life = self.nodes[node].life.as_mut().expect("nothing has ended it");
-        let mut fx = Effects::new();
+        let mut fx = self.spare.pop().unwrap_or_default();
         life.handle(now, Input::Committed(number), &mut fx);
         if self.dies_at(node, CrashPoint::AfterCommit) {
             return;

@@ -185,6 +185,8 @@ pub struct World {
     pub(crate) recording: Option<TapeBounds>,
     /// Recordings of the lives that have ended.
     pub(crate) recordings: Vec<Recording>,
+    /// Lists that effects have been gathered in, empty now: one for each call within another.
+    spare: Vec<dpc_core::Effects>,
 }
 
 impl World {
@@ -214,6 +216,7 @@ impl World {
             answers: Vec::new(),
             recording: None,
             recordings: Vec::new(),
+            spare: Vec::new(),
             plan,
         }
     }

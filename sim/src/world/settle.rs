@@ -13,7 +13,9 @@ use crate::dice::Dice;
 impl World {
     /// A client settles one delivery as a mode says.
     pub fn act(&mut self, client: usize, lease: u64, mode: Mode) {
-        let Some(delivery) = self.clients[client].hand.get(&lease).cloned() else { return };
+        if !self.clients[client].hand.contains_key(&lease) {
+            return;
+        }
         let (node, session) = (self.clients[client].node, self.clients[client].session);
         let Some(session) = session else { return };
         let mind = &mut self.clients[client].mind;
@@ -32,7 +34,7 @@ impl World {
             let leases = vec![LeaseRef::Number(lease)];
             return self.feed(node, Input::Begin(to, Lessee::Session(session), leases));
         }
-        self.clients[client].hand.remove(&lease);
+        let delivery = self.clients[client].hand.remove(&lease).expect("it was just there");
         let settle = self.settle_of(LeaseRef::Number(lease), &mode, emits);
         self.send_settle(node, Lessee::Session(session), settle, &delivery);
     }

@@ -1,12 +1,20 @@
-//! `dpc store`: what stands between a node and its first start on a shared database.
+//! `dpc store`: what stands between a node and its first start on a shared database, and what takes
+//! a lane out of its store and into another one.
 
+use std::path::Path;
+
+use dpc_core::store::StoreError;
 use serde::Serialize;
 
 use super::serve::ConfigArgs;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
+use crate::cli::progress::Progress;
+use crate::cli::stop::Stop;
 use crate::config::{Config, StoreKind};
+use crate::relocate::{self, Exported, kind_of};
+use crate::store::portable::{Carried, Imported, Moved};
 use crate::store::{Tables, cassandra_password, cassandra_tables, postgres_tables};
 
 /// What to do with the store.
@@ -20,6 +28,38 @@ pub(crate) enum StoreCommand {
     /// dpc's tables.
     #[command(after_help = "Example:\n  dpc store check --config dpc.toml")]
     Check(ConfigArgs),
+    /// Write the lane of a node that does not run to a file, whatever store it is in.
+    ///
+    /// The lane stays where it is, and the node may start again afterwards. Every record is checked
+    /// on its way.
+    #[command(after_help = "Example:\n  dpc store export --data-dir ./dpc-data a.dpclane\n  \
+        dpc store export --data-dir ./dpc-data - | ssh backup 'cat > a.dpclane'")]
+    Export(FileArgs),
+    /// Make a new lane of what is alive in an exported file, for a node that has no lane yet.
+    ///
+    /// The file is read to its end before anything of it counts. The lane in it may be served
+    /// elsewhere: so the new one has an id of its own, and its objects are flagged as possible
+    /// duplicates.
+    #[command(after_help = "Example:\n  dpc store import --data-dir ./restored a.dpclane")]
+    Import(FileArgs),
+    /// Move the embedded lane of the data folder into the database of the configuration, where it
+    /// goes on as the same lane.
+    ///
+    /// Stop the node, change its configuration to the database, move, and start it: nothing is lost,
+    /// and what was settled stays settled. A move that was cut off is done again.
+    #[command(after_help = "Example:\n  dpc store move --data-dir ./dpc-data \\\n    \
+        --set store.kind=postgres --set store.url=postgresql://dpc@db/dpc")]
+    Move(ConfigArgs),
+}
+
+/// A file, and whose lane is meant.
+#[derive(Debug, clap::Args)]
+pub(crate) struct FileArgs {
+    /// The file; `-` is standard output or input.
+    #[arg(value_name = "FILE")]
+    file: String,
+    #[command(flatten)]
+    config: ConfigArgs,
 }
 
 #[derive(Serialize)]
@@ -29,10 +69,39 @@ struct ShownStore {
     made: bool,
 }
 
+#[derive(Serialize)]
+struct ShownExport<'a> {
+    file: &'a str,
+    store: &'static str,
+    lane: String,
+    records: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct ShownImport<'a> {
+    file: &'a str,
+    store: &'static str,
+    lane: String,
+    from_lane: String,
+    objects: u64,
+    records: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct ShownMove<'a> {
+    store: &'static str,
+    lane: String,
+    records: u64,
+    bytes: u64,
+    before: &'a Path,
+}
+
 pub(crate) async fn run(command: StoreCommand, output: &mut Output) -> Result<Exit, Failure> {
-    let (args, create) = match &command {
-        StoreCommand::Init(args) => (args, true),
-        StoreCommand::Check(args) => (args, false),
+    let args = match &command {
+        StoreCommand::Init(args) | StoreCommand::Check(args) | StoreCommand::Move(args) => args,
+        StoreCommand::Export(args) | StoreCommand::Import(args) => &args.config,
     };
     let config = match args.sources().load() {
         Ok(loaded) => loaded.config,
@@ -42,11 +111,166 @@ pub(crate) async fn run(command: StoreCommand, output: &mut Output) -> Result<Ex
             return Ok(Exit::Usage);
         }
     };
-    let Tables { version, made } = tables(&config, create).await?;
+    match command {
+        StoreCommand::Init(_) => show_tables(&config, true, output).await,
+        StoreCommand::Check(_) => show_tables(&config, false, output).await,
+        StoreCommand::Export(args) => unless_stopped(export(&config, &args.file, output)).await,
+        StoreCommand::Import(args) => unless_stopped(import(&config, &args.file, output)).await,
+        StoreCommand::Move(_) => unless_stopped(move_lane(&config, output)).await,
+    }
+}
+
+/// Whatever is cut off here leaves nothing that counts: an export its temporary file, which goes
+/// with it; an import what no node serves from; a move what the next try takes up.
+async fn unless_stopped(
+    work: impl Future<Output = Result<Exit, Failure>>,
+) -> Result<Exit, Failure> {
+    let mut stop = Stop::new()?;
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = stop.asked() => {
+            let message = "stopped before it was done; do it again";
+            Err(Failure::new(Exit::Interrupted, "CANCELLED", "INTERRUPTED", message))
+        }
+    }
+}
+
+async fn export(config: &Config, file: &str, output: &mut Output) -> Result<Exit, Failure> {
+    let mut shown = Shown::new("records exported");
+    let Exported { lane, carried: Carried { records, bytes, .. } } = if file == "-" {
+        let to = tokio::io::stdout();
+        relocate::export(config, to, |carried| shown.step(carried, output)).await.map_err(failed)?
+    } else {
+        export_to(config, Path::new(file), |carried| shown.step(carried, output)).await?
+    };
+    shown.finish(output);
+    let (store, lane) = (kind_of(config), lane.to_string());
+    let text = format!("{records} records of lane {lane}, {bytes} bytes");
+    if file == "-" {
+        output.note(&text);
+    } else if output.is_json() {
+        output.json(&ShownExport { file, store, lane, records, bytes })?;
+    } else {
+        output.text(&format!("{text}, are in {file}"))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Writes beside the file and gives it its name at the end: there is a whole one or none.
+async fn export_to(
+    config: &Config,
+    to: &Path,
+    step: impl FnMut(Carried),
+) -> Result<Exported, Failure> {
+    let local = |path: &Path, error: &std::io::Error| {
+        Failure::local("IO", format!("{}: {error}", path.display()))
+    };
+    if to.exists() {
+        let text = format!("{} exists; choose another name", to.display());
+        return Err(Failure::local("FILE_EXISTS", text).field("FILE"));
+    }
+    let dir =
+        to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let file = tempfile::NamedTempFile::new_in(dir).map_err(|error| local(dir, &error))?;
+    let writer = file.reopen().map_err(|error| local(dir, &error))?;
+    let writer = tokio::io::BufWriter::new(tokio::fs::File::from_std(writer));
+    let exported = relocate::export(config, writer, step).await.map_err(failed)?;
+    file.as_file().sync_all().map_err(|error| local(to, &error))?;
+    file.persist_noclobber(to).map_err(|error| local(to, &error.error))?;
+    let synced = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|error| local(dir, &error))?;
+    Ok(exported)
+}
+
+async fn import(config: &Config, file: &str, output: &mut Output) -> Result<Exit, Failure> {
+    // The database comes first: whoever cannot use it learns of it before anything is read.
+    if config.store.kind != StoreKind::Embedded {
+        tables(config, config.store.create_tables).await?;
+    }
+    let mut shown = Shown::new("records imported");
+    let step = |carried| shown.step(carried, output);
+    let imported = if file == "-" {
+        relocate::import(config, (tokio::io::stdin(), "standard input"), step).await
+    } else {
+        let from = tokio::fs::File::open(file).await;
+        let from = from.map_err(|e| Failure::local("IO", format!("{file}: {e}")).field("FILE"))?;
+        relocate::import(config, (tokio::io::BufReader::new(from), file), step).await
+    };
+    let Imported { from, lane, objects, carried } = imported.map_err(failed)?;
+    shown.finish(output);
+    let (store, lane, from_lane) = (kind_of(config), lane.to_string(), from.to_string());
     if output.is_json() {
-        let store =
-            if config.store.kind == StoreKind::Cassandra { "cassandra" } else { "postgres" };
-        output.json(&ShownStore { store, schema: version, made })?;
+        let Carried { records, bytes, .. } = carried;
+        let shown = ShownImport { file, store, lane, from_lane, objects, records, bytes };
+        output.json(&shown)?;
+    } else {
+        output.text(&format!(
+            "{objects} objects of lane {from_lane} are in the new lane {lane}, as possible duplicates"
+        ))?;
+    }
+    Ok(Exit::Done)
+}
+
+async fn move_lane(config: &Config, output: &mut Output) -> Result<Exit, Failure> {
+    let mut shown = Shown::new("records moved");
+    let moved = relocate::move_lane(config, |carried| shown.step(carried, output)).await;
+    let Moved { lane, carried: Carried { records, bytes, .. }, before } = moved.map_err(failed)?;
+    shown.finish(output);
+    let (store, lane) = (kind_of(config), lane.to_string());
+    if output.is_json() {
+        output.json(&ShownMove { store, lane, records, bytes, before: &before })?;
+    } else {
+        output.text(&format!(
+            "lane {lane} is in {store} now, {records} records were moved; what the folder had of it is \
+             in {}, to be deleted by you",
+            before.display()
+        ))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// How far a lane has been carried, as people see it.
+struct Shown {
+    what: &'static str,
+    progress: Option<Progress>,
+    records: u64,
+}
+
+impl Shown {
+    fn new(what: &'static str) -> Self {
+        Self { what, progress: None, records: 0 }
+    }
+
+    fn step(&mut self, carried: Carried, output: &mut Output) {
+        let progress =
+            self.progress.get_or_insert_with(|| Progress::new(self.what, Some(carried.total)));
+        progress.advance(carried.records - self.records, output);
+        self.records = carried.records;
+    }
+
+    fn finish(self, output: &mut Output) {
+        if let Some(progress) = self.progress {
+            progress.finish(output);
+        }
+    }
+}
+
+fn failed(error: StoreError) -> Failure {
+    let (code, reason) = match &error {
+        StoreError::Damaged { .. } => ("DATA_LOSS", "DATA_DAMAGED"),
+        StoreError::Refused(_) => ("FAILED_PRECONDITION", "STORE_REFUSED"),
+        StoreError::Full(_) => ("RESOURCE_EXHAUSTED", "DISK_FULL"),
+        StoreError::Fenced { .. } => ("FAILED_PRECONDITION", "LANE_FENCED"),
+        StoreError::Io(_) => ("INTERNAL", "INPUT_OUTPUT"),
+    };
+    Failure::new(Exit::NotDone, code, reason, error.to_string())
+}
+
+async fn show_tables(config: &Config, create: bool, output: &mut Output) -> Result<Exit, Failure> {
+    let Tables { version, made } = tables(config, create).await?;
+    if output.is_json() {
+        output.json(&ShownStore { store: kind_of(config), schema: version, made })?;
     } else if made {
         output.text(&format!("made dpc's tables in the database, version {version}"))?;
     } else {

@@ -18,7 +18,7 @@ use super::super::remote::{Keep, tip};
 use super::super::trouble::{Patience, Trouble, persist};
 use super::head::{Heads, signed, uuid};
 use super::reader::{Bucket, Reader};
-use super::session::trouble;
+use super::session::{Connection, trouble};
 
 /// The most bytes of a record in one row. A cluster refuses writes above half of a commit log
 /// segment, which somebody may have made small, and stalls on large ones long before.
@@ -74,8 +74,9 @@ impl Keep for Keeper {
         number: RecordNumber,
         record: &Bytes,
     ) -> Result<(), StoreError> {
-        let patience = self.heads.patience;
-        persist(patience, async || self.write_once(epoch, number, record).await).await
+        let Heads { connection, patience, .. } = &self.heads;
+        let write = async || write_once(connection, self.lane, epoch, number, record).await;
+        persist(*patience, write).await
     }
 
     async fn update(&mut self, update: Update) -> Changed {
@@ -137,31 +138,31 @@ impl Keeper {
             None => StoreError::Refused(format!("there is no lane {}", self.lane)),
         }
     }
+}
 
-    /// Writes a record's parts to a quorum. Nothing reads them before the head names them.
-    async fn write_once(
-        &self,
-        epoch: Epoch,
-        number: RecordNumber,
-        record: &Bytes,
-    ) -> Result<(), Trouble> {
-        let open = self.heads.connection.open().await?;
-        let parts = i32::try_from(record.len().div_ceil(PART_BYTES)).expect("asserted above");
-        let key =
-            (uuid(self.lane), signed(Bucket::of(number).0), signed(number.0), signed(epoch.0));
-        let write = |(part, bytes): (i32, &[u8])| {
-            let (open, bytes) = (&open, bytes.to_vec());
-            async move {
-                let values = (key.0, key.1, key.2, key.3, part, parts, bytes);
-                let write = &open.statements.write;
-                open.link.session.execute_unpaged(write, values).await
-            }
-        };
-        let written: Result<Vec<_>, _> = stream::iter((0..).zip(record.chunks(PART_BYTES)))
-            .map(write)
-            .buffer_unordered(PARTS_AT_ONCE)
-            .try_collect()
-            .await;
-        written.map(drop).map_err(|error| trouble(&error))
-    }
+/// Writes a record's parts to a quorum. Nothing reads them before the head names them.
+pub(super) async fn write_once(
+    connection: &Connection,
+    lane: LaneId,
+    epoch: Epoch,
+    number: RecordNumber,
+    record: &Bytes,
+) -> Result<(), Trouble> {
+    let open = connection.open().await?;
+    let parts = i32::try_from(record.len().div_ceil(PART_BYTES)).expect("asserted above");
+    let key = (uuid(lane), signed(Bucket::of(number).0), signed(number.0), signed(epoch.0));
+    let write = |(part, bytes): (i32, &[u8])| {
+        let (open, bytes) = (&open, bytes.to_vec());
+        async move {
+            let values = (key.0, key.1, key.2, key.3, part, parts, bytes);
+            let write = &open.statements.write;
+            open.link.session.execute_unpaged(write, values).await
+        }
+    };
+    let written: Result<Vec<_>, _> = stream::iter((0..).zip(record.chunks(PART_BYTES)))
+        .map(write)
+        .buffer_unordered(PARTS_AT_ONCE)
+        .try_collect()
+        .await;
+    written.map(drop).map_err(|error| trouble(&error))
 }

@@ -17,6 +17,7 @@ mod address;
 mod bare;
 mod database;
 mod head;
+mod intake;
 mod keeper;
 mod reader;
 mod schema;
@@ -38,6 +39,7 @@ pub(crate) use address::{ACCEPTED, Address};
 pub(crate) use bare::cassandra_bare;
 pub use database::CassandraDatabase;
 use database::Thread;
+pub(crate) use intake::CassandraIntake;
 use session::Connection;
 
 /// How a cluster is reached.

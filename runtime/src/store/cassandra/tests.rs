@@ -11,8 +11,9 @@ use dpc_core::shared::{Changed, Owner, Set, SharedStore, Update};
 use sim::contract::{self, Harness};
 use sim::contract_shared;
 
+use super::super::portable::move_lane;
 use super::super::remote::{Keep, Lane, tip};
-use super::super::testing::{Log, WAIT, ask, fresh_lane, next_record};
+use super::super::testing::{Log, WAIT, ask, embedded_lane, fresh_lane, next_record};
 use super::head::{Heads, uuid};
 use super::keeper::Keeper;
 use super::reader::Reader;
@@ -421,4 +422,24 @@ fn what_cannot_work_is_refused_at_once_with_what_to_do() {
     assert!(refused(&wrong).contains("are incorrect"), "{}", refused(&wrong));
     let claimed = ask(&mut process(wrong), |process, done| process.head(fresh_lane(), done));
     assert!(matches!(claimed, Err(StoreError::Refused(_))), "no patience helps: {claimed:?}");
+}
+
+#[test]
+fn a_lane_that_moved_here_goes_on_where_it_was() {
+    let Some(server) = start() else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    // More than one bucket, and records of several parts in the last one.
+    let lane = embedded_lane(dir.path(), 66, 700 << 10, 63);
+    let mut to = CassandraIntake::open(options(&server)).expect("the address is good");
+    let whose = |_| Ok(somebody());
+    let moved = move_lane(dir.path(), &mut to, ("cassandra", "here"), whose, |_| {});
+    let moved = block_on(moved).expect("moves");
+    assert_eq!((moved.lane, moved.carried.records), (lane, 4));
+    let mut log = own(&server, lane);
+    assert_eq!((log.claimed.first.0, log.claimed.last.0), (63, 66));
+    for number in 63..=66 {
+        let read = log.read(number).expect("is sound");
+        assert_eq!(read[0].0.0, number);
+    }
+    assert_eq!(log.append(1), Appended::Committed);
 }

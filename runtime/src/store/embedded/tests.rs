@@ -66,7 +66,10 @@ fn folders_that_cannot_be_used_are_refused() {
     let (store, _) = Embedded::open(path, &small()).unwrap();
     let text = refusal(path);
     let pid = std::process::id();
-    assert!(text.ends_with(&format!("is locked by another process (pid {pid})")), "{text}");
+    assert!(
+        text.ends_with(&format!("is locked by another process (pid {pid}): stop it first")),
+        "{text}"
+    );
     drop(store);
 
     let format = path.join("FORMAT");

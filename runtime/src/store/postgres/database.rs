@@ -22,7 +22,7 @@ pub struct PostgresDatabase {
     config: Config,
     create_tables: bool,
     patience: Duration,
-    owner: Owner,
+    pub(super) owner: Owner,
     asks: mpsc::Sender<Ask>,
 }
 

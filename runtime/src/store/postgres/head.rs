@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use dpc_core::ids::{Epoch, Incarnation, LaneId, RecordNumber};
 use dpc_core::names::Name;
-use dpc_core::shared::{Attempt, Changed, LaneRow, LaneState, Next, Owner, Set, Tried, Update};
+use dpc_core::shared::{
+    Attempt, Changed, InboxRow, LaneRow, LaneState, Next, Owner, Set, Tried, Update,
+};
 use dpc_core::store::StoreError;
 use dpc_core::time::Mono;
 use tokio::time::{Instant, sleep};
@@ -67,6 +69,11 @@ pub(super) fn signed(number: RecordNumber) -> i64 {
 
 pub(super) fn signed_epoch(epoch: Epoch) -> i64 {
     i64::try_from(epoch.0).expect("epochs are counted one by one")
+}
+
+pub(super) fn signed_rows(rows: &[InboxRow]) -> Vec<i64> {
+    let signed = |row: &InboxRow| i64::try_from(row.0).expect("the database has counted them");
+    rows.iter().map(signed).collect()
 }
 
 /// An incarnation is any 64 bits.

@@ -3,7 +3,7 @@
 //! An append is one statement: it moves the head from n - 1 to n if owner, epoch and number are
 //! still right, and writes the record beside it. So it may be sent again after any fault: whichever
 //! of the two arrives first is the one, the other changes nothing, and what stands at the number in
-//! the end says how it went.
+//! the end says how it went. Rows of the inbox go in the same statement.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dpc_core::ids::{Epoch, Incarnation, LaneId, RecordNumber};
 use dpc_core::record::hash_of;
-use dpc_core::shared::{Changed, LaneRow, LaneState, Owner, Set, Update};
+use dpc_core::shared::{Changed, InboxRow, LaneRow, LaneState, Owner, Set, Update};
 use dpc_core::store::{Appended, Claimed, StoreError};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -183,13 +183,15 @@ impl Keeper {
         epoch: Epoch,
         number: RecordNumber,
         record: Bytes,
+        rows: &[InboxRow],
     ) -> Appended {
         let tip = self.lane.borrow().tip;
         if let Err(error) = tip.admit(epoch, number, &record) {
             return Appended::DefinitelyNot(error);
         }
         let hash = hash_of(&record);
-        let answer = self.append_at_last(epoch, number, &hash, &record).await;
+        let rows = head::signed_rows(rows);
+        let answer = self.append_at_last(epoch, number, &hash, (&record, &rows)).await;
         let mut lane = self.lane.borrow_mut();
         match &answer {
             Appended::Committed => (lane.tip.last, lane.tip.last_hash) = (number, hash),
@@ -205,12 +207,12 @@ impl Keeper {
         epoch: Epoch,
         number: RecordNumber,
         hash: &[u8; 16],
-        record: &Bytes,
+        (record, rows): (&Bytes, &[i64]),
     ) -> Appended {
         let mut patience = Patience::of(self.patience);
         let mut sent = false;
         loop {
-            let why = match self.try_append(epoch, number, hash, record).await {
+            let why = match self.try_append(epoch, number, hash, (record, rows)).await {
                 Ok(true) => return Appended::Committed,
                 Ok(false) => match self.look(number).await {
                     Ok(standing) => {
@@ -245,14 +247,19 @@ impl Keeper {
         epoch: Epoch,
         number: RecordNumber,
         hash: &[u8; 16],
-        record: &Bytes,
+        (record, rows): (&Bytes, &[i64]),
     ) -> Result<bool, Trouble> {
         let uuid = Uuid::from_bytes(self.lane.borrow().tip.lane.0);
         let open = self.session.open().await?;
         let (me, epoch, number) = (bits(self.me.incarnation), signed_epoch(epoch), signed(number));
         let (hash, record): (&[u8], &[u8]) = (hash, record);
-        let params: [&(dyn ToSql + Sync); 6] = [&uuid, &me, &epoch, &number, &hash, &record];
-        Ok(within(open.client.execute(&open.append, &params)).await? == 1)
+        let params: [&(dyn ToSql + Sync); 7] = [&uuid, &me, &epoch, &number, &hash, &record, &rows];
+        let written = if rows.is_empty() {
+            within(open.client.execute(&open.append, &params[..6])).await?
+        } else {
+            within(open.client.execute(&open.append_taking, &params)).await?
+        };
+        Ok(written == 1)
     }
 
     async fn look(&mut self, number: RecordNumber) -> Result<Option<Standing>, Trouble> {

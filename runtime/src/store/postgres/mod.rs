@@ -4,6 +4,7 @@
 //! dpc.lane_head   lane → owner, epoch, state, first and last record, hash of the last
 //! dpc.lane_log    (lane, number) → record
 //! dpc.beat        process → the number of its last beat
+//! dpc.inbox       what callers have pushed inside their own transactions, until a record holds it
 //! ```
 //!
 //! A process has one [`PostgresDatabase`], and a [`Postgres`] for each lane that it runs. A lane's
@@ -15,6 +16,8 @@
 mod bare;
 mod database;
 mod head;
+mod inbox;
+mod intake;
 mod keeper;
 mod reader;
 mod schema;
@@ -25,7 +28,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dpc_core::ids::{Epoch, Incarnation, LaneId, RecordNumber};
-use dpc_core::shared::{Owner, Set, SharedLane};
+use dpc_core::shared::{InboxRow, Owner, Set, SharedLane};
 use dpc_core::store::{Appended, Claimed, Done, ReadDone, Store, StoreError};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::Config;
@@ -33,6 +36,9 @@ use tokio_postgres::config::SslMode;
 
 pub(crate) use bare::postgres_bare;
 pub use database::PostgresDatabase;
+pub use inbox::PostgresInbox;
+pub(crate) use inbox::{Decided, Row};
+pub(crate) use intake::PostgresIntake;
 
 use super::trouble::{Patience, Trouble};
 use keeper::{Keeper, Lane};
@@ -63,7 +69,8 @@ pub struct Postgres {
 
 enum Change {
     Claim(Done<Result<Claimed, StoreError>>),
-    Append(Epoch, RecordNumber, Bytes, Done<Appended>),
+    /// A record, and the rows of the inbox that go with it.
+    Append(Epoch, RecordNumber, Bytes, Vec<InboxRow>, Done<Appended>),
     Truncate(RecordNumber, Done<Result<(), StoreError>>),
     /// [`Set::Renew`] or [`Set::Retire`].
     Head(Epoch, Set, Done<Appended>),
@@ -177,7 +184,7 @@ impl Change {
     fn refuse(self, error: StoreError) {
         match self {
             Self::Claim(done) => done(Err(error)),
-            Self::Append(_, _, _, done) | Self::Head(_, _, done) => {
+            Self::Append(.., done) | Self::Head(.., done) => {
                 done(Appended::DefinitelyNot(error));
             }
             Self::Truncate(_, done) => done(Err(error)),
@@ -191,7 +198,7 @@ impl Store for Postgres {
     }
 
     fn append(&mut self, epoch: Epoch, number: RecordNumber, record: Bytes, done: Done<Appended>) {
-        self.change(Change::Append(epoch, number, record, done));
+        self.append_taking(epoch, number, record, Vec::new(), done);
     }
 
     fn read(&mut self, from: RecordNumber, bytes_max: usize, done: ReadDone) {
@@ -215,6 +222,17 @@ impl SharedLane for Postgres {
 
     fn retire(&mut self, epoch: Epoch, done: Done<Appended>) {
         self.change(Change::Head(epoch, Set::Retire, done));
+    }
+
+    fn append_taking(
+        &mut self,
+        epoch: Epoch,
+        number: RecordNumber,
+        record: Bytes,
+        rows: Vec<InboxRow>,
+        done: Done<Appended>,
+    ) {
+        self.change(Change::Append(epoch, number, record, rows, done));
     }
 }
 
@@ -297,8 +315,8 @@ async fn claim(keeper: &mut Keeper, tables: &(Config, bool)) -> Result<Claimed, 
 async fn after_claim(keeper: &mut Keeper, change: Change, kept: &watch::Sender<RecordNumber>) {
     match change {
         Change::Claim(_) => unreachable!("handled by the caller"),
-        Change::Append(epoch, number, record, done) => {
-            done(keeper.append(epoch, number, record).await);
+        Change::Append(epoch, number, record, rows, done) => {
+            done(keeper.append(epoch, number, record, &rows).await);
         }
         Change::Head(epoch, set, done) => done(keeper.renew_or_retire(epoch, set).await),
         Change::Truncate(below, done) => {

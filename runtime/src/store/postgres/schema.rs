@@ -7,12 +7,17 @@ use super::super::trouble::Trouble;
 use super::session::within;
 
 /// The version of the tables that this program makes, and the only one it works with.
-const SCHEMA: i32 = 2;
+const SCHEMA: i32 = 3;
 
+/// The tables of version 2.
 const TABLES: &str = include_str!("schema.sql");
 
-/// From version 1 to the present one.
+/// From version 1 to version 2.
 const UPGRADE: &str = include_str!("upgrade.sql");
+
+/// From version 2 to version 3.
+const INBOX: &str = include_str!("inbox.sql");
+const SETTLE: &str = include_str!("settle.sql");
 
 const VERSIONS: &str = "CREATE TABLE dpc.schema_version \
     (version int NOT NULL, made timestamptz NOT NULL DEFAULT now())";
@@ -49,13 +54,16 @@ pub(super) async fn create(client: &mut Client) -> Result<bool, Trouble> {
         within(transaction.batch_execute(VERSIONS)).await?;
         None
     };
-    let change = match version {
-        None => TABLES,
-        Some(1) => UPGRADE,
+    let steps: &[&str] = match version {
+        None => &[TABLES, INBOX, SETTLE],
+        Some(1) => &[UPGRADE, INBOX, SETTLE],
+        Some(2) => &[INBOX, SETTLE],
         // The check that follows says what is wrong with any other.
         Some(_) => return Ok(false),
     };
-    within(transaction.batch_execute(change)).await?;
+    for step in steps {
+        within(transaction.batch_execute(step)).await?;
+    }
     let note = format!("INSERT INTO dpc.schema_version (version) VALUES ({SCHEMA})");
     within(transaction.batch_execute(&note)).await?;
     within(transaction.commit()).await?;
@@ -67,8 +75,12 @@ pub(super) fn check(found: Option<i32>) -> Result<i32, StoreError> {
     match found {
         Some(SCHEMA) => Ok(SCHEMA),
         Some(1) => Err(StoreError::Refused(
-            "the database has version 1 of dpc's tables: `dpc store init` brings them to version 2, \
+            "the database has version 1 of dpc's tables: `dpc store init` brings them up to date, \
              after which no dpc of before can write to them"
+                .into(),
+        )),
+        Some(2) => Err(StoreError::Refused(
+            "the database has version 2 of dpc's tables: `dpc store init` adds the inbox to them"
                 .into(),
         )),
         Some(other) => Err(StoreError::Refused(format!(

@@ -1,4 +1,4 @@
--- Version 2 of dpc's tables. A lane is a log of records (docs/stores.md): `lane_head` says who owns
+-- Version 2 of dpc's tables (inbox.sql adds to them). A lane is a log of records (docs/stores.md): `lane_head` says who owns
 -- it and up to where it is published, `lane_log` holds the records. Both change in one statement.
 -- `beat` says who lives: a number that each process writes again and again.
 CREATE TABLE dpc.lane_head (

@@ -1,12 +1,12 @@
 //! One connection to the database, made again after every fault, and what a fault means.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::time::Duration;
 
 use dpc_core::store::StoreError;
 use tokio::time::timeout;
 use tokio_postgres::error::{Error, SqlState};
-use tokio_postgres::{Client, Config, NoTls, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Statement};
 
 use super::super::trouble::Trouble;
 
@@ -54,11 +54,19 @@ fn root(error: &Error) -> String {
 }
 
 /// The statements that are prepared once a connection.
-const STATEMENTS: [&str; 4] = [
+const STATEMENTS: [&str; 5] = [
     // An append: it succeeds only for the owner, and only as the next record.
     "WITH head AS (UPDATE dpc.lane_head SET number = $4::bigint, hash = $5 \
      WHERE lane = $1 AND owner = $2::bigint AND epoch = $3::bigint AND number = $4::bigint - 1 \
      AND state = 'owned' RETURNING lane) \
+     INSERT INTO dpc.lane_log (lane, number, epoch, record) \
+     SELECT lane, $4::bigint, $3::bigint, $6 FROM head",
+    // The same, and with it go the rows of the inbox whose objects are in the record.
+    "WITH head AS (UPDATE dpc.lane_head SET number = $4::bigint, hash = $5 \
+     WHERE lane = $1 AND owner = $2::bigint AND epoch = $3::bigint AND number = $4::bigint - 1 \
+     AND state = 'owned' RETURNING lane), \
+     gone AS (DELETE FROM dpc.inbox i USING head h \
+     WHERE i.seq = ANY($7::bigint[]) AND i.lane = h.lane AND i.epoch = $3::bigint) \
      INSERT INTO dpc.lane_log (lane, number, epoch, record) \
      SELECT lane, $4::bigint, $3::bigint, $6 FROM head",
     // Who owns the lane now (as `head::COLUMNS`), and what stands at a number.
@@ -80,6 +88,7 @@ const STATEMENTS: [&str; 4] = [
 pub(super) struct Open {
     pub(super) client: Client,
     pub(super) append: Statement,
+    pub(super) append_taking: Statement,
     pub(super) look: Statement,
     pub(super) read: Statement,
     pub(super) forget: Statement,
@@ -120,16 +129,32 @@ fn unsent(trouble: Trouble) -> Trouble {
 
 /// Connects, and sees to it that a commit is durable before it is answered.
 pub(super) async fn connect(config: &Config) -> Result<Client, Trouble> {
+    connect_hearing(config, || {}).await
+}
+
+/// The same, for whoever listens: `heard` is called when the server has notified.
+pub(super) async fn connect_hearing(
+    config: &Config,
+    mut heard: impl FnMut() + Send + 'static,
+) -> Result<Client, Trouble> {
     let connected = match timeout(CONNECT_MAX, config.connect(NoTls)).await {
         Ok(Ok(connected)) => connected,
         Ok(Err(error)) => return Err(unsent(trouble(&error))),
         Err(_) => return Err(Trouble::NotSent("postgres does not take connections".into())),
     };
-    let (client, connection) = connected;
+    let (client, mut connection) = connected;
     tokio::spawn(async move {
         // Whoever waits for an answer learns of the end by the client.
-        if let Err(error) = connection.await {
-            tracing::debug!("the connection to postgres has ended: {error}");
+        while let Some(said) = poll_fn(|cx| connection.poll_message(cx)).await {
+            match said {
+                Ok(AsyncMessage::Notification(_)) => heard(),
+                Ok(AsyncMessage::Notice(notice)) => tracing::debug!("postgres: {notice}"),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!("the connection to postgres has ended: {error}");
+                    break;
+                }
+            }
         }
     });
     let asked = "SELECT current_setting('fsync'), current_setting('synchronous_commit'), \
@@ -152,10 +177,11 @@ pub(super) async fn connect(config: &Config) -> Result<Client, Trouble> {
 }
 
 async fn prepare(client: Client) -> Result<Open, Trouble> {
-    let [append, look, read, forget] = STATEMENTS;
+    let [append, append_taking, look, read, forget] = STATEMENTS;
     let append = within(client.prepare(append)).await?;
+    let append_taking = within(client.prepare(append_taking)).await?;
     let look = within(client.prepare(look)).await?;
     let read = within(client.prepare(read)).await?;
     let forget = within(client.prepare(forget)).await?;
-    Ok(Open { client, append, look, read, forget })
+    Ok(Open { client, append, append_taking, look, read, forget })
 }

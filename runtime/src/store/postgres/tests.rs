@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use dpc_core::names::Name;
 use dpc_core::record::{Header, hash_of, seal};
-use dpc_core::shared::SharedStore;
+use dpc_core::shared::{InboxRow, SharedLane, SharedStore};
 use dpc_core::time::Wall;
 use sim::contract::{self, Harness};
 use sim::contract_shared;
@@ -20,8 +20,10 @@ use super::*;
 use crate::failover::take_own_lane;
 use server::Postgres as Server;
 
+mod inbox;
+
 #[path = "../../../../tests/support/postgres.rs"]
-#[allow(unreachable_pub, reason = "whole-system tests use it, too")]
+#[allow(unreachable_pub, dead_code, reason = "whole-system tests use it, too")]
 mod server;
 
 /// Longer than anything takes on a busy machine.
@@ -148,6 +150,7 @@ fn claim(store: &mut Postgres) -> Claimed {
 struct Claimant {
     store: Postgres,
     lane: LaneId,
+    incarnation: Incarnation,
     claimed: Claimed,
 }
 
@@ -157,12 +160,18 @@ impl Claimant {
     }
 
     fn with(server: &Server, lane: LaneId, patience: Duration) -> Self {
-        let mut store = open(&mut process(server, patience), lane);
+        let mut process = process(server, patience);
+        let incarnation = process.owner.incarnation;
+        let mut store = open(&mut process, lane);
         let claimed = claim(&mut store);
-        Self { store, lane, claimed }
+        Self { store, lane, incarnation, claimed }
     }
 
     fn send(&mut self, what: u64) -> Receiver<Appended> {
+        self.send_taking(what, Vec::new())
+    }
+
+    fn next_record(&mut self, what: u64) -> (RecordNumber, Bytes) {
         let Claimed { epoch, last, last_hash, .. } = self.claimed;
         let header = Header {
             lane: self.lane,
@@ -175,7 +184,20 @@ impl Claimant {
         };
         let record = seal(&header, &what.to_le_bytes());
         (self.claimed.last, self.claimed.last_hash) = (last.next(), hash_of(&record));
-        send(&mut self.store, |store, done| store.append(epoch, last.next(), record, done))
+        (last.next(), record)
+    }
+
+    /// The same, with rows of the inbox that go with it.
+    fn send_taking(&mut self, what: u64, rows: Vec<InboxRow>) -> Receiver<Appended> {
+        let Claimed { epoch, .. } = self.claimed;
+        let (number, record) = self.next_record(what);
+        send(&mut self.store, |store, done| store.append_taking(epoch, number, record, rows, done))
+    }
+
+    /// The inbox, as this owner sees it.
+    fn inbox(&self, server: &Server) -> PostgresInbox {
+        let place = (self.lane, self.claimed.epoch);
+        PostgresInbox::open(&options(server), place, self.incarnation).expect("the address is good")
     }
 
     fn append(&mut self, what: u64) -> Appended {
@@ -210,14 +232,16 @@ fn tables_of_the_first_version_are_brought_up_to_date_and_their_owners_fenced() 
         &server,
         "DROP TABLE dpc.beat; DELETE FROM dpc.schema_version; \
          INSERT INTO dpc.schema_version (version) VALUES (1); ALTER TABLE dpc.lane_head \
-         DROP COLUMN owner, DROP COLUMN address, DROP COLUMN state, DROP COLUMN began",
+         DROP COLUMN owner, DROP COLUMN address, DROP COLUMN state, DROP COLUMN began; \
+         DROP TABLE dpc.inbox, dpc.inbox_id, dpc.settled; DROP FUNCTION dpc.dpc_settle, dpc.dpc_push, dpc.new_id, dpc.refuse, \
+         dpc.refuse_over, dpc.check_headers, dpc.check_time",
     );
     let options = PostgresOptions { create_tables: false, ..options(&server) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let refused = runtime.block_on(postgres_tables(&options.url, false));
     assert!(refused.is_err_and(|error| error.to_string().contains("dpc store init")));
     let made = runtime.block_on(postgres_tables(&options.url, true)).expect("upgrades");
-    assert_eq!(made, Tables { version: 2, made: true });
+    assert_eq!(made, Tables { version: 3, made: true });
     let owner = Claimant::new(&server, lane);
     assert_eq!(owner.claimed.last, RecordNumber(1), "nothing is lost");
     assert_eq!(owner.claimed.epoch, epoch.next().next(), "and its owner of before is fenced");
@@ -245,9 +269,11 @@ type Tried = Vec<([u8; 16], Appended)>;
 /// Takes a lane that others want, too.
 fn take_by_force(server: &Server, lane: LaneId) -> Claimant {
     loop {
-        let mut store = open(&mut process(server, WAIT), lane);
+        let mut process = process(server, WAIT);
+        let incarnation = process.owner.incarnation;
+        let mut store = open(&mut process, lane);
         if let Ok(claimed) = ask(&mut store, |store, done| store.claim(done)) {
-            return Claimant { store, lane, claimed };
+            return Claimant { store, lane, incarnation, claimed };
         }
     }
 }

@@ -1,0 +1,85 @@
+//! Which strings a record has named so far.
+
+use std::collections::BTreeMap;
+
+/// With no more strings than these, looking at each is faster than a map, and nothing is allocated
+/// for them. Most records name fewer.
+const FEW: usize = 12;
+
+/// The strings of a body, in the order of their first use. They stand in the body itself.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    /// Start and length of each in the body.
+    places: Vec<(u32, u32)>,
+    /// Their numbers, once there are more than [`FEW`].
+    numbers: BTreeMap<Box<[u8]>, u32>,
+}
+
+impl Words {
+    /// The strings at these places of a body. `None` if a place is not in it.
+    pub(super) fn of(body: &[u8], places: Vec<(u32, u32)>) -> Option<Self> {
+        let mut words = Self::default();
+        for (start, length) in places {
+            let end = start.checked_add(length)? as usize;
+            words.add(body.get(..end)?, length as usize);
+        }
+        Some(words)
+    }
+
+    /// Where each stands, in the order of their numbers.
+    pub(super) fn places(&self) -> &[(u32, u32)] {
+        &self.places
+    }
+
+    /// The number of a string that was named before.
+    pub(super) fn number_of(&self, body: &[u8], text: &[u8]) -> Option<u32> {
+        if self.places.len() > FEW {
+            return self.numbers.get(text).copied();
+        }
+        let at = self.places.iter().position(|place| word(body, *place) == text)?;
+        u32::try_from(at).ok()
+    }
+
+    /// The last bytes of the body are a string that it has not named before.
+    pub(super) fn add(&mut self, body: &[u8], length: usize) {
+        let int = |n| u32::try_from(n).expect("records are bounded");
+        self.places.push((int(body.len() - length), int(length)));
+        let unnumbered = match self.places.len() {
+            0..=FEW => return,
+            n if n == FEW + 1 => 0,
+            n => n - 1,
+        };
+        for (number, place) in self.places.iter().enumerate().skip(unnumbered) {
+            self.numbers.insert(word(body, *place).into(), int(number));
+        }
+    }
+}
+
+fn word(body: &[u8], (start, length): (u32, u32)) -> &[u8] {
+    &body[start as usize..(start + length) as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_and_many_strings_keep_their_numbers() {
+        let (mut body, mut words) = (Vec::new(), Words::default());
+        let text = |n: usize| format!("{}{n}", "type".repeat(n % 3));
+        for n in 0..3 * FEW {
+            for known in 0..n {
+                let found = words.number_of(&body, text(known).as_bytes());
+                assert_eq!(found, Some(u32::try_from(known).expect("few")), "{n} are known");
+            }
+            assert_eq!(words.number_of(&body, text(n).as_bytes()), None);
+            body.extend_from_slice(b"something between");
+            body.extend_from_slice(text(n).as_bytes());
+            words.add(&body, text(n).len());
+            let again = Words::of(&body, words.places().to_vec()).expect("all are in the body");
+            assert_eq!(again.number_of(&body, text(n).as_bytes()), u32::try_from(n).ok());
+        }
+        let behind = vec![(u32::try_from(body.len()).expect("short"), 1)];
+        assert!(Words::of(&body, behind).is_none());
+    }
+}
