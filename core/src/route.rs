@@ -306,7 +306,7 @@ impl Core {
         fx: &mut Effects,
     ) {
         let delay = self.limits.redistribution_delay;
-        if candidates.iter().any(|c| c.refused == Refused::RefusedByPeer) {
+        if candidates.iter().any(|c| c.refused == Refused::AskedBefore) {
             self.look_again(queue, REFUSED_PAUSE);
         }
         if candidates.iter().any(|c| c.refused == Refused::Damped) {

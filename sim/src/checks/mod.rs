@@ -187,6 +187,12 @@ impl Checker {
         }
     }
 
+    /// A lane has been claimed, and what was found in it has been told. The process before is dead,
+    /// and decisions that it had not written yet are lost with it.
+    pub fn on_claimed(&mut self, lane: LaneId) {
+        self.model.died(lane);
+    }
+
     /// A client is about to push an object, whose id it has chosen, at a lane.
     pub fn on_push(&mut self, lane: LaneId, push: &Push) {
         if self.off {

@@ -90,6 +90,7 @@ impl Store for Log {
                 let (_, records) = disk.contents();
                 let lane = disk.lane();
                 records.iter().for_each(|(number, bytes)| world.committed(lane, *number, bytes));
+                world.lock().checks.on_claimed(lane);
             }
             done(claimed);
         });
