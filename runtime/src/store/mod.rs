@@ -34,6 +34,8 @@ mod rescue;
 mod seat;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod torture;
 mod trouble;
 
 use std::path::Path;
@@ -41,7 +43,7 @@ use std::path::Path;
 use dpc_core::store::StoreError;
 
 pub(crate) use cassandra::{
-    ACCEPTED as CASSANDRA_ACCEPTED, Address as CassandraAddress, CassandraIntake,
+    ACCEPTED as CASSANDRA_ACCEPTED, Address as CassandraAddress, CassandraIntake, cassandra_bare,
 };
 pub use cassandra::{
     Cassandra, CassandraDatabase, CassandraOptions, cassandra_password, cassandra_tables,
@@ -49,7 +51,7 @@ pub use cassandra::{
 pub use embedded::{Embedded, Options};
 pub use folder::is_retired;
 pub use index::{IndexDb, Part, PartInfo};
-pub(crate) use postgres::{Decided, PostgresIntake, Row};
+pub(crate) use postgres::{Decided, PostgresIntake, Row, postgres_bare};
 pub use postgres::{
     Postgres, PostgresDatabase, PostgresInbox, PostgresOptions, Tables, postgres_tables,
 };

@@ -13,6 +13,7 @@
 //! is safe because it can succeed only once (see [`keeper`]); only after `patience` is it given up
 //! as *unknown*.
 
+mod bare;
 mod database;
 mod head;
 mod inbox;
@@ -33,6 +34,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
 
+pub(crate) use bare::postgres_bare;
 pub use database::PostgresDatabase;
 pub use inbox::PostgresInbox;
 pub(crate) use inbox::{Decided, Row};
@@ -329,3 +331,5 @@ async fn after_claim(keeper: &mut Keeper, change: Change, kept: &watch::Sender<R
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod torture;
