@@ -105,36 +105,32 @@ fn check_store(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
 
 /// The files of TLS belong together, and to Postgres.
 fn check_tls(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
-    let store = &loaded.config.store;
-    let given = [
-        ("store.tls_ca", &store.tls_ca),
-        ("store.tls_cert", &store.tls_cert),
-        ("store.tls_key", &store.tls_key),
-    ];
-    let needed = |key, because| {
-        let origin = loaded.origin(because);
-        ConfigError::Missing { key, because, origin }
-    };
-    match (&store.tls_ca, &store.tls_cert, &store.tls_key) {
-        (_, Some(_), None) => errors.push(needed("store.tls_key", "store.tls_cert")),
-        (_, None, Some(_)) => errors.push(needed("store.tls_cert", "store.tls_key")),
-        (None, Some(_), Some(_)) => errors.push(needed("store.tls_ca", "store.tls_cert")),
-        _ => {}
-    }
-    let (StoreKind::Embedded | StoreKind::Cassandra) = store.kind else { return };
-    let kind = if store.kind == StoreKind::Embedded { "embedded" } else { "cassandra" };
-    let set = given.into_iter().find_map(|(key, file)| Some((key, file.as_ref()?)));
-    if let Some((key, file)) = set {
-        errors.push(ConfigError::Contradiction {
+    let Store { kind, tls_ca, tls_cert, tls_key, .. } = &loaded.config.store;
+    if *kind != StoreKind::Postgres {
+        let files =
+            [("store.tls_ca", tls_ca), ("store.tls_cert", tls_cert), ("store.tls_key", tls_key)];
+        let set = files.into_iter().find_map(|(key, file)| Some((key, file.as_ref()?)));
+        errors.extend(set.map(|(key, file)| ConfigError::Contradiction {
             key,
             given: file.display().to_string(),
             origin: loaded.origin(key),
             relation: "unset beside",
             other: "store.kind",
-            other_value: kind.to_owned(),
+            other_value: kind.as_str().to_owned(),
             other_origin: loaded.origin("store.kind"),
-        });
+        }));
+        return;
     }
+    let missing = match (tls_ca, tls_cert, tls_key) {
+        (_, Some(_), None) => Some(("store.tls_key", "store.tls_cert")),
+        (_, None, Some(_)) => Some(("store.tls_cert", "store.tls_key")),
+        (None, Some(_), Some(_)) => Some(("store.tls_ca", "store.tls_cert")),
+        _ => None,
+    };
+    errors.extend(missing.map(|(key, because)| {
+        let origin = loaded.origin(because);
+        ConfigError::Missing { key, because, origin }
+    }));
 }
 
 fn meant_for_cassandra(store: &Store) -> bool {

@@ -249,6 +249,17 @@ pub enum StoreKind {
     Postgres,
 }
 
+impl StoreKind {
+    /// Its name, as the configuration has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Cassandra => "cassandra",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
 /// The shape of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

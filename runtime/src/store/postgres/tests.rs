@@ -474,7 +474,7 @@ fn run_sql(server: &Server, sql: &str) {
 fn addresses_that_cannot_be_used_are_refused() {
     for (url, why) in [
         ("postgresql://host:port/x", "no address of Postgres"),
-        ("postgresql://h/x?sslmode=require", "not built yet"),
+        ("postgresql://h/x?sslmode=require", "store.tls_ca"),
     ] {
         let patience = Duration::from_secs(1);
         let options = PostgresOptions { url: url.into(), tls: None, create_tables: true, patience };

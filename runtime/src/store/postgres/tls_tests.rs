@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use dpc_core::names::Name;
 use dpc_core::shared::SharedStore;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use super::super::testing::{Log, fresh_lane};
 use super::tests::server::Postgres as Server;
@@ -21,6 +21,7 @@ impl Authority {
     fn new(folder: &Path, name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().expect("a key");
         let own = params.self_signed(&key).expect("a certificate");
         let file = write(folder, &format!("{name}.ca"), &own.pem());
@@ -63,7 +64,8 @@ async fn listen(server: &Server, [here, there]: &[String; 2], authority: &Author
     let data: &str = row.get(0);
     for (name, text) in files {
         let copy = format!(
-            "COPY (SELECT unnest(string_to_array('{}', E'\\n'))) TO '{data}/tls.{name}'",
+            "COPY (SELECT unnest(string_to_array('{}', E'\\n'))) \
+             TO PROGRAM 'umask 077; cat >\"{data}/tls.{name}\"'",
             text.trim_end()
         );
         client.batch_execute(&copy).await.expect("the server writes");
