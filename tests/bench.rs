@@ -5,6 +5,7 @@ mod support;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use support::postgres::Postgres;
 use support::{cli, command, ended, wait_for};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -60,6 +61,23 @@ async fn waits_are_told_as_quantiles_and_a_backlog_by_what_it_holds() {
     assert!(value(&lines, "fill.disk") > 200.0, "{lines:?}");
 }
 
+/// In one run, as they are compared; a figure does not work on what an earlier one has left.
+#[tokio::test]
+async fn nodes_over_a_database_are_measured_beside_its_driver() {
+    let Some(server) = Postgres::start() else { return };
+    let url = format!("store.url={}", server.url);
+    let options = ["--store", "postgres", "--set", &url, "--objects", "3000"];
+    let lines = measured(&["driver", "push", "e2e"], &options).await;
+    for (figure, durable) in
+        [("driver", Value::Null), ("push", "committed".into()), ("e2e", "committed".into())]
+    {
+        assert!(value(&lines, figure) > 0.0, "{figure}");
+        assert_eq!(of(&lines, figure)["params"]["durability"], durable, "{figure}");
+    }
+    // Batches are whole, of 256 KiB.
+    assert_eq!(of(&lines, "driver")["params"]["objects"], 3 * (262_144 / 200));
+}
+
 #[tokio::test]
 async fn a_signal_ends_the_bench_and_its_nodes() {
     let arguments = ["bench", "latency", "push", "--for", "600s", "--set", "node_name=here"];
@@ -97,6 +115,9 @@ async fn what_cannot_be_measured_is_refused() {
     assert!(ran.stderr.contains("push, drain, e2e"), "{}", ran.stderr);
     let ran = cli(&["bench", "push", "--node", "127.0.0.1:1"]).await;
     assert_eq!(ran.code, Some(4), "{}", ran.stderr);
+    let ran = cli(&["bench", "driver"]).await;
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--store postgres"), "{}", ran.stderr);
     let ran = cli(&["bench", "push", "--store", "stone"]).await;
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(ran.stderr.contains("store.kind"), "{}", ran.stderr);

@@ -6,13 +6,13 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use dpc_client::Object;
+use dpc_client::{Client, Object, Options, Outcome, Uuid};
 use scylla::client::session_builder::SessionBuilder;
 use support::cassandra::{Cassandra, LOGIN};
 use support::load::{
-    Shared, assert_settled_once, client, look, pusher, subscriber, wait_until_settled,
+    Shared, assert_settled_once, client, load, look, pusher, subscriber, wait_until_settled,
 };
 use support::transaction::is_all_or_nothing;
 use support::{Node, cli, folder, wait_for, wait_until, wait_until_done};
@@ -153,14 +153,27 @@ async fn state(cluster: &Cassandra, lane: &str) -> String {
     answer.into_rows_result().expect("rows").first_row::<(String,)>().expect("the lane is there").0
 }
 
-/// Three nodes of dpc over three of Cassandra: one of the latter is killed and comes back, another one
-/// stands still for a while; then one of the former is lost for ever.
+/// A push that cannot be answered OK: without a quorum nothing is committed. Its id.
+async fn push_in_vain(node: &Node) -> Uuid {
+    let span = Duration::from_secs(2);
+    let impatient = Options::new().answer_timeout(span).give_up_after(span);
+    let impatient = Client::connect([&node.ready.clients], impatient).expect("a good address");
+    let id = Uuid::now_v7();
+    let error = impatient.push(load(id)).await.expect_err("no quorum, no OK");
+    assert_eq!(error.outcome(), Outcome::Unknown, "{error}");
+    id
+}
+
+/// Three nodes of dpc over three of Cassandra: of the latter one is killed and comes back, another one
+/// stands still for a while, two are killed and come back; then one of the former is lost for ever.
 #[tokio::test]
 async fn three_and_three_lose_one_each_and_nothing_else() {
     let Some(cluster) = Cassandra::start(3).map(Arc::new) else { return };
     let flags = flags(&cluster, 3);
     let folder = folder();
     let times = ["limits.heartbeat=500ms", "limits.dead_after=10s", "limits.self_fence_after=8s"];
+    // Two nodes of Cassandra take as long to come back as the machine is busy.
+    let times = [&times[..], &["store.patience=10m"]].concat();
     let times: Vec<&str> = times.iter().flat_map(|time| ["--set", time]).collect();
     let mut a = start(folder.path(), "a", &flags, &times);
     let b = start(folder.path(), "b", &flags, &[&times[..], &["--peer", &a.ready.nodes]].concat());
@@ -179,19 +192,27 @@ async fn three_and_three_lose_one_each_and_nothing_else() {
         println!("{what}: {STEP} settled in {:?}", began.elapsed());
     };
     goes_on("work before any fault").await;
-    let order = async |what: &'static str, node: u8| {
+    let order = async |what: &'static str, node: Option<u8>| {
         // The clients go on meanwhile.
         let cluster = Arc::clone(&cluster);
-        tokio::task::spawn_blocking(move || cluster.order(what, Some(node))).await.expect("done");
+        tokio::task::spawn_blocking(move || cluster.order(what, node)).await.expect("done");
     };
-    order("kill", 2).await;
+    order("kill", Some(2)).await;
     goes_on("work beside a dead node of Cassandra").await;
-    order("launch", 2).await;
+    order("launch", Some(2)).await;
     goes_on("work after its return").await;
-    order("pause", 3).await;
+    order("pause", Some(3)).await;
     goes_on("work beside a node of Cassandra that stands still").await;
-    order("resume", 3).await;
+    order("resume", Some(3)).await;
     goes_on("work after it goes on").await;
+    order("kill", Some(1)).await;
+    order("kill", Some(2)).await;
+    let unheard = push_in_vain(&b).await;
+    // Those that live are left alone.
+    order("launch", None).await;
+    goes_on("work after two nodes of Cassandra were away").await;
+    client(&[&b]).push(load(unheard)).await.expect("the same push again is answered");
+    look(&shared, |known| known.stored.insert(unheard));
     a.kill();
     wait_until("the lane of the lost node to be empty and retired", async || {
         let state = state(&cluster, &a.ready.lane).await;

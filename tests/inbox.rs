@@ -24,6 +24,17 @@ const OBJECTS: usize = 600;
 /// Orders that are invoiced meanwhile.
 const ORDERS: i64 = 60;
 
+/// Notes of each row that leaves the inbox whether a record was written in the same transaction.
+const WITNESS: &str = "\
+    CREATE TABLE gone (seq bigint, with_record boolean); \
+    CREATE FUNCTION witness() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+        INSERT INTO gone SELECT OLD.seq, EXISTS ( \
+            SELECT FROM dpc.lane_log l WHERE l.xmin = pg_current_xact_id()::xid); \
+        RETURN NULL; \
+    END $$; \
+    CREATE CONSTRAINT TRIGGER witness AFTER DELETE ON dpc.inbox \
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION witness()";
+
 fn start(folder: &Path, name: &str, server: &Server, more: &[&str]) -> Node {
     let url = format!("store.url={}", server.url);
     let extra = [&["--set", "store.kind=postgres", "--set", &url], more].concat();
@@ -65,7 +76,8 @@ async fn a_push_comes_true_with_the_callers_commit_and_never_without() {
     let Some(server) = Server::start() else { return };
     let folder = folder();
     let node = start(folder.path(), "p", &server, &[]);
-    server.psql("CREATE TABLE orders (number int PRIMARY KEY)");
+    text(&server.psql("CREATE TABLE orders (number int PRIMARY KEY)"));
+    text(&server.psql(WITNESS));
     let undone = text(&server.psql(
         "BEGIN; INSERT INTO orders VALUES (1); SELECT dpc.dpc_push('acme.Order', 'undone'); ROLLBACK",
     ));
@@ -76,9 +88,23 @@ async fn a_push_comes_true_with_the_callers_commit_and_never_without() {
     let taken = node.json(&["subscribe", "acme.Order", "--count", "1"]).await;
     assert_eq!((&taken[0]["id"], &taken[0]["data"]), (&done.into(), &"done".into()));
     assert_eq!(taken[0]["headers"]["tenant"], "acme");
+    // One that commits late is not passed over by those that came after it.
+    let mut sql = connect(&server).await;
+    let open = sql.transaction().await.expect("begins");
+    open.execute("SELECT dpc.dpc_push('acme.Order', 'late')", &[]).await.expect("pushed");
+    for (data, commits) in [("early", None), ("late", Some(open))] {
+        match commits {
+            None => _ = text(&server.psql("SELECT dpc.dpc_push('acme.Order', 'early')")),
+            Some(open) => open.commit().await.expect("commits"),
+        }
+        let taken = node.json(&["subscribe", "acme.Order", "--count", "1"]).await;
+        assert_eq!(taken[0]["data"], data);
+    }
     wait_until_done(std::slice::from_ref(&node)).await;
     wait_until_empty(&connect(&server).await).await;
     assert_eq!(text(&server.psql("SELECT number FROM orders")), "2");
+    assert_eq!(text(&server.psql("SELECT count(*) FROM gone WHERE with_record")), "3");
+    assert_eq!(text(&server.psql("SELECT count(*) FROM gone WHERE NOT with_record")), "0");
     let ran = node.cli(&["object", "get", &undone]).await;
     assert_eq!(ran.code, Some(1), "what was rolled back was never seen: {}", ran.stdout);
 }

@@ -36,6 +36,13 @@ pub(crate) enum Shelf {
     Ended,
 }
 
+impl Shelf {
+    /// Whether what stands there waits for something, in nobody's hands.
+    pub(crate) fn is_at_rest(self) -> bool {
+        matches!(self, Self::Ready(_) | Self::Delayed(_) | Self::Parked(_))
+    }
+}
+
 /// The positions of one shelf in one record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Set {

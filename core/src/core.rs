@@ -411,7 +411,7 @@ impl Core {
                 Timer::Adverts => self.send_adverts(fx),
                 Timer::Lease(n) => self.on_lease_expired(n, fx),
                 Timer::Delay(id) => self.on_delay_over(id),
-                Timer::Offer(n) => self.on_offer_timeout(n, fx),
+                Timer::Offer(n) => self.on_offer_timer(n, fx),
                 Timer::Doubt => self.on_doubt(fx),
                 Timer::Queue(queue) => {
                     self.stirred.insert(queue);

@@ -333,6 +333,7 @@ impl Core {
 
     fn hold_estate(&mut self, link: LinkId, estate: &Estate, fx: &mut Effects) {
         let id = estate.transfer;
+        self.make_way(&estate.objects, fx);
         let reasons = estate.parked.iter().map(|(_, reason)| reason.len()).sum::<usize>();
         let bytes: usize = estate.objects.iter().map(entry_bytes).sum();
         self.lane.reserve(bytes + reasons + estate.objects.len() * 64);
@@ -376,6 +377,7 @@ impl Core {
             self.see_generation(chase.generation.counter);
         }
         let parked = reason.is_some();
+        self.inherit(&mut object, before);
         let standing = match reason {
             Some(reason) => Standing::HeldParked(id, reason),
             None => Standing::Held(id),

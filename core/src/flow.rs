@@ -13,6 +13,7 @@ use crate::names::Name;
 use crate::object::Object;
 use crate::planted::{Bug, planted};
 use crate::record::{How, Standing};
+use crate::resolve::{Known, Stored};
 use crate::subscriptions::may_take;
 use crate::time::{Mono, Span, Wall};
 
@@ -114,6 +115,26 @@ impl Core {
         self.memory.waiting_bytes -= weight;
         self.end_transit(slot);
         self.tidy_queue(queue);
+    }
+
+    /// Takes what rests here under an id, in memory or on its shelf, out of the flow and into nobody's
+    /// hands. `None` if it is on its way: being written, leased, offered or held.
+    pub(crate) fn pick_up(&mut self, id: ObjectId) -> Option<Slot> {
+        let slot = match self.known(id) {
+            Known::OnDisk(Stored::Alive { at, shelf, place, object, .. }) => {
+                let (at, shelf, place, object) = (*at, *shelf, *place, object.clone());
+                return shelf.is_at_rest().then(|| self.lift(at, shelf, place, &object));
+            }
+            Known::InMemory(slot) => slot,
+            _ => return None,
+        };
+        match self.memory.get(slot).phase {
+            Phase::Ready => self.take_ready(slot),
+            Phase::Delayed(_) => {}
+            _ => return None,
+        }
+        self.set_phase(slot, Phase::Writing);
+        Some(slot)
     }
 
     /// What came for a subscriber will not use its credit now: it waits for its time by this node's

@@ -11,7 +11,7 @@ use crate::decision::{Decision, Step};
 use crate::effect::{Effect, Effects, Note};
 use crate::ids::{LinkId, Loc, RecordNumber};
 use crate::input::Input;
-use crate::lane::entry_bytes;
+use crate::lane::{MARK_BYTES, entry_bytes};
 use crate::limits::{GENERATION_JUMP_MAX, HANDLED_MAX, MARKS_MAX, PATH_MAX};
 use crate::memory::{Phase, Then};
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
@@ -119,7 +119,8 @@ impl Core {
         {
             return Err(OfferRefused::NotNow);
         }
-        let bytes: usize = objects.iter().map(entry_bytes).sum();
+        // Each may take over the marks of another one of its id.
+        let bytes: usize = objects.iter().map(|o| entry_bytes(o) + MARKS_MAX * MARK_BYTES).sum();
         let fits = bytes < crate::store::RECORD_BYTES_MAX - 65_536;
         let mut ids = BTreeSet::new();
         let sound = objects.iter().all(|o| {
@@ -150,6 +151,7 @@ impl Core {
     /// object of an id that is here is accepted and kept out.
     fn hold(&mut self, link: LinkId, offer: Offer, fx: &mut Effects) {
         let id = offer.transfer;
+        self.make_way(&offer.objects, fx);
         let bytes: usize = offer.objects.iter().map(entry_bytes).sum();
         self.lane.reserve(bytes + offer.objects.len() * 64);
         let peer = Arc::clone(&self.mesh.link(link).expect("checked").who);
@@ -209,6 +211,7 @@ impl Core {
         if let Some(chase) = &object.chase {
             self.see_generation(chase.generation.counter);
         }
+        self.inherit(&mut object, before);
         let standing = Standing::Held(id);
         let at = self.lane.write_object(How::Received, before, None, &standing, &mut object);
         self.catalogue.put(at, Shelf::Memory, at);
@@ -225,11 +228,52 @@ impl Core {
         Held { id: object_id, at, place: at, queue, before, due, parked: false }
     }
 
+    /// What rests here under the ids of offered objects, and was born later, ends in their favour.
+    /// Otherwise they might wait outside for ever: for what is parked, delayed for a year, or wanted
+    /// by nobody any more. They are held when they are offered again.
+    ///
+    /// What is offered is durable at its owner, so one object of the id is left whatever becomes of
+    /// the offer; and as only a later birth ever ends for an earlier one, the first is never lost.
+    pub(crate) fn make_way(&mut self, objects: &[Object], fx: &mut Effects) {
+        for object in objects {
+            if !self.is_met_by_first(object) {
+                continue;
+            }
+            let Some(slot) = self.pick_up(object.id) else { continue };
+            let (id, moves) = (object.id, self.object(slot).moves);
+            self.lane.reserve(2_048);
+            self.end(slot, Ending::Duplicate, None);
+            self.decide(Decision::new(self.now.wall, Step::Duplicate, None), (id, moves));
+            fx.push(Effect::Note(Note::Duplicate(id)));
+        }
+    }
+
+    /// Whether another object is alive here under the id of an offered one, which precedes it.
+    fn is_met_by_first(&self, object: &Object) -> bool {
+        match self.known(object.id) {
+            Known::InMemory(slot) => precedes(object, self.object(slot)),
+            Known::OnDisk(Stored::Alive { object: here, .. }) => precedes(object, here),
+            _ => false,
+        }
+    }
+
+    /// An object that comes where another one of its id has been takes over what is remembered of
+    /// that one's settles: its end will be forgotten.
+    pub(crate) fn inherit(&self, object: &mut Object, before: Option<Loc>) {
+        if before.is_some()
+            && let Known::OnDisk(Stored::Ended { end, .. }) = self.known(object.id)
+            && end.birth != object.birth
+        {
+            object.inherit_marks(&end.marks);
+        }
+    }
+
     /// What an offered object meets here under its id.
     ///
     /// Of two objects of one id that are both alive only the one of the later birth may be kept
-    /// out, so that the first one survives wherever they cross; the first one waits outside until
-    /// the other has gone on or ended. What has moved on from here has not been met.
+    /// out, so that the first one survives wherever they cross. The first one waits outside as long
+    /// as the other one is in somebody's hands; what rests has made way before. What has moved on
+    /// from here, or has made way, has not been met.
     pub(crate) fn meet(&self, object: &Object) -> Meeting {
         match self.known(object.id) {
             Known::Absent => Meeting::Fresh(None),
@@ -402,18 +446,28 @@ pub(crate) enum Meeting {
 }
 
 fn meet_alive(object: &Object, here: &Object) -> Meeting {
-    let order = (object.birth, object.possible_duplicate, Reverse(object.moves));
-    if order > (here.birth, here.possible_duplicate, Reverse(here.moves))
-        && (object.birth != here.birth || object.possible_duplicate)
-    {
-        return Meeting::Duplicate;
-    }
-    Meeting::NotNow
+    if precedes(here, object) { Meeting::Duplicate } else { Meeting::NotNow }
+}
+
+/// Whether of two objects of one id the first one is to be kept, and the second one kept out: the
+/// one of the earlier birth; of copies of one object the certain one, then the one that has come
+/// farther. Two certain copies are none of this: one of them waits for a decision.
+fn precedes(first: &Object, second: &Object) -> bool {
+    let rank = |o: &Object| (o.birth, o.possible_duplicate, Reverse(o.moves));
+    rank(first) < rank(second) && (first.birth != second.birth || second.possible_duplicate)
 }
 
 /// Whether an object may come although one of its id has ended here: if that one has moved on, and
-/// this one is another, or the same one on its way back.
+/// this one is another, or the same one on its way back; or if that one has made way for it.
 fn may_come(end: &End, object: &Object) -> bool {
-    let moved_on = matches!(end.ending, Ending::Moved(_)) || planted(Bug::SecondBirthAccepted);
-    moved_on && (end.birth != object.birth || object.moves > end.moves)
+    match &end.ending {
+        Ending::Moved(_) => end.birth != object.birth || object.moves > end.moves,
+        Ending::Duplicate => {
+            let farther = !object.possible_duplicate || object.moves > end.moves;
+            object.birth < end.birth || object.birth == end.birth && farther
+        }
+        Ending::Final | Ending::Discarded(_) => {
+            planted(Bug::SecondBirthAccepted) && end.birth != object.birth
+        }
+    }
 }

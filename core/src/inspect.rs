@@ -99,19 +99,18 @@ impl Core {
                 let by = end.by.as_ref().map_or(String::new(), |by| format!(" by processor {by}"));
                 (State::Final, format!("Finalised at {}{by}; it waits for nothing.", self.name))
             }
-            Ending::Discarded(reason) => (
-                State::Discarded,
-                format!("Discarded at {}: {reason}; it waits for nothing.", self.name),
-            ),
+            Ending::Discarded(_) | Ending::Duplicate => {
+                let reason = end.ending.reason().expect("it ended without success");
+                let text = format!("Discarded at {}: {reason}; it waits for nothing.", self.name);
+                (State::Discarded, text)
+            }
             Ending::Moved(transfer) => {
                 let to = self.receiver_of(*transfer);
                 (State::Moved, format!("{} handed it to {to}, who owns it now.", self.name))
             }
         };
         let mut view = View::new(end.id, state);
-        if let Ending::Discarded(reason) = &end.ending {
-            view.reason = Some(reason.clone());
-        }
+        view.reason = end.ending.reason();
         if let Ending::Moved(transfer) = &end.ending {
             view.moved_to = Some((self.receiver_of(*transfer), transfer.receiver));
         }

@@ -254,11 +254,14 @@ impl Lane {
     }
 }
 
+/// Bytes of one mark in an entry, at most.
+pub(crate) const MARK_BYTES: usize = 80;
+
 /// Bytes of an object's entry besides payload and headers, at most: for [`Lane::reserve`].
 pub(crate) fn entry_bytes(object: &Object) -> usize {
     256 + object.entity.payload.len()
         + object.entity.headers.as_packed().len()
-        + object.marks.len() * 80
+        + object.marks.len() * MARK_BYTES
         + object.handled.len() * 65
         + object.path.len() * 65
         + object.chase.as_ref().map_or(0, |c| 32 + c.crossed.len() * 16)

@@ -31,6 +31,7 @@ mod operator;
 mod parts;
 mod pass;
 mod paths;
+mod patience;
 mod peers;
 #[cfg(feature = "planted")]
 pub mod planted;

@@ -342,6 +342,14 @@ impl Object {
             self.marks.remove(followed.unwrap_or(0));
         }
     }
+
+    /// Takes over the marks of another object of its id that was here before and is remembered no
+    /// longer: its settles may be repeated still (P3). Where there are too many, its oldest go.
+    pub(crate) fn inherit_marks(&mut self, before: &[SettleMark]) {
+        let room = MARKS_MAX.saturating_sub(self.marks.len());
+        let kept = &before[before.len().saturating_sub(room)..];
+        self.marks.splice(0..0, kept.iter().cloned());
+    }
 }
 
 /// The first 16 bytes of a hash.

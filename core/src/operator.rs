@@ -11,7 +11,7 @@ use crate::ids::{ObjectId, RecordNumber};
 use crate::input::{Input, ListState, Operator, ReplyTo, Which};
 use crate::lease::Holder;
 use crate::limits::LIST_MAX;
-use crate::memory::Phase;
+use crate::memory::{Phase, Slot};
 use crate::record::Ending;
 use crate::refusal::{Code, Refusal};
 use crate::resolve::{Known, Stored};
@@ -128,48 +128,33 @@ impl Core {
 
     /// Ends one live object without success, wherever it waits here. A lease on it is lost.
     fn discard(&mut self, to: ReplyTo, id: ObjectId, fx: &mut Effects) {
-        let reason = || Ending::Discarded("discarded by a person".into());
-        let slot = match self.known(id) {
+        match self.known(id) {
             Known::Absent => return self.refuse(to, not_found(id), fx),
             Known::OnDisk(Stored::Ended { .. }) => return self.refuse(to, not_alive(id), fx),
-            Known::OnDisk(Stored::Alive { at, shelf, place, object, .. }) => {
-                let (at, shelf, place, object) = (*at, *shelf, *place, object.clone());
-                if !matches!(shelf, Shelf::Ready(_) | Shelf::Delayed(_) | Shelf::Parked(_)) {
-                    return self.refuse(to, busy(id), fx);
-                }
-                self.lift(at, shelf, place, &object)
-            }
-            Known::InMemory(slot) => match self.memory.get(slot).phase {
-                Phase::Ready => {
-                    self.take_ready(slot);
-                    self.set_phase(slot, Phase::Writing);
-                    slot
-                }
-                Phase::Delayed(_) => {
-                    self.set_phase(slot, Phase::Writing);
-                    slot
-                }
-                Phase::Leased(n) => {
-                    let lease = self.end_lease(n, false);
-                    if let Holder::Stream((session, _)) = lease.holder {
-                        fx.push(Effect::LeaseEnded {
-                            session,
-                            lease: n,
-                            reason: LeaseEnd::Discarded,
-                        });
-                    }
-                    self.set_phase(slot, Phase::Writing);
-                    slot
-                }
-                Phase::Writing | Phase::Offered(_) | Phase::Moving(_) | Phase::Held(_) => {
-                    return self.refuse(to, busy(id), fx);
-                }
-            },
+            Known::OnDisk(Stored::Alive { .. }) | Known::InMemory(_) => {}
             Known::NotLookedUp => unreachable!("ids are resolved before"),
+        }
+        let leased = self.memory.by_id(id).map(|slot| (slot, self.memory.get(slot).phase));
+        let slot = if let Some((slot, Phase::Leased(n))) = leased {
+            self.take_back(slot, n, fx);
+            slot
+        } else if let Some(slot) = self.pick_up(id) {
+            slot
+        } else {
+            return self.refuse(to, busy(id), fx);
         };
         self.lane.reserve(2_048);
-        self.end(slot, reason(), None);
+        self.end(slot, Ending::Discarded("discarded by a person".into()), None);
         self.reply_durable(to, Answer::Done(1), fx);
+    }
+
+    /// Ends a lease whose object a person discards. Its holder is told.
+    fn take_back(&mut self, slot: Slot, n: u64, fx: &mut Effects) {
+        let lease = self.end_lease(n, false);
+        if let Holder::Stream((session, _)) = lease.holder {
+            fx.push(Effect::LeaseEnded { session, lease: n, reason: LeaseEnd::Discarded });
+        }
+        self.set_phase(slot, Phase::Writing);
     }
 
     /// Objects in memory first, then a walk over the shelves.

@@ -58,7 +58,7 @@ impl Core {
             Known::OnDisk(Stored::Ended { end, .. }) => {
                 return match &end.ending {
                     Ending::Moved(transfer) => self.mesh.link_to(transfer.receiver),
-                    Ending::Final | Ending::Discarded(_) => None,
+                    Ending::Final | Ending::Discarded(_) | Ending::Duplicate => None,
                 };
             }
             Known::Absent | Known::NotLookedUp => return None,

@@ -23,29 +23,27 @@ pub(crate) enum PushedBefore {
 
 impl Core {
     pub(crate) fn handle_push(&mut self, to: ReplyTo, push: Push, fx: &mut Effects) {
-        if let Err(refusal) = self.check_push(&push) {
-            if planted(Bug::RefusedAndStored) && self.disk_low {
-                let (id, hash) = (push.id.unwrap_or_else(|| self.new_id()), push.entity.hash());
-                if matches!(self.known(id), Known::Absent) {
-                    self.store(id, push, hash, How::Pushed);
-                    self.lane.urge();
-                }
-            }
-            return self.refuse(to, refusal, fx);
-        }
         let missing = self.unresolved(push.id);
         if !missing.is_empty() {
             return self.stall(to, missing, Input::Push(to, push), fx);
         }
         let hash = self.hashes.entity(&push.entity);
-        if let Some(id) = push.id {
-            match self.pushed_before(id, &hash) {
-                Err(refusal) => return self.refuse(to, refusal, fx),
-                Ok(PushedBefore::Same(after)) => {
-                    let answer = Answer::Pushed { id, already: true };
-                    return fx.push(Effect::Reply { to, answer, after });
+        match self.check_push(&push, &hash) {
+            Ok(PushedBefore::No) => {}
+            Ok(PushedBefore::Same(after)) => {
+                let id = push.id.expect("an id was pushed before");
+                let answer = Answer::Pushed { id, already: true };
+                return fx.push(Effect::Reply { to, answer, after });
+            }
+            Err(refusal) => {
+                if planted(Bug::RefusedAndStored) && self.disk_low {
+                    let id = push.id.unwrap_or_else(|| self.new_id());
+                    if matches!(self.known(id), Known::Absent) {
+                        self.store(id, push, hash, How::Pushed);
+                        self.lane.urge();
+                    }
                 }
-                Ok(PushedBefore::No) => {}
+                return self.refuse(to, refusal, fx);
             }
         }
         let id = push.id.unwrap_or_else(|| self.new_id());
@@ -57,11 +55,18 @@ impl Core {
         self.reply_durable(to, Answer::Pushed { id, already: false }, fx);
     }
 
-    /// Whether a push may be taken at all. State is unchanged.
-    pub(crate) fn check_push(&self, push: &Push) -> Result<(), Refusal> {
+    /// Whether a push was done before, or else may be taken now. What was done is never refused for
+    /// want of room, nor because its time has passed since (P9). State is unchanged.
+    pub(crate) fn check_push(&self, push: &Push, hash: &Hash16) -> Result<PushedBefore, Refusal> {
+        if let Some(id) = push.id
+            && let same @ PushedBefore::Same(_) = self.pushed_before(id, hash)?
+        {
+            return Ok(same);
+        }
         push.check(&self.limits, self.now)?;
         self.check_open_for_work()?;
-        self.check_type(&push.entity.ty)
+        self.check_type(&push.entity.ty)?;
+        Ok(PushedBefore::No)
     }
 
     /// A type beyond the limit is refused. State is unchanged.

@@ -182,6 +182,8 @@ impl Core {
         loc: Option<Loc>,
         fx: &mut Effects,
     ) {
+        // A held object's end before it may have been carried behind it: that says less.
+        let loc = loc.map(|at| self.transfers.held_after(at).unwrap_or(at));
         let Some(rest) = self.resolving.asked.get_mut(&id) else { return };
         match loc {
             Some(at) if self.catalogue.shelf_of(at).is_some() => {

@@ -38,8 +38,12 @@ impl Core {
 
     /// Takes the ids of a finished part that the index has lost, as [`crate::record::mentions`]
     /// finds them in the part's records. The index gets them again with the first effects.
-    pub fn restore_ids(&mut self, part: u64, end: RecordNumber, ids: Vec<(ObjectId, Loc)>) {
+    ///
+    /// Of several mentions of an id only those count where something stands yet: the last one may be
+    /// of what was held and dropped, and would hide the end before it.
+    pub fn restore_ids(&mut self, part: u64, end: RecordNumber, mut ids: Vec<(ObjectId, Loc)>) {
         assert!(!self.started, "recovery comes before the start");
+        ids.retain(|(_, at)| self.catalogue.shelf_of(*at).is_some());
         if let Some(ids) = self.remembered.rebuild_part(part, end, ids) {
             self.later.push(crate::effect::Effect::IndexPart(Box::new(ids)));
         }
@@ -251,7 +255,7 @@ impl Core {
             let books = &mut self.queues.ty_mut(ty).books;
             match end.ending {
                 Ending::Final => books.finalised += 1,
-                Ending::Discarded(_) => books.discarded += 1,
+                Ending::Discarded(_) | Ending::Duplicate => books.discarded += 1,
                 Ending::Moved(_) => books.moved_out += 1,
             }
         } else if let Some(before) = end.carried_from {

@@ -241,11 +241,9 @@ impl Core {
 
     /// Emits are checked like pushes. Those that were emitted before are left out.
     fn check_emits(&mut self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
-        for emit in emits {
-            emit.check(&self.limits, self.now)?;
-        }
         let fresh = self.fresh_emits(emits)?;
         for (emit, _) in emits.iter().zip(&fresh).filter(|(_, fresh)| **fresh) {
+            emit.check(&self.limits, self.now)?;
             self.check_type(&emit.entity.ty)?;
             if self.disk_low {
                 self.check_open_for_work()?;
@@ -407,7 +405,7 @@ impl Core {
         let books = &mut self.queues.ty_mut(ty).books;
         match &end.ending {
             Ending::Final => books.finalised += 1,
-            Ending::Discarded(_) => books.discarded += 1,
+            Ending::Discarded(_) | Ending::Duplicate => books.discarded += 1,
             Ending::Moved(_) => books.moved_out += 1,
         }
         let (id, at_wall) = (end.id, end.at);
@@ -546,11 +544,8 @@ impl Core {
         for (i, push) in t.pushes.iter().enumerate() {
             let at =
                 |refusal: Refusal| (u32::try_from(t.settles.len() + i).expect("bounded"), refusal);
-            self.check_push(push).map_err(at)?;
-            if let Some(id) = push.id {
-                let hash = self.hashes.entity(&push.entity);
-                fresh |= matches!(self.pushed_before(id, &hash).map_err(at)?, PushedBefore::No);
-            }
+            let hash = self.hashes.entity(&push.entity);
+            fresh |= matches!(self.check_push(push, &hash).map_err(at)?, PushedBefore::No);
             payload += push.entity.payload.len() as u64;
             bytes += 512 + push.entity.payload.len() + push.entity.headers.as_packed().len();
         }

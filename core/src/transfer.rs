@@ -22,22 +22,19 @@ use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::effect::{Effect, Effects};
 use crate::estate::Legacy;
 use crate::ids::{Epoch, Incarnation, LaneId, LinkId, Loc, ObjectId, RecordNumber};
-use crate::limits::LINK_BYTES_PER_MS_MIN;
 use crate::memory::{Phase, Slot};
 use crate::mesh::who;
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
+use crate::patience::Patience;
 use crate::planted::{Bug, planted};
 use crate::record::{Ending, Entry, TransferId};
 use crate::recording::{SlicedMap, Slices};
-use crate::time::{Mono, Span, Wall};
+use crate::time::{Span, Wall};
 
 /// How long what a peer has refused is not offered to it again.
 pub(crate) const REFUSED_PAUSE: Span = Span::secs(1);
-
-/// How many times `offer_timeout` an offer over a slow link waits at most.
-const PATIENCE_MAX: u64 = 64;
 
 /// An offer of this incarnation that is not decided.
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,10 +50,8 @@ pub(crate) struct Outgoing {
     /// The record that holds MOVED, once ACCEPT has come.
     pub(crate) moving: Option<RecordNumber>,
     /// Bytes of its payloads.
-    bytes: u64,
-    deadline: Mono,
-    /// How long it waits for its answer in all.
-    patience: Span,
+    pub(crate) bytes: u64,
+    pub(crate) patience: Patience,
 }
 
 /// A committed transfer whose receiver may still need its answer, or whose shadow is kept.
@@ -163,6 +158,12 @@ impl Transfers {
             found = true;
         }
         found
+    }
+
+    /// Where an object is held under whose id this end was before.
+    pub(crate) fn held_after(&self, end: Loc) -> Option<Loc> {
+        let held = self.incoming.values().flat_map(|i| &i.items);
+        held.filter(|h| h.before == Some(end)).map(|h| h.at).next()
     }
 
     /// A shadow or a held object is written elsewhere now.
@@ -293,78 +294,11 @@ impl Core {
         fx.push(Effect::Send { link, message, after: None });
     }
 
-    /// Gives an offer its id and its time, by the bytes of its payloads.
-    pub(crate) fn begin_offer(
-        &mut self,
-        link: LinkId,
-        key: Option<DemandKey>,
-        slots: Vec<Slot>,
-        estate: Vec<Legacy>,
-        bytes: u64,
-    ) -> TransferId {
-        self.transfers.last += 1;
-        let n = self.transfers.last;
-        let l = self.mesh.link(link).expect("offers go over links that are up");
-        let (receiver, peer, patience) = (l.lane, l.name.clone(), l.patience);
-        let (sender, epoch, incarnation) = (self.lane.id, self.lane.epoch, self.lane.incarnation);
-        let id = TransferId { sender, receiver, epoch, incarnation, n };
-        // It goes out behind the others of its link. Without that time a slow link would be offered
-        // the same large objects again and again, and never move one.
-        let before = self.transfers.outgoing.values().filter(|o| o.link == link);
-        let ahead: u64 = before.map(|o| o.bytes).sum();
-        let transport = Span::millis((ahead + bytes) / LINK_BYTES_PER_MS_MIN);
-        // What even that underestimates, the link has learned.
-        let patience = Span(patience.0 + transport.0);
-        let deadline = self.now.mono + patience;
-        self.arm(deadline, Timer::Offer(n));
-        let out = Outgoing {
-            id,
-            link,
-            peer,
-            key,
-            slots,
-            estate,
-            moving: None,
-            bytes,
-            deadline,
-            patience,
-        };
-        self.transfers.outgoing.insert(n, out);
-        id
-    }
-
-    pub(crate) fn on_offer_timeout(&mut self, n: u64, fx: &mut Effects) {
-        let Some(out) = self.transfers.outgoing.get(&n) else { return };
-        if out.moving.is_none() && out.deadline <= self.now.mono {
-            let (link, id) = (out.link, out.id);
-            let longer = out.patience.times(2).min(self.limits.offer_timeout.times(PATIENCE_MAX));
-            if let Some(l) = self.mesh.link_mut(link) {
-                l.patience = l.patience.max(longer);
-            }
-            self.pause(n);
-            if !planted(Bug::AbortOfOpenOffer) {
-                self.withdraw(n, Refused::Timeout);
-            }
-            fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
-        }
-    }
-
-    /// An offer was answered: from now on its link waits between two and four times as long as that
-    /// took.
-    fn learn_patience(&mut self, n: u64) {
-        let Some(out) = self.transfers.outgoing.get(&n) else { return };
-        let took = Span(out.patience.0 - (out.deadline - self.now.mono).0.min(out.patience.0));
-        let (least, link) = (self.limits.offer_timeout, out.link);
-        if let Some(l) = self.mesh.link_mut(link) {
-            l.patience = l.patience.min(took.times(4)).max(took.times(2)).max(least);
-        }
-    }
-
     /// Ends an offer that has not been accepted: its objects are ready again, without a write.
     pub(crate) fn withdraw(&mut self, n: u64, why: Refused) {
         let out = self.transfers.outgoing.remove(&n).expect("the caller found it");
         assert!(out.moving.is_none(), "an accepted offer is decided by its commit");
-        self.disarm(out.deadline, Timer::Offer(n));
+        self.disarm(out.patience.looked_at, Timer::Offer(n));
         self.stir_crowded();
         for slot in out.slots {
             self.give_back(slot, &out.peer, why);
@@ -401,7 +335,7 @@ impl Core {
             return;
         }
         self.learn_patience(n);
-        self.timers_disarm_offer(n);
+        self.disarm(self.transfers.outgoing[&n].patience.looked_at, Timer::Offer(n));
         if !self.transfers.outgoing[&n].estate.is_empty() {
             return self.on_estate_accepted(link, n, refused, fx);
         }
@@ -468,11 +402,6 @@ impl Core {
         out
     }
 
-    fn timers_disarm_offer(&mut self, n: u64) {
-        let deadline = self.transfers.outgoing[&n].deadline;
-        self.disarm(deadline, Timer::Offer(n));
-    }
-
     pub(crate) fn on_decline(&mut self, id: TransferId, _reason: OfferRefused) {
         let open = self.transfers.outgoing.get(&id.n);
         if open.is_some_and(|o| o.id == id && o.moving.is_none()) {
@@ -492,7 +421,7 @@ impl Core {
         }
     }
 
-    fn pause(&mut self, n: u64) {
+    pub(crate) fn pause(&mut self, n: u64) {
         let open = &self.transfers.outgoing[&n];
         let (link, key, slot) = (open.link, open.key.clone(), open.slots.first().copied());
         self.rest(link, key.as_ref());

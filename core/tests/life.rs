@@ -4,14 +4,14 @@ use bytes::Bytes;
 use dpc_core::ids::{
     Epoch, Incarnation, LaneId, ObjectId, RecordNumber, RequestId, SessionId, SubscriptionId,
 };
-use dpc_core::input::{LeaseRef, Lessee, Operator, ReplyTo, Settle, Subscribe, Verb};
+use dpc_core::input::{LeaseRef, Lessee, Operator, ReplyTo, Settle, Subscribe, Transaction, Verb};
 use dpc_core::message::Protocols;
 use dpc_core::names::{Name, Pattern, TypeName};
-use dpc_core::object::{Entity, Headers, Push};
+use dpc_core::object::{Entity, Headers, Push, Time};
 use dpc_core::refusal::Code;
 use dpc_core::store::Claimed;
 use dpc_core::view::State;
-use dpc_core::{Answer, Core, Effect, Input, Limits, Mono, Now, Settings, Wall};
+use dpc_core::{Answer, Core, Effect, Input, Limits, Mono, Now, Settings, Span, Wall};
 
 /// A core, its log, and everything it said.
 struct Bench {
@@ -276,4 +276,42 @@ fn a_repeated_advance_gets_its_answer_on_a_disk_below_its_reserve() {
     }
     bench.tell(advance(leases[0]));
     assert!(matches!(bench.answer(3), Answer::Done(1)), "it was done before");
+}
+
+/// A push that was done is answered as known whatever has changed since: the room on the disk, the
+/// state of the node, or the time that it named (P9).
+#[test]
+fn a_repeated_push_gets_its_answer_when_a_new_one_would_be_refused() {
+    let mut bench = Bench::start(Vec::new(), 1);
+    let due = bench.now.wall + Span::secs(1);
+    let timed = |id: u8, request: u64| {
+        let (id, not_before) = (Some(ObjectId([id; 16])), Some(Time::At(due)));
+        Input::Push(to(request), Push { id, entity: entity("a"), not_before, expires_at: None })
+    };
+    let transaction = |request: u64, push: Input| {
+        let Input::Push(_, push) = push else { unreachable!("it is a push") };
+        let transaction = Transaction { settles: Vec::new(), pushes: vec![push] };
+        Input::Transaction(to(request), Lessee::Bearer, transaction)
+    };
+    bench.tell(timed(1, 1));
+    assert!(matches!(bench.answer(1), Answer::Pushed { already: false, .. }));
+    let both = |bench: &mut Bench, why: &str| {
+        bench.tell(timed(1, 3));
+        let again = bench.answer(3);
+        assert!(matches!(again, Answer::Pushed { already: true, .. }), "{why}: {again}");
+        bench.tell(transaction(4, timed(1, 0)));
+        let again = bench.answer(4);
+        assert!(matches!(again, Answer::Done(_)), "{why}: {again}");
+        bench.tell(timed(2, 5));
+        let new = bench.answer(5);
+        assert!(matches!(new, Answer::Refused(_)), "{why}: {new}");
+    };
+    bench.tell(Input::Disk { low: true });
+    both(&mut bench, "the disk is low");
+    bench.tell(Input::Disk { low: false });
+    bench.tell(Input::Operator(to(6), Operator::Drain));
+    both(&mut bench, "the node drains");
+    bench.tell(Input::Operator(to(7), Operator::Resume));
+    bench.now.wall = due + Span::secs(1);
+    both(&mut bench, "its time has passed");
 }

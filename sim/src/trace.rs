@@ -410,6 +410,7 @@ pub(crate) fn entry_text(entry: &Entry) -> Option<String> {
             Ending::Final => format!("final {}", short_id(&end.id)),
             Ending::Discarded(reason) => format!("discarded {} ({reason})", short_id(&end.id)),
             Ending::Moved(_) => format!("moved {}", short_id(&end.id)),
+            Ending::Duplicate => format!("duplicate {} gave way", short_id(&end.id)),
         }),
         Entry::Moved { transfer, receiver, .. } => Some(format!("{transfer} is {receiver}'s")),
         Entry::Taken { transfer, .. } => Some(format!("{transfer} was taken")),

@@ -51,12 +51,17 @@ pub fn subscriber(client: Client, shared: Shared) -> JoinHandle<()> {
     })
 }
 
+/// What pushers push.
+pub fn load(id: Uuid) -> Object {
+    Object::new("t.Load", vec![7; 300]).id(id)
+}
+
 /// Pushes until it is told to stop. Where one node is gone it goes on at the next.
 pub fn pusher(client: Client, shared: Shared) -> JoinHandle<()> {
     tokio::spawn(async move {
         while !look(&shared, |known| known.stop) {
             let id = Uuid::now_v7();
-            match client.push(Object::new("t.Load", vec![7; 300]).id(id)).await {
+            match client.push(load(id)).await {
                 Ok(_) => {
                     look(&shared, |known| known.stored.insert(id));
                 }

@@ -48,4 +48,6 @@ pub async fn is_all_or_nothing(node: &mut Node) {
     let expected = [ObjectState::Final, ObjectState::Parked, ObjectState::Final];
     assert_eq!(states[..3], expected);
     assert_eq!(states[3..], [ObjectState::Ready, ObjectState::Ready], "all of it was done");
+    // Nothing is left open for whatever the test looks at next.
+    node.json(&["subscribe", "tx.*", "--count", "3"]).await;
 }

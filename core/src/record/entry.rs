@@ -193,6 +193,19 @@ pub enum Ending {
     Discarded(Arc<str>),
     /// Handed to the transfer's receiver.
     Moved(TransferId),
+    /// Gave way to another object of its id, of an earlier birth, that a peer has offered (P9).
+    Duplicate,
+}
+
+impl Ending {
+    /// Why the object ended without success. `None` if it did not: it is final, or moved on.
+    pub fn reason(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Final | Self::Moved(_) => None,
+            Self::Discarded(reason) => Some(Arc::clone(reason)),
+            Self::Duplicate => Some("a duplicate: an earlier object of its id has come".into()),
+        }
+    }
 }
 
 macro_rules! how {
@@ -390,6 +403,7 @@ fn encode_end(w: &mut Writer, end: &End) {
             w.byte(2);
             transfer.encode(w);
         }
+        Ending::Duplicate => w.byte(3),
     }
     w.string(end.ty.as_str());
     w.int(u64::from(end.version));
@@ -414,6 +428,7 @@ fn decode_end(r: &mut Reader) -> Result<End, BadEntry> {
         0 => Ending::Final,
         1 => Ending::Discarded(r.string()?),
         2 => Ending::Moved(TransferId::decode(r)?),
+        3 => Ending::Duplicate,
         _ => return Err(r.bad("an ending")),
     };
     Ok(End {

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::load::{self, Settled};
 use super::meter::{Meter, Used, on_disk, resident};
 use super::plan::{Plan, Stage};
-use super::{core, latency};
+use super::{core, driver, latency};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
@@ -42,6 +42,9 @@ pub(crate) enum Figure {
     Fill,
     /// The state machine alone: no disk, no network.
     Core,
+    /// The database of the store by its driver alone: packed records (Cassandra) or batches of rows
+    /// (Postgres) of the size of a node's records.
+    Driver,
 }
 
 /// What one figure has shown.
@@ -86,13 +89,14 @@ impl Figure {
             Self::MoveLatency => "move-latency",
             Self::Fill => "fill",
             Self::Core => "core",
+            Self::Driver => "driver",
         }
     }
 
     /// The fewest nodes that it makes sense on.
     fn nodes_min(self) -> usize {
         match self {
-            Self::Core => 0,
+            Self::Core | Self::Driver => 0,
             Self::Move | Self::MoveLatency => 2,
             Self::Push | Self::Drain | Self::E2e | Self::Latency | Self::Fill => 1,
         }
@@ -110,6 +114,15 @@ pub(super) async fn run(
     if figure == Figure::Core {
         let (objects, used) = core::measure(plan);
         let what = What::Rate { objects, unit: "transitions/s", used };
+        return Ok(Some(Measured { figure, durability: None, nodes: 0, what }));
+    }
+    if figure == Figure::Driver {
+        let (objects, used) = tokio::select! {
+            biased;
+            measured = driver::measure(plan) => measured?,
+            () = stop.asked() => return Ok(None),
+        };
+        let what = What::Rate { objects, unit: "objects/s", used };
         return Ok(Some(Measured { figure, durability: None, nodes: 0, what }));
     }
     let stage = plan.stage(figure.nodes_min()).await?;
@@ -143,7 +156,7 @@ async fn on_stage(
             What::Waits { waits, rate: plan.rate }
         }
         Figure::Fill => fill(plan, stage, output).await?,
-        Figure::Core => unreachable!("it runs on no stage"),
+        Figure::Core | Figure::Driver => unreachable!("it runs on no stage"),
     };
     let nodes = stage.mesh.as_ref().map_or(0, |mesh| mesh.nodes().len());
     Ok(Measured { figure, durability, nodes, what })

@@ -5,6 +5,7 @@
 //! `report` prints. Nodes are processes of their own, so that the two sides are charged apart.
 
 mod core;
+mod driver;
 mod figure;
 mod latency;
 mod load;

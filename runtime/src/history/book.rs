@@ -227,7 +227,7 @@ impl Book {
         }
         let receiver = match &end.ending {
             Ending::Moved(to) => receivers.iter().find(|(t, _)| t == to).map(|(_, name)| *name),
-            Ending::Final | Ending::Discarded(_) => None,
+            Ending::Final | Ending::Discarded(_) | Ending::Duplicate => None,
         };
         let item = self.ended.push(self.state.lane, loc, end, receiver);
         let block = self.state.ended.end;

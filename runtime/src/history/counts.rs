@@ -23,6 +23,7 @@ impl Book {
                     Ending::Final => |c| &mut c.finalised,
                     Ending::Discarded(_) => |c| &mut c.discarded,
                     Ending::Moved(_) => |c| &mut c.moved,
+                    Ending::Duplicate => |c| &mut c.duplicates,
                 };
                 (Some(&end.ty), field, 1)
             }

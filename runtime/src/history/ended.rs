@@ -36,7 +36,8 @@ impl EndedBlock {
         p.int(u64::from(end.version));
         match &end.ending {
             Ending::Final => p.byte(0),
-            Ending::Discarded(reason) => {
+            Ending::Discarded(_) | Ending::Duplicate => {
+                let reason = end.ending.reason().expect("it ended without success");
                 p.byte(1);
                 p.name(reason.as_bytes());
             }

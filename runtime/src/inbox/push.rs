@@ -50,11 +50,11 @@ fn decide(decided: &mut Decided, (row, id): (InboxRow, ObjectId), answer: Answer
         Answer::Pushed { already: false, .. } => {}
         Answer::Pushed { already: true, .. } => decided.known.push(row),
         Answer::Refused(refusal) => match refusal.code {
-            Code::ResourceExhausted | Code::Unavailable => {
+            Code::ResourceExhausted | Code::Unavailable | Code::DataLoss => {
                 tracing::debug!(row = row.0, %id, "a row of the inbox has to wait: {refusal}");
                 decided.back.push(row);
             }
-            Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::DataLoss => {
+            Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition => {
                 decided.refused.push((row, refusal.to_string()));
             }
         },

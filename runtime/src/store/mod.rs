@@ -35,6 +35,8 @@ mod seat;
 #[cfg(test)]
 mod testing;
 mod tls;
+#[cfg(test)]
+mod torture;
 mod trouble;
 
 use std::path::Path;
@@ -42,7 +44,7 @@ use std::path::Path;
 use dpc_core::store::StoreError;
 
 pub(crate) use cassandra::{
-    ACCEPTED as CASSANDRA_ACCEPTED, Address as CassandraAddress, CassandraIntake,
+    ACCEPTED as CASSANDRA_ACCEPTED, Address as CassandraAddress, CassandraIntake, cassandra_bare,
 };
 pub use cassandra::{
     Cassandra, CassandraDatabase, CassandraOptions, cassandra_password, cassandra_tables,
@@ -50,7 +52,7 @@ pub use cassandra::{
 pub use embedded::{Embedded, Options};
 pub use folder::is_retired;
 pub use index::{IndexDb, Part, PartInfo};
-pub(crate) use postgres::{Decided, PostgresIntake, Row};
+pub(crate) use postgres::{Decided, PostgresIntake, Row, postgres_bare};
 pub use postgres::{
     Postgres, PostgresDatabase, PostgresInbox, PostgresOptions, Tables, postgres_tables,
 };

@@ -102,9 +102,9 @@ impl Fold<'_> {
                 if how == How::Emitted && !settles {
                     self.fail("P4", format!("{} was emitted without its settle", object.id));
                 }
-                self.object(at, how, was, standing, *object);
+                self.object(at, how, was, standing, object);
             }
-            Entry::End(end) => self.end(*end),
+            Entry::End(end) => self.end(end),
             Entry::Moved { transfer, .. } => {
                 if !self.model.moved.contains_key(&transfer) {
                     self.fail("P3", format!("{transfer} moved nothing"));
@@ -157,7 +157,14 @@ impl Fold<'_> {
         }
     }
 
-    fn object(&mut self, at: Loc, how: How, was: Option<Loc>, standing: Standing, object: Object) {
+    fn object(
+        &mut self,
+        at: Loc,
+        how: How,
+        was: Option<Loc>,
+        standing: Standing,
+        object: Box<Object>,
+    ) {
         let key = (object.id, object.birth);
         if let Standing::Shadow(_) = standing {
             let l = self.here();
@@ -225,7 +232,7 @@ impl Fold<'_> {
                 let same = before.is_some_and(|b| {
                     let (mut a, b) = (object.clone(), &b.object);
                     (a.deliveries, a.failed) = (b.deliveries, b.failed);
-                    a == *b
+                    a == **b
                 });
                 if !same {
                     self.fail("R8", format!("{} was carried and changed", object.id));
@@ -310,7 +317,7 @@ impl Fold<'_> {
         }
     }
 
-    fn end(&mut self, end: End) {
+    fn end(&mut self, end: Box<End>) {
         let key = (end.id, end.birth);
         self.note_marks(&end.marks, end.id);
         let Some(was) = end.was else {
@@ -329,7 +336,7 @@ impl Fold<'_> {
         let b = l.book(&end.ty);
         match &end.ending {
             Ending::Final => b.finalised += 1,
-            Ending::Discarded(_) => b.discarded += 1,
+            Ending::Discarded(_) | Ending::Duplicate => b.discarded += 1,
             Ending::Moved(_) => b.moved_out += 1,
         }
         if let Some(owners) = self.model.owners.get_mut(&key) {
@@ -344,6 +351,7 @@ impl Fold<'_> {
                 self.took(Step::Deliver, end.id, end.moves);
             }
             Ending::Discarded(_) => self.seen.add("discarded"),
+            Ending::Duplicate => self.seen.add("duplicate gave way"),
             Ending::Moved(transfer) => {
                 // What an adopted lane gives to its heir follows no demand, so nobody chose it.
                 if !self.model.estates.contains(transfer) {
@@ -355,7 +363,6 @@ impl Fold<'_> {
             }
         }
         let l = self.here();
-        l.ended.insert(end.id);
         l.last_end.insert(end.id, key);
         l.ends.insert(key, end);
     }
@@ -403,8 +410,11 @@ impl Fold<'_> {
     /// What has arrived is what has left, and nothing of its id has ended here before (P9).
     fn arrived(&mut self, object: &Object, left: u32) {
         let id = object.id;
-        let other =
-            |end: &End| end.birth != object.birth && !matches!(end.ending, Ending::Moved(_));
+        let other = |end: &End| match end.ending {
+            Ending::Moved(_) => false,
+            Ending::Duplicate => end.birth < object.birth,
+            Ending::Final | Ending::Discarded(_) => end.birth != object.birth,
+        };
         if self.here().ends(id).any(other) {
             let what = format!("{id} was taken in, and another object of its id ended here");
             self.fail("P9", what);

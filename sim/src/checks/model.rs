@@ -17,7 +17,7 @@ use super::Key;
 #[derive(Clone, Debug)]
 pub struct Thing {
     /// The object.
-    pub object: Object,
+    pub object: Box<Object>,
     /// Where it is in its life.
     pub standing: Standing,
 }
@@ -34,8 +34,7 @@ pub struct Lane {
     pub(super) things: BTreeMap<Loc, Thing>,
     /// The place of what is alive under an id, held or not.
     pub(super) at: BTreeMap<ObjectId, Loc>,
-    pub(super) ends: BTreeMap<Key, End>,
-    pub(super) ended: BTreeSet<ObjectId>,
+    pub(super) ends: BTreeMap<Key, Box<End>>,
     /// The last end under each id: of a copy that a person brought back, that of the copy.
     pub(super) last_end: BTreeMap<ObjectId, Key>,
     pub(super) held: BTreeMap<TransferId, BTreeSet<ObjectId>>,
@@ -96,7 +95,9 @@ pub struct Model {
 impl Lane {
     /// Whether an id is alive, parked, ended or moved on here.
     pub fn knows(&self, id: ObjectId) -> bool {
-        self.at.contains_key(&id) || self.ended.contains(&id) || self.pushed.contains_key(&id)
+        self.at.contains_key(&id)
+            || self.last_end.contains_key(&id)
+            || self.pushed.contains_key(&id)
     }
 
     /// Whether an id was ever pushed or emitted here.
@@ -119,12 +120,12 @@ impl Lane {
     pub fn ends(&self, id: ObjectId) -> impl Iterator<Item = &End> {
         let of_id =
             self.ends.range((id, Birth::default())..).take_while(move |((of, _), _)| *of == id);
-        of_id.map(|(_, end)| end)
+        of_id.map(|(_, end)| &**end)
     }
 
     /// The last end of an id here.
     pub fn latest_end(&self, id: ObjectId) -> Option<&End> {
-        self.ends.get(self.last_end.get(&id)?)
+        self.ends.get(self.last_end.get(&id)?).map(|end| &**end)
     }
 
     /// The last committed record.
@@ -323,7 +324,11 @@ impl Model {
             let Some(end) = l.ends.get(&(id, *birth)) else {
                 return Err(format!("{} neither has it nor ended it", here.short()));
             };
-            let Ending::Moved(transfer) = end.ending else { return Ok(()) };
+            let transfer = match end.ending {
+                Ending::Final | Ending::Discarded(_) => return Ok(()),
+                Ending::Duplicate => return self.follow_duplicate(id, here),
+                Ending::Moved(transfer) => transfer,
+            };
             if self.lost.contains(&transfer.receiver) {
                 return Ok(());
             }
@@ -346,16 +351,16 @@ impl Model {
         Err("it moves in a circle for ever".into())
     }
 
-    /// A duplicate was kept out: the object it met must have been kept.
+    /// A duplicate was kept out, or gave way: the object it met must have been kept.
     fn follow_duplicate(&self, id: ObjectId, lane: LaneId) -> Result<(), String> {
         let any = self.lanes.values().any(|l| {
             l.at.get(&id).and_then(|at| l.things.get(at)).is_some_and(|t| !is_held(&t.standing))
-                || l.ends(id).any(|e| !matches!(e.ending, Ending::Moved(_)))
+                || l.ends(id).any(|e| matches!(e.ending, Ending::Final | Ending::Discarded(_)))
         });
         if any || self.is_doubtful(id) {
             return Ok(());
         }
-        Err(format!("kept out at {} as a duplicate of nothing", lane.short()))
+        Err(format!("it ended at {} as a duplicate of nothing", lane.short()))
     }
 }
 

@@ -14,13 +14,16 @@ impl Checker {
         answered: ObjectId,
         already: bool,
     ) {
-        let (id, hash) = (push.id.expect("the world chooses ids"), push.entity.hash());
+        let id = push.id.expect("the world chooses ids");
         if answered != id {
             return self.fail("P9", format!("pushed {id}, answered {answered}"));
         }
         let everywhere = (id, LaneId([0; 16]))..=(id, LaneId([255; 16]));
         let alone_here = self.pushes.range(everywhere).count() == 1;
         let p = self.pushes.get_mut(&(id, lane)).expect("it was noted");
+        // What was tried once is what was noted then.
+        let noted = p.contents.first().filter(|_| p.tried == 1).copied();
+        let hash = noted.unwrap_or_else(|| push.entity.hash());
         let first = p.ok.replace(hash);
         let alone = p.tried == 1;
         // Of one id pushed at two nodes either may be the one that is known.

@@ -66,7 +66,7 @@ impl Checker {
         });
         let ended = l.latest_end(view.id).map(|end| match end.ending {
             Ending::Final => State::Final,
-            Ending::Discarded(_) => State::Discarded,
+            Ending::Discarded(_) | Ending::Duplicate => State::Discarded,
             Ending::Moved(_) => State::Moved,
         });
         let flows =

@@ -72,6 +72,7 @@ pub(super) fn machine(world: &mut World, verb: &str, words: &mut Words) -> Resul
             }
             world.restart(node);
         }
+        "lose-index" => world.lose_index(node(world, words)?),
         "stall" => {
             let (node, span) = (node(world, words)?, words.span()?);
             world.nodes()[node].disk.stall(world.now() + span);

@@ -22,6 +22,7 @@
 //! | `cut n1 n2`, `heal [n1 n2]`, `hold n1 n2`, `let-go n1 n2` | links: broken, whole again, silent, as they were |
 //! | `slow n1 n2 64` | from now on bodies pass at 64 KiB/s, behind what is said |
 //! | `kill n1 [leaving lost|unsynced|synced]`, `power-cut n1`, `restart n1 [restored]` | a process dies, the machine dies, it starts again, with a new lane |
+//! | `lose-index n1` | its id index is gone, while it does not run |
 //! | `stall n1 2s`, `disk n1 sync-fails|full|unknown-never|unknown-later` | its disk is slow, its next write ends so |
 //! | `pause n1`, `go-on n1`, `clock n1 +1h` | SIGSTOP, SIGCONT, its wall clock jumps |
 //! | `twin n1`, `namesake n1` | a second process n1b on its disk; another node that says it is called n1 |

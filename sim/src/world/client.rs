@@ -354,8 +354,12 @@ impl World {
         let c = &self.clients[client];
         let node = c.node;
         let Some(session) = c.session else { return };
-        if !self.nodes[node].is_up() || self.nodes[node].is_paused() {
+        if !self.nodes[node].is_up() {
             return;
+        }
+        if self.nodes[node].is_paused() {
+            // It waits in the socket until the process goes on.
+            return self.nodes[node].deferred.push(Event::Subscribe { client, session });
         }
         let subscribe = Subscribe {
             session,
@@ -376,6 +380,13 @@ impl World {
         self.checks.p10_wanted(&subscribe.pattern);
         let to = self.ask(Op::Subscribe { node, client });
         self.feed(node, Input::Subscribe(to, subscribe));
+    }
+
+    /// What a client said while its node stood still. It may have left since, or come back.
+    pub(crate) fn on_subscribe(&mut self, client: usize, session: SessionId) {
+        if self.clients[client].wants && self.clients[client].session == Some(session) {
+            self.say_subscribe(client);
+        }
     }
 
     /// A unary receive.

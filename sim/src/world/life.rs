@@ -365,8 +365,7 @@ impl World {
             self.nodes[node].disk.power_cut();
         }
         if self.nodes[node].fate.chance(self.plan.lose_index_percent) {
-            self.nodes[node].index.clear();
-            self.coverage.add("id index lost");
+            self.lose_index(node);
         }
         self.nodes[node].deferred.clear();
         self.nodes[node].paused = None;
@@ -375,6 +374,12 @@ impl World {
         self.checks.p05_died(self.nodes[node].lane);
         self.forget_sessions(node);
         self.forget_ops(node);
+    }
+
+    /// The id index of a node that does not run is gone: it was never synced.
+    pub(crate) fn lose_index(&mut self, node: usize) {
+        self.nodes[node].index.clear();
+        self.coverage.add("id index lost");
     }
 
     /// A core recovered from a node's log as it is, beside the one that runs.

@@ -112,6 +112,8 @@ pub(crate) enum Event {
     HungUp { node: usize, life: u64, session: dpc_core::ids::SessionId },
     /// A client comes back to its node.
     Reconnect { client: usize },
+    /// A process that stood still hears what a client wants now.
+    Subscribe { client: usize, session: dpc_core::ids::SessionId },
     /// A push without an answer is said again.
     Retry { push: Box<Pushing> },
     /// The store has something to say to a process, or its membership has something to do.
@@ -336,6 +338,7 @@ impl World {
             Event::Think { node, life, lease } => self.on_think(node, life, lease),
             Event::HungUp { node, life, session } => self.on_hung_up(node, life, session),
             Event::Reconnect { client } => self.on_reconnect(client),
+            Event::Subscribe { client, session } => self.on_subscribe(client, session),
             Event::Retry { push } => self.send_push(*push),
             Event::Process { node, life } => self.on_process(node, life),
             Event::AskForLane { node, life } => self.on_ask_for_lane(node, life),
@@ -355,6 +358,7 @@ impl World {
             | Event::AskForLane { node, .. }
             | Event::Probed { node, .. }
             | Event::Lost { node, .. } => Some(*node),
+            Event::Subscribe { client, .. } => Some(self.clients[*client].node),
             Event::Arrive { .. }
             | Event::Keepalive { .. }
             | Event::Restart { .. }

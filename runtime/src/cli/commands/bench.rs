@@ -71,6 +71,10 @@ impl BenchArgs {
             Where::Running(self.node.nodes.iter().map(ToString::to_string).collect())
         } else {
             let mut settings = vec![format!("store.kind={}", self.store)];
+            if self.store != "embedded" {
+                // The lanes of an earlier figure stay in the database: nobody is to work on them.
+                settings.push("limits.adopted_lanes=0".into());
+            }
             settings.extend(self.settings);
             Where::Own { nodes: self.nodes.into(), store: self.store, settings }
         };

@@ -14,6 +14,7 @@
 //! is sent again until it is known; only after `patience` is it given up as *unknown*.
 
 mod address;
+mod bare;
 mod database;
 mod head;
 mod intake;
@@ -35,6 +36,7 @@ use super::Tables;
 use super::remote::Remote;
 use super::trouble::Trouble;
 pub(crate) use address::{ACCEPTED, Address};
+pub(crate) use bare::cassandra_bare;
 pub use database::CassandraDatabase;
 use database::Thread;
 pub(crate) use intake::CassandraIntake;

@@ -270,7 +270,7 @@ impl Link {
 }
 
 /// Connects to the cluster, and finds out which data centre is meant.
-async fn connect(address: &Address, password: Option<&str>) -> Result<Link, Trouble> {
+pub(super) async fn connect(address: &Address, password: Option<&str>) -> Result<Link, Trouble> {
     let (quorum, serial, only) = match address.quorum {
         Quorum::Local => {
             (Consistency::LocalQuorum, Consistency::LocalSerial, SerialConsistency::LocalSerial)
@@ -429,7 +429,7 @@ async fn prepare(link: &Link, keyspace: &str) -> Result<Statements, Trouble> {
     })
 }
 
-fn unprepared(error: &PrepareError) -> Trouble {
+pub(super) fn unprepared(error: &PrepareError) -> Trouble {
     match error {
         PrepareError::AllAttemptsFailed { first_attempt } => match attempt(first_attempt) {
             Trouble::Lost(why) => Trouble::NotSent(why),

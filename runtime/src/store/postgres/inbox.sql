@@ -5,11 +5,12 @@
 CREATE TABLE dpc.inbox (
     seq        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id         uuid  NOT NULL,
-    type       text  NOT NULL,
-    payload    bytea NOT NULL,
-    headers    jsonb NOT NULL DEFAULT '{}',
-    not_before timestamptz,
-    expires_at timestamptz,
+    -- What a node could not even read would hold up all the others.
+    type       text  NOT NULL CHECK (octet_length(type) <= 255),
+    payload    bytea NOT NULL CHECK (octet_length(payload) <= 1048576),
+    headers    jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(headers) = 'object'),
+    not_before timestamptz CHECK (isfinite(not_before)),
+    expires_at timestamptz CHECK (isfinite(expires_at)),
     pushed     timestamptz NOT NULL DEFAULT now(),
     lane       uuid,                            -- who has taken it: the lane and its epoch
     epoch      bigint,

@@ -13,6 +13,7 @@
 //! is safe because it can succeed only once (see [`keeper`]); only after `patience` is it given up
 //! as *unknown*.
 
+mod bare;
 mod database;
 mod head;
 mod inbox;
@@ -34,6 +35,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+pub(crate) use bare::postgres_bare;
 pub use database::PostgresDatabase;
 pub use inbox::PostgresInbox;
 pub(crate) use inbox::{Decided, Row};
@@ -348,3 +350,5 @@ async fn after_claim(keeper: &mut Keeper, change: Change, kept: &watch::Sender<R
 mod tests;
 #[cfg(test)]
 mod tls_tests;
+#[cfg(test)]
+mod torture;

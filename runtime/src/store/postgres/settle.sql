@@ -6,7 +6,7 @@ CREATE TABLE dpc.settled (
     object  uuid   PRIMARY KEY,
     lane    uuid   NOT NULL,                    -- which gave the lease
     epoch   bigint NOT NULL,
-    token   bytea  NOT NULL,
+    token   bytea  NOT NULL CHECK (octet_length(token) = 56),
     outcome text,                               -- none yet; 'done', or why the lease was lost
     at      timestamptz NOT NULL DEFAULT now()
 );

@@ -29,25 +29,33 @@ pub(super) mod server;
 /// Longer than anything takes on a busy machine.
 const WAIT: Duration = Duration::from_secs(90);
 
-fn start() -> Option<Arc<Server>> {
+pub(super) fn start() -> Option<Arc<Server>> {
     Server::start().map(Arc::new)
 }
 
-fn options(server: &Server) -> PostgresOptions {
+pub(super) fn options(server: &Server) -> PostgresOptions {
     let patience = Duration::from_secs(60);
     PostgresOptions { url: server.url.clone(), tls: None, create_tables: true, patience }
 }
 
-/// A process that uses the server. Each has an incarnation of its own.
-fn process(server: &Server, patience: Duration) -> PostgresDatabase {
+/// Each process has an incarnation of its own.
+pub(super) fn fresh() -> Incarnation {
     static STARTS: AtomicU64 = AtomicU64::new(1 << 63);
-    process_of(server, Incarnation(STARTS.fetch_add(1, Ordering::Relaxed)), patience)
+    Incarnation(STARTS.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A process that uses the server.
+fn process(server: &Server, patience: Duration) -> PostgresDatabase {
+    process_of(server, fresh(), patience)
 }
 
 fn process_of(server: &Server, incarnation: Incarnation, patience: Duration) -> PostgresDatabase {
+    database(PostgresOptions { patience, ..options(server) }, incarnation)
+}
+
+pub(super) fn database(options: PostgresOptions, incarnation: Incarnation) -> PostgresDatabase {
     let name = Name::new("node", "test").expect("valid");
     let owner = Owner { incarnation, name, address: "127.0.0.1:1".into() };
-    let options = PostgresOptions { patience, ..options(server) };
     PostgresDatabase::open(options, owner).expect("the address is good")
 }
 
@@ -461,7 +469,7 @@ fn a_node_takes_its_own_lane_again_unless_another_has_it() {
     }
 }
 
-fn run_sql(server: &Server, sql: &str) {
+pub(super) fn run_sql(server: &Server, sql: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let config = parse(&server.url, None).expect("good");

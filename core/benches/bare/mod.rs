@@ -1,0 +1,153 @@
+//! A core in a loop: what a driver would tell it, with a store that takes every record at once.
+
+use dpc_core::effect::Effect;
+use dpc_core::ids::{
+    Epoch, Incarnation, LaneId, ObjectId, RecordNumber, RequestId, SessionId, SubscriptionId,
+};
+use dpc_core::input::{LeaseRef, Lessee, ReplyTo, Settle, Subscribe, Verb};
+use dpc_core::message::Protocols;
+use dpc_core::names::{Name, Pattern, TypeName};
+use dpc_core::object::{Entity, Headers, Push};
+use dpc_core::recording::{Chunk, Tape, TapeBounds};
+use dpc_core::store::Claimed;
+use dpc_core::{Core, Effects, Input, Limits, Mono, Now, Settings, Wall};
+
+/// Objects of one record.
+pub(crate) const GROUP: u64 = 64;
+
+const SESSION: SessionId = SessionId(1);
+
+/// A core with one subscriber to everything below `flows`.
+pub(crate) struct Bare {
+    core: Core,
+    tape: Option<Tape>,
+    /// What the tape has filled.
+    pub(crate) chunks: Vec<Chunk>,
+    fx: Effects,
+    micros: u64,
+    last: u64,
+    /// Types of objects that flow, in turn.
+    types: Vec<TypeName>,
+    payload: bytes::Bytes,
+}
+
+impl Bare {
+    /// Objects of so many types and bytes will flow, and `backlog` others that nobody wants wait. Is
+    /// recorded, if it is given a tape's bounds.
+    pub(crate) fn new(
+        types: usize,
+        bytes: usize,
+        backlog: u64,
+        recorded: Option<TapeBounds>,
+    ) -> Self {
+        let settings = Settings {
+            name: Name::new("node", "n").expect("valid"),
+            lane: LaneId([7; 16]),
+            incarnation: Incarnation(9),
+            seed: 3,
+            limits: Limits { window_objects: 20_000, ..Limits::default() },
+            fence: None,
+            heir: None,
+            protocols: Protocols::default(),
+        };
+        let (first, last) = (RecordNumber(1), RecordNumber(0));
+        let claimed = Claimed { epoch: Epoch(1), first, last, last_hash: [0; 16] };
+        let mut core = Core::new(settings, claimed);
+        core.start(Now { mono: Mono(0), wall: wall(0) }, &mut Effects::new());
+        let tape = recorded.map(|bounds| Tape::new(&mut core, bounds));
+        let mut bare = Self {
+            core,
+            tape,
+            chunks: Vec::new(),
+            fx: Effects::new(),
+            micros: 0,
+            last: 0,
+            types: (0..types).map(|n| type_name(&format!("flows.T{n}"))).collect(),
+            payload: vec![7; bytes].into(),
+        };
+        for _ in 0..backlog / GROUP {
+            (0..GROUP).for_each(|_| bare.push(type_name("waits.Waits")));
+            bare.commit();
+        }
+        bare.handle(Input::OpenSession(SESSION));
+        let subscribe = Subscribe {
+            session: SESSION,
+            subscription: SubscriptionId(1),
+            pattern: Pattern::new("flows.*").expect("valid"),
+            processor: Name::new("processor", "default").expect("valid"),
+            credit: 1_024,
+            lease: None,
+        };
+        bare.handle(Input::Subscribe(ReplyTo { request: RequestId(1), seq: 0 }, subscribe));
+        bare
+    }
+
+    /// One group of objects from push to end: [`GROUP`] pushes, one settle of all, two records.
+    pub(crate) fn group(&mut self) {
+        for n in 0..GROUP {
+            let ty = (self.last + n) as usize % self.types.len();
+            self.push(self.types[ty].clone());
+        }
+        self.commit();
+        let delivered = std::mem::take(&mut self.fx).into_iter();
+        let leases = delivered.filter_map(|effect| match effect {
+            Effect::Deliver(_, delivery) => Some(LeaseRef::Number(delivery.lease)),
+            _ => None,
+        });
+        let leases: Vec<LeaseRef> = leases.collect();
+        assert_eq!(leases.len() as u64, GROUP, "everything is delivered at once");
+        let settle = Settle { leases, verb: Verb::Finalise, emits: Vec::new() };
+        let to = ReplyTo { request: RequestId(3), seq: self.last };
+        self.handle(Input::Settle(to, Lessee::Session(SESSION), settle));
+        self.commit();
+        self.fx.clear();
+    }
+
+    fn push(&mut self, ty: TypeName) {
+        self.last += 1;
+        let mut id = [0; 16];
+        id[8..].copy_from_slice(&self.last.to_be_bytes());
+        let entity = Entity { ty, payload: self.payload.clone(), headers: Headers::default() };
+        let push = Push { id: Some(ObjectId(id)), entity, not_before: None, expires_at: None };
+        let to = ReplyTo { request: RequestId(2), seq: self.last };
+        self.handle(Input::Push(to, push));
+    }
+
+    fn commit(&mut self) {
+        loop {
+            let now = self.now();
+            let record = self.core.take_record(now);
+            if let Some(tape) = &mut self.tape {
+                tape.take(now, record.as_ref());
+            }
+            let Some(record) = record else { return };
+            self.handle(Input::Committed(record.number));
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = self.now();
+        if let Some(tape) = &mut self.tape {
+            tape.call(now, &input);
+        }
+        let before = self.fx.len();
+        self.core.handle(now, input, &mut self.fx);
+        if let Some(tape) = &mut self.tape {
+            tape.outcome(&mut self.core, &self.fx[before..]);
+            self.chunks.extend(tape.take_full());
+        }
+    }
+
+    fn now(&mut self) -> Now {
+        self.micros += 5;
+        Now { mono: Mono(self.micros), wall: wall(self.micros) }
+    }
+}
+
+fn type_name(text: &str) -> TypeName {
+    TypeName::from_type_url(text).expect("valid")
+}
+
+fn wall(micros: u64) -> Wall {
+    Wall(1_700_000_000_000 + micros / 1_000)
+}

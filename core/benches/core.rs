@@ -1,0 +1,114 @@
+//! What the state machine and its records cost, by themselves: `cargo bench -p dpc-core`
+//!
+//! Rates are of one thread, and only as good as the machine was quiet; `dpc bench core` says the
+//! same in processor seconds.
+
+use bytes::Bytes;
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use dpc_core::ids::{Birth, Epoch, LaneId, Loc, ObjectId, RecordNumber};
+use dpc_core::names::{Name, TypeName};
+use dpc_core::object::{Entity, Headers, Object};
+use dpc_core::record::{Entry, Header, How, Standing, Writer, entries, entries_of_sealed, seal};
+use dpc_core::time::Wall;
+
+mod bare;
+
+use bare::{Bare, GROUP};
+
+/// Entries of a record of the usual size.
+const ENTRIES: u32 = 1_000;
+
+fn main() {
+    divan::main();
+}
+
+/// A push, a delivery and a settle of each object, and the two records that it shares with others.
+#[divan::bench(args = [(1, 0), (1, 100_000), (1_000, 0), (10_000, 0)])]
+fn life(bencher: Bencher<'_, '_>, (types, backlog): (usize, u64)) {
+    let mut bare = Bare::new(types, 200, backlog, None);
+    bencher.counter(ItemsCount::new(GROUP)).bench_local(|| bare.group());
+}
+
+/// What a record's body costs to write, with its seal.
+#[divan::bench]
+fn write_and_seal(bencher: Bencher<'_, '_>) {
+    let entry = entry();
+    bencher.counter(ItemsCount::new(ENTRIES)).bench_local(|| record(black_box(&entry)));
+}
+
+/// What a record that comes from a disk costs to read: its hash is checked.
+#[divan::bench]
+fn check_and_read(bencher: Bencher<'_, '_>) {
+    let record = record(&entry());
+    let count = ItemsCount::new(ENTRIES);
+    bencher.counter(count).bench_local(|| entries(black_box(&record)).expect("well formed"));
+}
+
+/// What one that was sealed here costs to read.
+#[divan::bench]
+fn read_sealed(bencher: Bencher<'_, '_>) {
+    let record = record(&entry());
+    let count = ItemsCount::new(ENTRIES);
+    bencher
+        .counter(count)
+        .bench_local(|| entries_of_sealed(black_box(&record)).expect("well formed"));
+}
+
+/// The hash by which a repeated push is known (P9).
+#[divan::bench(args = [100, 1_000, 100_000])]
+fn hash_of_content(bencher: Bencher<'_, '_>, bytes: usize) {
+    let entity = entity(bytes);
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| black_box(&entity).hash());
+}
+
+fn entity(bytes: usize) -> Entity {
+    Entity {
+        ty: TypeName::from_type_url("acme.orders.Placed").expect("valid"),
+        payload: Bytes::from(vec![7; bytes]),
+        headers: Headers::default(),
+    }
+}
+
+fn entry() -> Entry {
+    let entity = entity(200);
+    let object = Object {
+        id: ObjectId([5; 16]),
+        hash: entity.hash(),
+        entity,
+        version: 1,
+        pushed_at: Wall(1_700_000_000_000),
+        origin: Name::new("node", "n1").expect("valid"),
+        birth: Birth::default(),
+        not_before: None,
+        expires_at: None,
+        deliveries: 0,
+        failed: 0,
+        moves: 0,
+        path: Vec::new(),
+        handled: Vec::new(),
+        chase: None,
+        marks: Vec::new(),
+        possible_duplicate: false,
+    };
+    let (how, standing) = (How::Pushed, Standing::Flowing);
+    Entry::Object { how, was: None, place: None, standing, object: Box::new(object) }
+}
+
+fn record(entry: &Entry) -> Bytes {
+    let (lane, epoch, number) = (LaneId([1; 16]), Epoch(1), RecordNumber(1));
+    let mut writer = Writer::default();
+    for position in 0..ENTRIES {
+        entry.encode(&mut writer, Birth { lane, epoch, loc: Loc { record: number, position } });
+    }
+    let header = Header {
+        lane,
+        epoch,
+        number,
+        wall: Wall(1_700_000_000_000),
+        previous: [0; 16],
+        checkpoint: RecordNumber(0),
+        entries: ENTRIES,
+    };
+    seal(&header, writer.as_slice())
+}
