@@ -129,6 +129,7 @@ async fn serve_embedded(
 pub(crate) fn postgres_options(config: &Config) -> PostgresOptions {
     PostgresOptions {
         url: config.store.url.clone().expect("a checked configuration has it"),
+        tls: config.store.tls(),
         create_tables: config.store.create_tables,
         patience: config.store.patience.0,
     }

@@ -28,11 +28,7 @@ pub(crate) struct Exported {
 
 /// The name of a kind of store, as the configuration has it.
 pub(crate) fn kind_of(config: &Config) -> &'static str {
-    match config.store.kind {
-        StoreKind::Embedded => "embedded",
-        StoreKind::Postgres => "postgres",
-        StoreKind::Cassandra => "cassandra",
-    }
+    config.store.kind.as_str()
 }
 
 /// Writes the lane of a configuration, which stays as it is.

@@ -100,6 +100,37 @@ fn check_store(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
         }
         StoreKind::Embedded | StoreKind::Cassandra | StoreKind::Postgres => {}
     }
+    check_tls(loaded, errors);
+}
+
+/// The files of TLS belong together, and to Postgres.
+fn check_tls(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
+    let Store { kind, tls_ca, tls_cert, tls_key, .. } = &loaded.config.store;
+    if *kind != StoreKind::Postgres {
+        let files =
+            [("store.tls_ca", tls_ca), ("store.tls_cert", tls_cert), ("store.tls_key", tls_key)];
+        let set = files.into_iter().find_map(|(key, file)| Some((key, file.as_ref()?)));
+        errors.extend(set.map(|(key, file)| ConfigError::Contradiction {
+            key,
+            given: file.display().to_string(),
+            origin: loaded.origin(key),
+            relation: "unset beside",
+            other: "store.kind",
+            other_value: kind.as_str().to_owned(),
+            other_origin: loaded.origin("store.kind"),
+        }));
+        return;
+    }
+    let missing = match (tls_ca, tls_cert, tls_key) {
+        (_, Some(_), None) => Some(("store.tls_key", "store.tls_cert")),
+        (_, None, Some(_)) => Some(("store.tls_cert", "store.tls_key")),
+        (None, Some(_), Some(_)) => Some(("store.tls_ca", "store.tls_cert")),
+        _ => None,
+    };
+    errors.extend(missing.map(|(key, because)| {
+        let origin = loaded.origin(because);
+        ConfigError::Missing { key, because, origin }
+    }));
 }
 
 fn meant_for_cassandra(store: &Store) -> bool {

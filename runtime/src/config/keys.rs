@@ -285,6 +285,9 @@ mod tests {
         let mut config = Config { node_name, ..Config::default() };
         config.retention.parked = Some(Period::hours(1));
         config.store.url = Some("postgresql://localhost/dpc".to_owned());
+        let file = Some(std::path::PathBuf::from("a.pem"));
+        let store = &mut config.store;
+        (store.tls_ca, store.tls_cert, store.tls_key) = (file.clone(), file.clone(), file);
         config.listen.advertise = Some("a:1".parse().expect("an address"));
         let mut found = Vec::new();
         flatten("", &table_of(&config), &mut found);

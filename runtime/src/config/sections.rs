@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{Key, Kind};
 use super::units::{Address, NodeName, Period, Size};
+use crate::store::TlsFiles;
 
 /// Defines a section: its struct, its defaults and the table of its keys.
 macro_rules! section {
@@ -62,11 +63,29 @@ section! {
         /// The address of the database; its password comes from PGPASSWORD or CASSANDRA_PASSWORD.
         #[serde(skip_serializing_if = "Option::is_none")]
         "store.url" url: Option<String> = None, Kind::Url;
+        /// Certificates of the authorities, in PEM, of which the database has to have one. Without
+        /// it there is no TLS.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "store.tls_ca" tls_ca: Option<PathBuf> = None, Kind::Path;
+        /// The certificate that the node shows to the database, in PEM.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "store.tls_cert" tls_cert: Option<PathBuf> = None, Kind::Path;
+        /// The private key of that certificate, in PEM.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        "store.tls_key" tls_key: Option<PathBuf> = None, Kind::Path;
         /// Make dpc's tables in the database if they are not there.
         "store.create_tables" create_tables: bool = true, Kind::Flag;
         /// How long an outage of the database may last before the node gives up.
         "store.patience" patience: Period = Period::secs(60),
             Kind::Period(Period::secs(1), Period::hours(24));
+    }
+}
+
+impl Store {
+    /// The files of TLS to the database, where it is asked for.
+    pub(crate) fn tls(&self) -> Option<TlsFiles> {
+        let authorities = self.tls_ca.clone()?;
+        Some(TlsFiles { authorities, own: self.tls_cert.clone().zip(self.tls_key.clone()) })
     }
 }
 
@@ -228,6 +247,17 @@ pub enum StoreKind {
     Cassandra,
     /// Postgres.
     Postgres,
+}
+
+impl StoreKind {
+    /// Its name, as the configuration has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Cassandra => "cassandra",
+            Self::Postgres => "postgres",
+        }
+    }
 }
 
 /// The shape of log lines.

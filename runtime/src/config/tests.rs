@@ -124,6 +124,21 @@ fn unknown_keys_name_the_nearest_one_and_their_origin() {
 }
 
 #[test]
+fn the_files_of_tls_belong_together() {
+    let postgres = ["store.kind=postgres", "store.url=postgresql://db/dpc"];
+    for (set, missing) in [
+        (&["store.tls_cert=a.pem"][..], "store.tls_key"),
+        (&["store.tls_key=a.key"], "store.tls_cert"),
+        (&["store.tls_cert=a.pem", "store.tls_key=a.key"], "store.tls_ca"),
+    ] {
+        let set = postgres.iter().chain(set).map(|&text| text.to_owned()).collect();
+        let errors = Sources { set, ..Sources::default() }.load().expect_err("one is missing");
+        assert_eq!(errors.0.len(), 1, "{errors:?}");
+        assert_eq!(errors.0[0].key(), Some(missing), "{errors:?}");
+    }
+}
+
+#[test]
 fn bad_values_name_key_value_and_what_is_accepted() {
     let cases = [
         (
@@ -156,6 +171,7 @@ fn bad_values_name_key_value_and_what_is_accepted() {
         ("store.url=cassandra://db/dpc", "must be unset beside store.kind, which is embedded"),
         ("store.url=cassandra://dpc:secret@db/dpc", "without a password: that comes from"),
         ("store.url=postgresql://dpc:secret@db/dpc", "without a password: that comes from"),
+        ("store.tls_ca=a.pem", "must be unset beside store.kind, which is embedded"),
         ("log.level=loud", "accepted: off, error, warn"),
         ("log.format=xml", "accepted: \"text\" or \"json\""),
         ("limits", "--set limits: accepted: key=value"),

@@ -34,6 +34,7 @@ mod rescue;
 mod seat;
 #[cfg(test)]
 mod testing;
+mod tls;
 #[cfg(test)]
 mod torture;
 mod trouble;
@@ -56,6 +57,7 @@ pub use postgres::{
     Postgres, PostgresDatabase, PostgresInbox, PostgresOptions, Tables, postgres_tables,
 };
 pub use seat::Seat;
+pub use tls::TlsFiles;
 
 /// How many bytes a process without privileges can still write to the device of `dir`.
 pub fn disk_free(dir: &Path) -> Result<u64, StoreError> {

@@ -13,6 +13,7 @@ use crate::cli::output::Output;
 use crate::cli::progress::Progress;
 use crate::cli::stop::Stop;
 use crate::config::{Config, StoreKind};
+use crate::embedded::postgres_options;
 use crate::relocate::{self, Exported, kind_of};
 use crate::store::portable::{Carried, Imported, Moved};
 use crate::store::{Tables, cassandra_password, cassandra_tables, postgres_tables};
@@ -282,7 +283,7 @@ async fn show_tables(config: &Config, create: bool, output: &mut Output) -> Resu
 async fn tables(config: &Config, create: bool) -> Result<Tables, Failure> {
     let url = || config.store.url.as_deref().expect("a checked configuration has it");
     let tables = match config.store.kind {
-        StoreKind::Postgres => postgres_tables(url(), create).await,
+        StoreKind::Postgres => postgres_tables(&postgres_options(config), create).await,
         StoreKind::Cassandra => cassandra_tables(url(), cassandra_password(), create).await,
         StoreKind::Embedded => {
             let text = "store.kind is \"embedded\": its folder is made by the first `dpc serve`, and \

@@ -7,7 +7,7 @@ use dpc_core::store::StoreError;
 
 use super::super::trouble::Trouble;
 use super::session::{connect, within};
-use super::{parse, postgres_tables};
+use super::{parse, ready};
 
 /// A table of its own, gone again afterwards.
 const MAKE: &str = "CREATE TABLE IF NOT EXISTS dpc.bench_log (run uuid, number bigint, \
@@ -25,11 +25,11 @@ pub(crate) async fn postgres_bare(
     rows: usize,
     batches: u64,
 ) -> Result<Duration, StoreError> {
+    let way = parse(url, None)?;
     // Makes the schema, too.
-    postgres_tables(url, true).await?;
-    let config = parse(url)?;
+    ready(&way, true).await.map_err(Trouble::into_error)?;
     let insert = async || {
-        let client = connect(&config).await?;
+        let client = connect(&way).await?;
         within(client.batch_execute(MAKE)).await?;
         let insert = "INSERT INTO dpc.bench_log (run, number, payload) \
                       SELECT $1, n, p FROM unnest($2::bigint[], $3::bytea[]) AS rows (n, p)";

@@ -6,12 +6,11 @@ use dpc_core::ids::{Epoch, Incarnation, LaneId};
 use dpc_core::shared::{Changed, LaneRow, Owner, Set, SharedStore, Table, Update};
 use dpc_core::store::{Done, StoreError};
 use tokio::sync::mpsc;
-use tokio_postgres::Config;
 use uuid::Uuid;
 
 use super::super::trouble::Trouble;
 use super::head::{self, COLUMNS, bits, counted, row_of};
-use super::session::{Session, within};
+use super::session::{Session, Way, within};
 use super::{Postgres, PostgresOptions, QUEUE_COUNT_MAX, dead, full, on_a_thread, parse, ready};
 
 /// How often, in beats, rows are removed that nobody needs any more.
@@ -19,7 +18,7 @@ const SWEEP_EVERY: u64 = 1_000;
 
 /// A process's handle of the database. Dropping it ends its connection.
 pub struct PostgresDatabase {
-    config: Config,
+    way: Way,
     create_tables: bool,
     patience: Duration,
     pub(super) owner: Owner,
@@ -40,17 +39,17 @@ impl PostgresDatabase {
     ///
     /// [`StoreError::Refused`] if the address cannot be understood, or asks for what is not built.
     pub fn open(options: PostgresOptions, owner: Owner) -> Result<Self, StoreError> {
-        let PostgresOptions { url, create_tables, patience } = options;
-        let config = parse(&url)?;
+        let PostgresOptions { url, tls, create_tables, patience } = options;
+        let way = parse(&url, tls.as_ref())?;
         let (asks, asked) = mpsc::channel(QUEUE_COUNT_MAX);
         let client = Client {
-            session: Session::new(config.clone()),
-            config: config.clone(),
+            session: Session::new(way.clone()),
+            way: way.clone(),
             owner: owner.incarnation,
             tables: Tables::Unseen { create: create_tables },
         };
         on_a_thread("dpc-members", async move || client.run(asked).await)?;
-        Ok(Self { config, create_tables, patience, owner, asks })
+        Ok(Self { way, create_tables, patience, owner, asks })
     }
 
     fn ask(&self, ask: Ask) {
@@ -100,7 +99,7 @@ impl SharedStore for PostgresDatabase {
     }
 
     fn lane(&mut self, lane: LaneId, from: Option<(Incarnation, Epoch)>) -> Postgres {
-        let tables = (self.config.clone(), self.create_tables);
+        let tables = (self.way.clone(), self.create_tables);
         Postgres::new(tables, self.patience, self.owner.clone(), lane, from)
     }
 }
@@ -113,7 +112,7 @@ enum Tables {
 
 struct Client {
     session: Session,
-    config: Config,
+    way: Way,
     owner: Incarnation,
     tables: Tables,
 }
@@ -136,7 +135,7 @@ impl Client {
                 }
                 Ask::Dead(update, done) => {
                     // It may take long, and beats must not wait for it.
-                    let mut session = Session::new(self.config.clone());
+                    let mut session = Session::new(self.way.clone());
                     tokio::task::spawn_local(async move {
                         done(head::change(&mut session, update).await);
                     });
@@ -157,7 +156,7 @@ impl Client {
 
     async fn open(&mut self) -> Result<&tokio_postgres::Client, Trouble> {
         if let Tables::Unseen { create } = self.tables {
-            ready(&self.config, create).await?;
+            ready(&self.way, create).await?;
             self.tables = Tables::Ready;
         }
         Ok(&self.session.open().await?.client)

@@ -17,13 +17,13 @@ use dpc_core::shared::InboxRow;
 use dpc_core::store::StoreError;
 use dpc_core::time::{Span, Wall};
 use tokio::sync::Notify;
+use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config};
 use uuid::Uuid;
 
 use super::super::trouble::Trouble;
 use super::head::{bits, counted, signed_epoch, signed_rows};
-use super::session::{connect_hearing, within};
+use super::session::{Way, connect_hearing, within};
 use super::{PostgresOptions, parse};
 
 /// Marks rows that nobody has, or whose owner was replaced or declared dead. At most 256 of them and
@@ -102,7 +102,7 @@ pub(crate) struct Decided {
 
 /// The inbox as the owner of one lane sees it.
 pub struct PostgresInbox {
-    config: Config,
+    way: Way,
     lane: Uuid,
     epoch: i64,
     owner: i64,
@@ -123,7 +123,7 @@ impl PostgresInbox {
         owner: Incarnation,
     ) -> Result<Self, StoreError> {
         Ok(Self {
-            config: parse(&options.url)?,
+            way: parse(&options.url, options.tls.as_ref())?,
             lane: Uuid::from_bytes(lane.0),
             epoch: signed_epoch(epoch),
             owner: bits(owner),
@@ -234,7 +234,7 @@ impl PostgresInbox {
     async fn client(&mut self) -> Result<&Client, Trouble> {
         if self.client.as_ref().is_none_or(Client::is_closed) {
             let news = Arc::clone(&self.news);
-            let client = connect_hearing(&self.config, move || news.notify_one()).await?;
+            let client = connect_hearing(&self.way, move || news.notify_one()).await?;
             // From here on nothing is missed; what was pushed before, the next look finds.
             within(client.batch_execute("LISTEN dpc_inbox")).await?;
             self.client = Some(client);

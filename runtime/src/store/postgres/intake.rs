@@ -6,18 +6,17 @@ use bytes::Bytes;
 use dpc_core::ids::{Epoch, LaneId, RecordNumber};
 use dpc_core::shared::LaneRow;
 use dpc_core::store::StoreError;
-use tokio_postgres::Config;
 use uuid::Uuid;
 
 use super::super::portable::Intake;
 use super::super::trouble::{Trouble, persist};
 use super::head::{self, bits, signed, signed_epoch};
-use super::session::{Session, within};
+use super::session::{Session, Way, within};
 use super::{PostgresOptions, parse, ready};
 
 /// See the module. It may be written to again after a fault: a record is the same each time.
 pub(crate) struct PostgresIntake {
-    config: Config,
+    way: Way,
     create_tables: bool,
     patience: Duration,
     session: Session,
@@ -30,10 +29,10 @@ impl PostgresIntake {
     ///
     /// [`StoreError::Refused`] if the address cannot be understood.
     pub(crate) fn open(options: &PostgresOptions) -> Result<Self, StoreError> {
-        let config = parse(&options.url)?;
-        let session = Session::new(config.clone());
+        let way = parse(&options.url, options.tls.as_ref())?;
+        let session = Session::new(way.clone());
         let PostgresOptions { create_tables, patience, .. } = *options;
-        Ok(Self { config, create_tables, patience, session })
+        Ok(Self { way, create_tables, patience, session })
     }
 
     /// Asks something that may be asked twice, until there is an answer.
@@ -58,8 +57,8 @@ impl PostgresIntake {
 
 impl Intake for PostgresIntake {
     async fn head(&mut self, lane: LaneId) -> Result<Option<LaneRow>, StoreError> {
-        let (config, create) = (self.config.clone(), self.create_tables);
-        persist(self.patience, async || ready(&config, create).await).await?;
+        let (way, create) = (self.way.clone(), self.create_tables);
+        persist(self.patience, async || ready(&way, create).await).await?;
         self.ask(async |client| head::read(client, lane).await).await
     }
 

@@ -32,7 +32,8 @@ use dpc_core::shared::{InboxRow, Owner, Set, SharedLane};
 use dpc_core::store::{Appended, Claimed, Done, ReadDone, Store, StoreError};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::Config;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub(crate) use bare::postgres_bare;
 pub use database::PostgresDatabase;
@@ -40,10 +41,11 @@ pub use inbox::PostgresInbox;
 pub(crate) use inbox::{Decided, Row};
 pub(crate) use intake::PostgresIntake;
 
+use super::tls::TlsFiles;
 use super::trouble::{Patience, Trouble};
 use keeper::{Keeper, Lane};
 use reader::Reader;
-use session::Session;
+use session::{Session, Way};
 
 /// The most requests that wait for a thread. A caller that goes beyond is refused.
 const QUEUE_COUNT_MAX: usize = 1024;
@@ -53,6 +55,8 @@ const QUEUE_COUNT_MAX: usize = 1024;
 pub struct PostgresOptions {
     /// `postgresql://…`, or `key=value` pairs, as every client of Postgres takes it.
     pub url: String,
+    /// TLS, where it is asked for.
+    pub tls: Option<TlsFiles>,
     /// Make the tables if they are not there.
     pub create_tables: bool,
     /// How long an outage may last before the node gives up.
@@ -80,7 +84,7 @@ struct Read(RecordNumber, usize, ReadDone);
 
 impl Postgres {
     fn new(
-        (config, create_tables): (Config, bool),
+        (way, create_tables): (Way, bool),
         patience: Duration,
         me: Owner,
         lane: LaneId,
@@ -90,9 +94,9 @@ impl Postgres {
         let (reads, reads_in) = mpsc::channel(QUEUE_COUNT_MAX);
         let thread = on_a_thread("dpc-store", async move || {
             let shared = Lane::of(lane);
-            let session = Session::new(config.clone());
+            let session = Session::new(way.clone());
             let keeper = Keeper { lane: shared, session, patience, me, from };
-            work(keeper, (config, create_tables), changes_in, reads_in).await;
+            work(keeper, (way, create_tables), changes_in, reads_in).await;
         });
         // Without its thread the store answers every request with that.
         let thread = thread.map_err(|error| tracing::error!("{error}")).ok();
@@ -122,28 +126,37 @@ fn on_a_thread(
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(failed)
 }
 
-/// Reads the address of a database.
+/// Reads the address of a database, and the files of TLS to it.
 ///
 /// # Errors
 ///
-/// [`StoreError::Refused`] says what is wrong with it.
-pub(crate) fn parse(url: &str) -> Result<Config, StoreError> {
+/// [`StoreError::Refused`] says what is wrong with them.
+pub(crate) fn parse(url: &str, tls: Option<&TlsFiles>) -> Result<Way, StoreError> {
     let mut config: Config = url.parse().map_err(|error| {
         StoreError::Refused(format!("store.url is no address of Postgres: {error}"))
     })?;
-    if config.get_ssl_mode() == SslMode::Require {
-        return Err(StoreError::Refused(
-            "store.url asks for TLS (sslmode=require), which is not built yet: use a local socket, \
-             loopback, or a tunnel"
-                .into(),
-        ));
+    let refused = |why: &str| Err(StoreError::Refused(why.into()));
+    let local = |host: &Host| matches!(host, Host::Unix(_));
+    match tls {
+        None if config.get_ssl_mode() == SslMode::Require => {
+            return refused(
+                "store.url asks for TLS (sslmode=require): name the authority of the server's \
+                 certificate in store.tls_ca",
+            );
+        }
+        Some(_) if config.get_hosts().iter().any(local) => {
+            return refused("store.tls_ca is set, and there is no TLS on a local socket");
+        }
+        Some(_) => drop(config.ssl_mode(SslMode::Require)),
+        None => {}
     }
+    let tls = tls.map(TlsFiles::read).transpose()?.map(MakeRustlsConnect::new);
     // As every client of Postgres does it; a password in the configuration would be shown with it.
     if let Ok(password) = std::env::var("PGPASSWORD") {
         config.password(password);
     }
     config.application_name("dpc").keepalives_idle(Duration::from_secs(10));
-    Ok(config)
+    Ok(Way { config, tls })
 }
 
 /// The tables of a database, as they were found or made.
@@ -161,12 +174,16 @@ pub struct Tables {
 /// # Errors
 ///
 /// [`StoreError`] if the database cannot be reached, has no tables, or has those of another version.
-pub async fn postgres_tables(url: &str, create: bool) -> Result<Tables, StoreError> {
-    ready(&parse(url)?, create).await.map_err(Trouble::into_error)
+pub async fn postgres_tables(
+    options: &PostgresOptions,
+    create: bool,
+) -> Result<Tables, StoreError> {
+    let way = parse(&options.url, options.tls.as_ref())?;
+    ready(&way, create).await.map_err(Trouble::into_error)
 }
 
-async fn ready(config: &Config, create: bool) -> Result<Tables, Trouble> {
-    let mut client = session::connect(config).await?;
+async fn ready(way: &Way, create: bool) -> Result<Tables, Trouble> {
+    let mut client = session::connect(way).await?;
     let made = create && schema::create(&mut client).await?;
     let version = schema::check(schema::version(&client).await?).map_err(Trouble::Refused)?;
     Ok(Tables { version, made })
@@ -248,17 +265,17 @@ impl Drop for Postgres {
 /// Answers requests until the store is dropped.
 async fn work(
     keeper: Keeper,
-    tables: (Config, bool),
+    tables: (Way, bool),
     changes: mpsc::Receiver<Change>,
     mut reads: mpsc::Receiver<Read>,
 ) {
     let lane = keeper.lane.borrow().tip.lane;
     let (kept, kept_in) = watch::channel(RecordNumber(0));
-    let config = tables.0.clone();
-    let janitor = reader::forget(lane, Session::new(config.clone()), kept_in);
+    let way = tables.0.clone();
+    let janitor = reader::forget(lane, Session::new(way.clone()), kept_in);
     let janitor = tokio::task::spawn_local(janitor);
     let patience = keeper.patience;
-    let mut reader = Reader { lane: keeper.lane.clone(), session: Session::new(config), patience };
+    let mut reader = Reader { lane: keeper.lane.clone(), session: Session::new(way), patience };
     let reader = tokio::task::spawn_local(async move {
         while let Some(Read(from, bytes_max, done)) = reads.recv().await {
             done(reader.read(from, bytes_max).await);
@@ -272,7 +289,7 @@ async fn work(
 
 async fn change(
     mut keeper: Keeper,
-    tables: &(Config, bool),
+    tables: &(Way, bool),
     mut changes: mpsc::Receiver<Change>,
     kept: watch::Sender<RecordNumber>,
 ) {
@@ -296,7 +313,7 @@ async fn change(
     }
 }
 
-async fn claim(keeper: &mut Keeper, tables: &(Config, bool)) -> Result<Claimed, StoreError> {
+async fn claim(keeper: &mut Keeper, tables: &(Way, bool)) -> Result<Claimed, StoreError> {
     let mut patience = Patience::of(keeper.patience);
     loop {
         match ready(&tables.0, tables.1).await {
@@ -331,5 +348,7 @@ async fn after_claim(keeper: &mut Keeper, change: Change, kept: &watch::Sender<R
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;
 #[cfg(test)]
 mod torture;

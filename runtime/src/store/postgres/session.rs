@@ -6,8 +6,11 @@ use std::time::Duration;
 use dpc_core::store::StoreError;
 use tokio::time::timeout;
 use tokio_postgres::error::{Error, SqlState};
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Statement};
+use tokio_postgres::tls::TlsStream;
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Socket, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::super::tls::refusal;
 use super::super::trouble::Trouble;
 
 /// How long one statement may take. A server that is silent for longer is left for a new
@@ -29,6 +32,12 @@ pub(super) async fn within<T>(
 
 fn trouble(error: &Error) -> Trouble {
     let Some(said) = error.as_db_error() else {
+        if let Some(refused) = refusal(error) {
+            return Trouble::Refused(StoreError::Refused(format!(
+                "TLS to postgres failed: {refused}; store.tls_ca names whose certificates are \
+                 trusted, and a certificate is for the name that stands in store.url"
+            )));
+        }
         return Trouble::Lost(format!("postgres: {}", root(error)));
     };
     let text = format!("postgres: {} ({})", said.message(), said.code().code());
@@ -94,21 +103,29 @@ pub(super) struct Open {
     pub(super) forget: Statement,
 }
 
+/// How the server is reached.
+#[derive(Clone)]
+pub(crate) struct Way {
+    pub(super) config: Config,
+    /// What the server has to prove, where TLS is asked for.
+    pub(super) tls: Option<MakeRustlsConnect>,
+}
+
 /// One connection, open or not.
 pub(super) struct Session {
-    config: Config,
+    way: Way,
     open: Option<Open>,
 }
 
 impl Session {
-    pub(super) fn new(config: Config) -> Self {
-        Self { config, open: None }
+    pub(super) fn new(way: Way) -> Self {
+        Self { way, open: None }
     }
 
     /// The connection, made now if there is none.
     pub(super) async fn open(&mut self) -> Result<&Open, Trouble> {
         if self.open.as_ref().is_none_or(|open| open.client.is_closed()) {
-            self.open = Some(prepare(connect(&self.config).await?).await.map_err(unsent)?);
+            self.open = Some(prepare(connect(&self.way).await?).await.map_err(unsent)?);
         }
         Ok(self.open.as_ref().expect("made above"))
     }
@@ -128,35 +145,34 @@ fn unsent(trouble: Trouble) -> Trouble {
 }
 
 /// Connects, and sees to it that a commit is durable before it is answered.
-pub(super) async fn connect(config: &Config) -> Result<Client, Trouble> {
-    connect_hearing(config, || {}).await
+pub(super) async fn connect(way: &Way) -> Result<Client, Trouble> {
+    connect_hearing(way, || {}).await
 }
 
 /// The same, for whoever listens: `heard` is called when the server has notified.
 pub(super) async fn connect_hearing(
-    config: &Config,
-    mut heard: impl FnMut() + Send + 'static,
+    way: &Way,
+    heard: impl FnMut() + Send + 'static,
 ) -> Result<Client, Trouble> {
-    let connected = match timeout(CONNECT_MAX, config.connect(NoTls)).await {
-        Ok(Ok(connected)) => connected,
+    let connecting = async {
+        match &way.tls {
+            None => {
+                let (client, connection) = way.config.connect(NoTls).await?;
+                tokio::spawn(attend(connection, heard));
+                Ok(client)
+            }
+            Some(tls) => {
+                let (client, connection) = way.config.connect(tls.clone()).await?;
+                tokio::spawn(attend(connection, heard));
+                Ok(client)
+            }
+        }
+    };
+    let client = match timeout(CONNECT_MAX, connecting).await {
+        Ok(Ok(client)) => client,
         Ok(Err(error)) => return Err(unsent(trouble(&error))),
         Err(_) => return Err(Trouble::NotSent("postgres does not take connections".into())),
     };
-    let (client, mut connection) = connected;
-    tokio::spawn(async move {
-        // Whoever waits for an answer learns of the end by the client.
-        while let Some(said) = poll_fn(|cx| connection.poll_message(cx)).await {
-            match said {
-                Ok(AsyncMessage::Notification(_)) => heard(),
-                Ok(AsyncMessage::Notice(notice)) => tracing::debug!("postgres: {notice}"),
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::debug!("the connection to postgres has ended: {error}");
-                    break;
-                }
-            }
-        }
-    });
     let asked = "SELECT current_setting('fsync'), current_setting('synchronous_commit'), \
                  pg_is_in_recovery()";
     let row = within(client.query_one(asked, &[])).await.map_err(unsent)?;
@@ -174,6 +190,25 @@ pub(super) async fn connect_hearing(
         within(on).await.map_err(unsent)?;
     }
     Ok(client)
+}
+
+/// Keeps a connection going until it ends.
+async fn attend<T>(mut connection: Connection<Socket, T>, mut heard: impl FnMut())
+where
+    T: TlsStream + Unpin,
+{
+    // Whoever waits for an answer learns of the end by the client.
+    while let Some(said) = poll_fn(|cx| connection.poll_message(cx)).await {
+        match said {
+            Ok(AsyncMessage::Notification(_)) => heard(),
+            Ok(AsyncMessage::Notice(notice)) => tracing::debug!("postgres: {notice}"),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!("the connection to postgres has ended: {error}");
+                break;
+            }
+        }
+    }
 }
 
 async fn prepare(client: Client) -> Result<Open, Trouble> {

@@ -24,7 +24,7 @@ mod inbox;
 
 #[path = "../../../../tests/support/postgres.rs"]
 #[allow(unreachable_pub, dead_code, reason = "whole-system tests use it, too")]
-mod server;
+pub(super) mod server;
 
 /// Longer than anything takes on a busy machine.
 const WAIT: Duration = Duration::from_secs(90);
@@ -35,7 +35,7 @@ pub(super) fn start() -> Option<Arc<Server>> {
 
 pub(super) fn options(server: &Server) -> PostgresOptions {
     let patience = Duration::from_secs(60);
-    PostgresOptions { url: server.url.clone(), create_tables: true, patience }
+    PostgresOptions { url: server.url.clone(), tls: None, create_tables: true, patience }
 }
 
 /// Each process has an incarnation of its own.
@@ -238,9 +238,9 @@ fn tables_of_the_first_version_are_brought_up_to_date_and_their_owners_fenced() 
     );
     let options = PostgresOptions { create_tables: false, ..options(&server) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let refused = runtime.block_on(postgres_tables(&options.url, false));
+    let refused = runtime.block_on(postgres_tables(&options, false));
     assert!(refused.is_err_and(|error| error.to_string().contains("dpc store init")));
-    let made = runtime.block_on(postgres_tables(&options.url, true)).expect("upgrades");
+    let made = runtime.block_on(postgres_tables(&options, true)).expect("upgrades");
     assert_eq!(made, Tables { version: 3, made: true });
     let owner = Claimant::new(&server, lane);
     assert_eq!(owner.claimed.last, RecordNumber(1), "nothing is lost");
@@ -472,7 +472,7 @@ fn a_node_takes_its_own_lane_again_unless_another_has_it() {
 pub(super) fn run_sql(server: &Server, sql: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let config = parse(&server.url).expect("good");
+        let config = parse(&server.url, None).expect("good");
         let client = session::connect(&config).await.expect("connects");
         client.batch_execute(sql).await.expect("runs");
     });
@@ -482,10 +482,10 @@ pub(super) fn run_sql(server: &Server, sql: &str) {
 fn addresses_that_cannot_be_used_are_refused() {
     for (url, why) in [
         ("postgresql://host:port/x", "no address of Postgres"),
-        ("postgresql://h/x?sslmode=require", "not built yet"),
+        ("postgresql://h/x?sslmode=require", "store.tls_ca"),
     ] {
         let patience = Duration::from_secs(1);
-        let options = PostgresOptions { url: url.into(), create_tables: true, patience };
+        let options = PostgresOptions { url: url.into(), tls: None, create_tables: true, patience };
         let name = Name::new("node", "test").expect("valid");
         let owner = Owner { incarnation: Incarnation(1), name, address: "".into() };
         let error = PostgresDatabase::open(options, owner);

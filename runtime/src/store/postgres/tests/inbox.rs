@@ -27,7 +27,7 @@ fn push_rows(server: &Server, count: u32, payload: &str) {
 fn count(server: &Server, what: &str) -> i64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let config = parse(&server.url).expect("good");
+        let config = parse(&server.url, None).expect("good");
         let client = session::connect(&config).await.expect("connects");
         client.query_one(what, &[]).await.expect("counts").get(0)
     })
