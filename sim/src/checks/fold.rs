@@ -410,9 +410,11 @@ impl Fold<'_> {
     /// What has arrived is what has left, and nothing of its id has ended here before (P9).
     fn arrived(&mut self, object: &Object, left: u32) {
         let id = object.id;
+        let last = self.here().last_end.get(&id).copied();
         let other = |end: &End| match end.ending {
             Ending::Moved(_) => false,
-            Ending::Duplicate => end.birth < object.birth,
+            // For whom it made way may have come and moved on since: that end says nothing then.
+            Ending::Duplicate => end.birth < object.birth && last == Some((id, end.birth)),
             Ending::Final | Ending::Discarded(_) => end.birth != object.birth,
         };
         if self.here().ends(id).any(other) {
