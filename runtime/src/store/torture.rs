@@ -3,6 +3,7 @@
 //! everything that anybody was answered. What the database is, its own `torture` says.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,24 @@ const OWNERS: u64 = 3;
 
 /// How long an outage may last for these owners, so that some outcomes stay unknown.
 const PATIENCE: Duration = Duration::from_secs(4);
+
+/// A round with less than this has shown nothing, so it goes on for longer on a busy machine.
+const CLAIMS_MIN: usize = 6;
+const COMMITTED_MIN: usize = 21;
+
+/// How much of that there was so far.
+#[derive(Default)]
+struct Done {
+    claims: AtomicUsize,
+    committed: AtomicUsize,
+}
+
+impl Done {
+    fn is_enough(&self) -> bool {
+        self.claims.load(Ordering::Relaxed) >= CLAIMS_MIN
+            && self.committed.load(Ordering::Relaxed) >= COMMITTED_MIN
+    }
+}
 
 /// A lane's store, to be claimed from whoever owns it now; and how that is got.
 pub(super) type Lanes<O> = fn(&O, LaneId) -> Result<Box<dyn Store>, StoreError>;
@@ -92,12 +111,13 @@ impl<O: Send> Torture<'_, O> {
         let Round { wrong, claims, committed, unknown } = self.round(span(), seed());
         println!("{claims} claims, {committed} records committed, {unknown} answers unknown");
         assert_eq!(wrong, Vec::<String>::new());
-        let tried = claims > 5 && committed > 20;
+        let tried = claims >= CLAIMS_MIN && committed >= COMMITTED_MIN;
         assert!(tried, "nothing was tried: {claims} claims, {committed} records");
     }
 
     fn run(&self, lane: LaneId, span: Duration, seed: u64) -> Vec<History> {
-        let (proxies, lanes) = (Proxies::start(), self.lanes);
+        let (proxies, lanes, done) = (Proxies::start(), self.lanes, Done::default());
+        let done = &done;
         std::thread::scope(|scope| {
             let mut stops = Vec::new();
             let mut stop = || {
@@ -112,10 +132,10 @@ impl<O: Send> Torture<'_, O> {
                 let (over, dice) = (stop(), Dice::of(seed, &format!("torment {n}")));
                 scope.spawn(move || torment(&proxy, dice, &over));
                 let (over, dice) = (stop(), Dice::of(seed, &format!("owner {n}")));
-                owners.push(scope.spawn(move || own(lanes, &options, lane, dice, &over)));
+                owners.push(scope.spawn(move || own(lanes, &options, lane, dice, (&over, done))));
             }
             let (began, mut dice) = (Instant::now(), Dice::of(seed, "server"));
-            while began.elapsed() < span {
+            while began.elapsed() < span || !done.is_enough() && began.elapsed() < span + WAIT {
                 std::thread::sleep(dice.millis(1_000, 5_000).min(span));
                 (self.fault)(&mut dice);
             }
@@ -147,7 +167,7 @@ fn own<O>(
     options: &O,
     lane: LaneId,
     mut dice: Dice,
-    over: &Receiver<()>,
+    (over, done): (&Receiver<()>, &Done),
 ) -> History {
     let mut history = History::default();
     let ended = |wait| over.recv_timeout(wait) != Err(RecvTimeoutError::Timeout);
@@ -159,8 +179,13 @@ fn own<O>(
         match claimed {
             Ok((store, claimed)) => {
                 history.claims.push(claimed);
+                done.claims.fetch_add(1, Ordering::Relaxed);
+                let before = history.appends.len();
                 let until = Instant::now() + dice.millis(100, 1_500);
                 reign(store, claimed, (lane, until), &mut dice, &mut history);
+                let appends = history.appends[before..].iter();
+                let committed = appends.filter(|it| it.answer == Appended::Committed).count();
+                done.committed.fetch_add(committed, Ordering::Relaxed);
             }
             Err(damage @ StoreError::Damaged { .. }) => history.damage.push(damage),
             // Somebody was faster, or nobody answers.
