@@ -48,7 +48,7 @@ pub(crate) enum StoreCommand {
     ///
     /// Stop the node, change its configuration to the database, move, and start it: nothing is lost,
     /// and what was settled stays settled. A move that was cut off is done again.
-    #[command(after_help = "Example:\n  dpc store move --data-dir ./dpc-data \\\n    \
+    #[command(after_help = "Example:\n  dpc store move --data-dir ./dpc-data \
         --set store.kind=postgres --set store.url=postgresql://dpc@db/dpc")]
     Move(ConfigArgs),
 }

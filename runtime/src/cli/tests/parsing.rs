@@ -64,6 +64,12 @@ fn the_documented_commands_parse() {
         "dpc sim meta --seed 7 --profile disk",
         "dpc config show --origin --set limits.max_hops=2 --output json",
         "dpc config validate F",
+        "dpc store init",
+        "dpc store check --config F",
+        "dpc store export --data-dir d a.dpclane",
+        "dpc store export -",
+        "dpc store import --data-dir d a.dpclane",
+        "dpc store move --data-dir d --set store.kind=postgres",
         "dpc completion bash",
         "dpc completion zsh",
         "dpc completion fish",
@@ -119,7 +125,9 @@ fn wrong_usage_is_refused() {
         "dpc sim run --trace",
         "dpc sim run --only 3",
         "dpc sim meta --seeds 0..9",
-        "dpc store export a",
+        "dpc store export",
+        "dpc store import --node a:1 a.dpclane",
+        "dpc store move a.dpclane",
     ];
     for line in lines {
         let error = parse(line).map(|_| ()).expect_err(line);
@@ -208,6 +216,7 @@ fn every_verb_has_an_example_that_parses() {
     for example in examples {
         // The shell would take away the quotes and the redirection.
         let line = example.split(" > ").next().expect("a first part");
+        let line = line.split(" | ").next().expect("a first part");
         let line = line.replace(['\'', '"'], "").replace("$TOKEN", "AAEC");
         if let Err(error) = parse(&line) {
             panic!("{line}: {error}");
