@@ -27,10 +27,6 @@ const OWNERS: u64 = 3;
 /// How long an outage may last for these owners, so that some outcomes stay unknown.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// How long the log may take to be readable in the end. A claim may use up its patience twice: what
-/// a forked log says then has to come before anybody stops waiting for it.
-const READ_PATIENCE: Duration = Duration::from_secs(30);
-
 /// A round with less than this has shown nothing, so it goes on for longer on a busy machine.
 const CLAIMS_MIN: usize = 6;
 const COMMITTED_MIN: usize = 21;
@@ -61,6 +57,8 @@ pub(super) struct Torture<'a, O> {
     /// The same options by another address, with another patience.
     pub(super) by: &'a dyn Fn(&O, &str, Duration) -> O,
     pub(super) lanes: Lanes<O>,
+    /// The same as nodes have it: that is how the log is read in the end, whoever has written it.
+    pub(super) careful: Lanes<O>,
     /// One fault of the server, and its end.
     pub(super) fault: &'a dyn Fn(&mut Dice),
 }
@@ -150,8 +148,7 @@ impl<O: Send> Torture<'_, O> {
 
     /// The log as it is in the end: of each record the epoch and the hash.
     fn log_of(&self, lane: LaneId) -> Result<BTreeMap<u64, (Epoch, Hash)>, StoreError> {
-        let options = (self.by)(&self.options, &self.target, READ_PATIENCE);
-        let mut store = (self.lanes)(&options, lane)?;
+        let mut store = (self.careful)(&self.options, lane)?;
         let claimed = ask(&mut *store, |store, done| store.claim(done))?;
         let (mut log, mut from) = (BTreeMap::new(), claimed.first);
         while from <= claimed.last {

@@ -105,7 +105,7 @@ fn torture(
         server.order("resume", None);
     };
     let (options, target) = (options(server), server.contacts.clone());
-    check(&Torture { options, target, by: &by, lanes, fault: &fault });
+    check(&Torture { options, target, by: &by, lanes, careful, fault: &fault });
 }
 
 #[test]

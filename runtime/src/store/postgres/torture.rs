@@ -47,6 +47,13 @@ fn owners_that_take_a_lane_from_each_other_lose_nothing_and_never_fork_it() {
         server.order("resume");
     };
     let target = format!("{host}:{PORT}");
-    Torture { options: options(&server), target, by: &by, lanes: lane, fault: &fault }
-        .assert_nothing_is_lost();
+    Torture {
+        options: options(&server),
+        target,
+        by: &by,
+        lanes: lane,
+        careful: lane,
+        fault: &fault,
+    }
+    .assert_nothing_is_lost();
 }
