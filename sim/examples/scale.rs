@@ -12,6 +12,10 @@ use dpc_core::time::Span;
 use sim::scale::{Mesh, Shape};
 use sim::world::{Mode, Plan, Traffic, Wish, World};
 
+/// As `dpc` has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
