@@ -32,7 +32,7 @@ impl Core {
         if let Some(queue) = self.queues.find(ty, handled) {
             return queue;
         }
-        let mut groups = self.subs.matching(&self.queues.ty(ty).name);
+        let mut groups = self.subs.matching(self.queues.ty(ty));
         groups.retain(|g| may_take(&self.subs.group(*g).key.processor, handled));
         self.queues.create(ty, handled, groups)
     }

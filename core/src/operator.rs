@@ -198,12 +198,8 @@ impl Core {
                     .filter_map(|(_, q)| q.paged.first())
                     .filter_map(|(_, record)| self.catalogue.page(*record))
                     .map(|page| self.now.wall - page.wall);
-                let subscribers: usize = self
-                    .subs
-                    .matching(&t.name)
-                    .iter()
-                    .map(|g| self.subs.group(*g).subs.len())
-                    .sum();
+                let subscribers: usize =
+                    self.subs.matching(t).iter().map(|g| self.subs.group(*g).subs.len()).sum();
                 let elsewhere = self.mesh.is_wanted(t);
                 TypeView {
                     ty: t.name.clone(),

@@ -28,7 +28,7 @@ impl Core {
             return self.stall(to, missing, Input::Push(to, push), fx);
         }
         let hash = self.hashes.entity(&push.entity);
-        match self.check_push(&push, &hash) {
+        match self.check_push(&push, Some(&hash)) {
             Ok(PushedBefore::No) => {}
             Ok(PushedBefore::Same(after)) => {
                 let id = push.id.expect("an id was pushed before");
@@ -56,9 +56,15 @@ impl Core {
     }
 
     /// Whether a push was done before, or else may be taken now. What was done is never refused for
-    /// want of room, nor because its time has passed since (P9). State is unchanged.
-    pub(crate) fn check_push(&self, push: &Push, hash: &Hash16) -> Result<PushedBefore, Refusal> {
+    /// want of room, nor because its time has passed since (P9). State is unchanged. A push that names
+    /// an id needs the hash of its content.
+    pub(crate) fn check_push(
+        &self,
+        push: &Push,
+        hash: Option<&Hash16>,
+    ) -> Result<PushedBefore, Refusal> {
         if let Some(id) = push.id
+            && let hash = hash.expect("a push that names an id comes with its hash")
             && let same @ PushedBefore::Same(_) = self.pushed_before(id, hash)?
         {
             return Ok(same);

@@ -374,8 +374,8 @@ impl Core {
                 Candidate { who: Arc::clone(&self.subs.group(*g).who), refused }
             })
             .collect();
-        let name = &self.queues.ty(q.ty).name;
-        let handled = self.subs.matching(name).into_iter().filter(|g| !q.groups.contains(g));
+        let matching = self.subs.matching(self.queues.ty(q.ty));
+        let handled = matching.into_iter().filter(|g| !q.groups.contains(g));
         candidates.extend(handled.take(16).map(|g| Candidate {
             who: Arc::clone(&self.subs.group(g).who),
             refused: Refused::Handled,

@@ -544,8 +544,8 @@ impl Core {
         for (i, push) in t.pushes.iter().enumerate() {
             let at =
                 |refusal: Refusal| (u32::try_from(t.settles.len() + i).expect("bounded"), refusal);
-            let hash = self.hashes.entity(&push.entity);
-            fresh |= matches!(self.check_push(push, &hash).map_err(at)?, PushedBefore::No);
+            let hash = push.id.map(|_| self.hashes.entity(&push.entity));
+            fresh |= matches!(self.check_push(push, hash.as_ref()).map_err(at)?, PushedBefore::No);
             payload += push.entity.payload.len() as u64;
             bytes += 512 + push.entity.payload.len() + push.entity.headers.as_packed().len();
         }

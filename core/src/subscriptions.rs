@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::catalogue::QueueId;
 use crate::ids::{SessionId, SubscriptionId};
 use crate::message::DemandKey;
-use crate::names::{Name, Pattern, TypeName};
+use crate::names::{Name, Pattern};
 use crate::object::Generation;
 use crate::planted::{Bug, planted};
+use crate::queues::Type;
 use crate::recording::{SlicedMap, SlicedVec, Slices};
 use crate::time::{Mono, Span, Wall};
 
@@ -119,10 +120,10 @@ impl Subscriptions {
     }
 
     /// Groups whose pattern matches a type: found by the patterns a type can match.
-    pub(crate) fn matching(&self, ty: &TypeName) -> Vec<GroupId> {
-        Pattern::all_of(ty)
+    pub(crate) fn matching(&self, ty: &Type) -> Vec<GroupId> {
+        ty.demands
             .iter()
-            .filter_map(|p| self.by_pattern.get(p))
+            .filter_map(|least| self.by_pattern.get(&least.pattern))
             .flat_map(|groups| groups.iter().copied())
             .collect()
     }

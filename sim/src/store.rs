@@ -449,7 +449,7 @@ impl SimStore {
     /// Lets everything happen that is due by `now`, in order, and answers it.
     pub fn complete_until(&mut self, now: Mono) {
         loop {
-            let mut disk = self.disk.0.lock().expect("whoever held the disk did not panic");
+            let mut disk = self.disk.lock();
             let Some(due) = self.due_on(&disk).filter(|due| *due <= now) else { break };
             self.now = self.now.max(due);
             if let Some(at) = disk.late.iter().position(|late| late.due == due) {

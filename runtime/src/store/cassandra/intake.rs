@@ -49,12 +49,11 @@ impl CassandraIntake {
             [row.epoch.0, row.first.0, row.number.0, row.began.0].map(signed);
         // What earlier tries may have left in buckets before this one is not looked for.
         let swept = signed(Bucket::of(row.first).0);
-        let owner = (uuid(row.lane), bits(*incarnation), name.as_str(), &**address);
         let values = (
-            owner.0,
-            owner.1,
-            owner.2,
-            owner.3,
+            uuid(row.lane),
+            bits(*incarnation),
+            name.as_str(),
+            &**address,
             epoch,
             first,
             swept,
