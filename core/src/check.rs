@@ -122,7 +122,7 @@ impl Core {
 
     fn check_leases(&self) {
         let mut in_flight = BTreeMap::new();
-        for (n, lease) in self.leases.iter() {
+        for (n, lease) in self.leases.sorted().into_iter() {
             let live = self.memory.get(lease.slot);
             assert_eq!(live.phase, Phase::Leased(n), "lease {n} and its object");
             if let crate::lease::Holder::Stream(key) = lease.holder {

@@ -1,5 +1,7 @@
 //! Leases: the right of one session to settle one object for a while.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use serde::{Deserialize, Serialize};
 
 use crate::core::{Core, Timer};
@@ -11,13 +13,17 @@ use crate::names::Name;
 use crate::object::{Hash16, Token};
 use crate::planted::{Bug, planted};
 use crate::record::Entry;
-use crate::recording::{SlicedMap, Slices};
+use crate::recording::{SlicedIndex, SlicedVec, Slices};
 use crate::refusal::{Code, Refusal};
 use crate::subscriptions::SubKey;
 use crate::time::{Mono, Span};
 
-/// Settles remembered by number, for repeats on the same stream.
+/// Settles remembered by number, for repeats on the same stream: that of a lease at least until as
+/// many later ones have been given.
 pub(crate) const SETTLED_MAX: usize = 65_536;
+
+/// Ends of leases that are settled already, tolerated besides twice as many as there are leases.
+const ENDS_SLACK: usize = 1_024;
 
 /// One lease.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,16 +51,41 @@ pub(crate) enum Holder {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Leases {
     #[serde(skip)]
-    live: SlicedMap<u64, Lease>,
+    live: SlicedIndex<u64, Lease>,
     last: u64,
+    /// When leases end, in order for each span: time goes forward, so the latest given or extended
+    /// for a span ends last. What has been settled or extended since stays until it is its turn.
     #[serde(skip)]
-    settled: SlicedMap<u64, (ObjectId, Hash16, Option<SessionId>)>,
+    ends: BTreeMap<Span, VecDeque<(Mono, u64)>>,
+    /// Entries of `ends`.
+    #[serde(skip)]
+    ends_len: usize,
+    /// Settles by the number of their lease: one has the place of the [`SETTLED_MAX`]th before it.
+    #[serde(skip)]
+    settled: SlicedVec<Option<Settled>>,
+    settled_len: usize,
+}
+
+/// A settle, remembered by the number of its lease.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Settled {
+    lease: u64,
+    content: Hash16,
 }
 
 impl Leases {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { live: SlicedIndex::with_seed(seed), ..Self::default() }
+    }
+
     /// What goes into a snapshot in slices.
     pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 2] {
         [&mut self.live, &mut self.settled]
+    }
+
+    /// What follows from the slices.
+    pub(crate) fn derive(&mut self) {
+        self.order_ends();
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -62,38 +93,77 @@ impl Leases {
     }
 
     pub(crate) fn get(&self, n: u64) -> Option<&Lease> {
-        self.live.get(&n)
+        self.live.get(n)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Lease)> {
-        self.live.iter().map(|(n, lease)| (*n, lease))
+    /// All leases, by number.
+    pub(crate) fn sorted(&self) -> Vec<(u64, &Lease)> {
+        self.live.sorted()
+    }
+
+    /// Takes note of a lease's end, and says whether it is the only one of its span.
+    fn note_end(&mut self, n: u64, span: Span, until: Mono) -> bool {
+        if self.ends_len > 2 * self.live.len() + ENDS_SLACK {
+            self.order_ends();
+        }
+        let ends = self.ends.entry(span).or_default();
+        ends.push_back((until, n));
+        self.ends_len += 1;
+        ends.len() == 1
+    }
+
+    /// The next lease of a span to end, and when. What has been settled or extended is passed over.
+    fn next_end(&mut self, span: Span) -> Option<(Mono, u64)> {
+        let ends = self.ends.get_mut(&span)?;
+        while let Some((until, n)) = ends.front().copied() {
+            if self.live.get(n).is_some_and(|lease| lease.until == until) {
+                return Some((until, n));
+            }
+            ends.pop_front();
+            self.ends_len -= 1;
+        }
+        self.ends.remove(&span);
+        None
+    }
+
+    /// Puts the ends in order anew: those of the leases there are.
+    fn order_ends(&mut self) {
+        self.ends.clear();
+        let mut ends: Vec<_> = self.live.sorted().iter().map(|(n, l)| (l.until, *n, l.span)).collect();
+        ends.sort_unstable();
+        self.ends_len = ends.len();
+        for (until, n, span) in ends {
+            self.ends.entry(span).or_default().push_back((until, n));
+        }
     }
 
     /// Remembers a settle by its lease's number, so that a repeat on the stream is known.
-    pub(crate) fn note_settled(
-        &mut self,
-        n: u64,
-        object: ObjectId,
-        content: Hash16,
-        session: Option<SessionId>,
-    ) {
-        if self.settled.len() == SETTLED_MAX {
-            self.settled.pop_first();
+    pub(crate) fn note_settled(&mut self, n: u64, content: Hash16) {
+        if planted(Bug::SettleForgotten) {
+            return;
         }
-        if !planted(Bug::SettleForgotten) {
-            self.settled.insert(n, (object, content, session));
+        let at = place_of_settle(n);
+        while self.settled.len() <= at {
+            self.settled.push(None);
         }
+        self.settled_len += usize::from(self.settled[at].is_none());
+        self.settled[at] = Some(Settled { lease: n, content });
     }
 
     /// How many settles are remembered by number.
     pub(crate) fn settled_len(&self) -> usize {
-        self.settled.len()
+        self.settled_len
     }
 
-    /// The settle that ended a lease, if it is remembered by number.
-    pub(crate) fn settled(&self, n: u64) -> Option<(ObjectId, Hash16)> {
-        self.settled.get(&n).map(|(object, content, _)| (*object, *content))
+    /// The content of the settle that ended a lease, if it is remembered by number.
+    pub(crate) fn settled(&self, n: u64) -> Option<Hash16> {
+        let settled = self.settled.get(place_of_settle(n))?.as_ref()?;
+        (settled.lease == n).then_some(settled.content)
     }
+}
+
+fn place_of_settle(n: u64) -> usize {
+    usize::try_from(n % SETTLED_MAX as u64).expect("below a usize")
 }
 
 impl Core {
@@ -114,7 +184,7 @@ impl Core {
         live.dirty = true;
         let object = live.object.clone();
         self.leases.live.insert(n, Lease { slot, holder, processor, until, span, begun: false });
-        self.arm(until, Timer::Lease(n));
+        self.note_lease_end(n, span, until);
         let subscription = match holder {
             Holder::Stream((session, subscription)) => {
                 let session = self.subs.sessions.get_mut(&session).expect("deliveries need one");
@@ -137,8 +207,7 @@ impl Core {
 
     /// Ends a lease. Credit is free at once. The object is in nobody's hands then.
     pub(crate) fn end_lease(&mut self, n: u64, settled: bool) -> Lease {
-        let lease = self.leases.live.remove(&n).expect("the caller found it");
-        self.disarm(lease.until, Timer::Lease(n));
+        let lease = self.leases.live.remove(n).expect("the caller found it");
         for group in std::mem::take(&mut self.starved) {
             self.hungry.insert(group);
             self.window_may_grow(group);
@@ -207,7 +276,7 @@ impl Core {
         }
         let mut begun = Vec::new();
         let done = self.for_each_lease(to, lessee, leases, fx, |core, n| {
-            let lease = core.leases.live.get_mut(&n).expect("found above");
+            let lease = core.leases.live.get_mut(n).expect("found above");
             if !lease.begun {
                 lease.begun = true;
                 begun.push(core.memory.get(lease.slot).at);
@@ -232,16 +301,14 @@ impl Core {
         }
         let mut shortest: Option<Span> = None;
         let done = self.for_each_lease(to, lessee, leases, fx, |core, n| {
-            let span = core.leases.live[&n].span;
+            let span = core.leases.get(n).expect("found above").span;
             shortest = Some(shortest.map_or(span, |s| s.min(span)));
             let until = core.now.mono + span;
             if planted(Bug::LeasesOverlap) {
                 return;
             }
-            let lease = core.leases.live.get_mut(&n).expect("found above");
-            let before = std::mem::replace(&mut lease.until, until);
-            core.disarm(before, Timer::Lease(n));
-            core.arm(until, Timer::Lease(n));
+            core.leases.live.get_mut(n).expect("found above").until = until;
+            core.note_lease_end(n, span, until);
         });
         let answer = match shortest {
             Some(span) => Answer::Extended(done, self.now.wall + span),
@@ -275,11 +342,26 @@ impl Core {
         done
     }
 
-    pub(crate) fn on_lease_expired(&mut self, n: u64, fx: &mut Effects) {
-        let Some(lease) = self.leases.get(n).cloned() else { return };
-        if lease.until > self.now.mono {
-            return;
+    /// One deadline stands for all leases of a span: the end of one that was the next to end when it
+    /// was set. Most leases are settled before, and cost it nothing.
+    fn note_lease_end(&mut self, n: u64, span: Span, until: Mono) {
+        if self.leases.note_end(n, span, until) && !self.once.contains_key(&Timer::Lease(span)) {
+            self.arm_once(span, Timer::Lease(span));
         }
+    }
+
+    /// Leases of a span may have ended.
+    pub(crate) fn on_leases_due(&mut self, span: Span, fx: &mut Effects) {
+        while let Some((until, n)) = self.leases.next_end(span) {
+            if until > self.now.mono {
+                return self.arm_once(until - self.now.mono, Timer::Lease(span));
+            }
+            self.expire_lease(n, fx);
+        }
+    }
+
+    fn expire_lease(&mut self, n: u64, fx: &mut Effects) {
+        let lease = self.leases.get(n).expect("it is the next to end");
         if let Holder::Stream((session, _)) = lease.holder {
             fx.push(Effect::LeaseEnded { session, lease: n, reason: LeaseEnd::Expired });
         }
