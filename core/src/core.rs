@@ -470,6 +470,13 @@ impl Core {
         self.timers.remove(&(at, timer));
     }
 
+    /// Takes a deadline of [`Core::arm_once`] back, if it is set.
+    pub(crate) fn disarm_once(&mut self, timer: Timer) {
+        if let Some(at) = self.once.remove(&timer) {
+            self.disarm(at, timer);
+        }
+    }
+
     /// The edge has made a record durable.
     fn handle_committed(&mut self, number: RecordNumber, fx: &mut Effects) {
         let sent = self.lane.commit(number);

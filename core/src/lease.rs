@@ -53,17 +53,21 @@ pub(crate) struct Leases {
     #[serde(skip)]
     live: SlicedIndex<u64, Lease>,
     last: u64,
-    /// When leases end, in order for each span: time goes forward, so the latest given or extended
-    /// for a span ends last. What has been settled or extended since stays until it is its turn.
     #[serde(skip)]
-    ends: BTreeMap<Span, VecDeque<(Mono, u64)>>,
-    /// Entries of `ends`.
-    #[serde(skip)]
-    ends_len: usize,
+    ends: BTreeMap<Span, Ends>,
     /// Settles by the number of their lease: one has the place of the [`SETTLED_MAX`]th before it.
     #[serde(skip)]
     settled: SlicedVec<Option<Settled>>,
     settled_len: usize,
+}
+
+/// When the leases of one span end, in order: time goes forward, so the one given or extended last
+/// ends last. What has been settled or extended since stays until it is its turn.
+#[derive(Debug, Default)]
+struct Ends {
+    order: VecDeque<(Mono, u64)>,
+    /// How many leases of the span there are.
+    live: usize,
 }
 
 /// A settle, remembered by the number of its lease.
@@ -85,7 +89,14 @@ impl Leases {
 
     /// What follows from the slices.
     pub(crate) fn derive(&mut self) {
-        self.order_ends();
+        let leases = self.live.sorted();
+        let mut order: Vec<_> = leases.iter().map(|(n, l)| (l.until, *n, l.span)).collect();
+        order.sort_unstable();
+        for (until, n, span) in order {
+            let ends = self.ends.entry(span).or_default();
+            ends.order.push_back((until, n));
+            ends.live += 1;
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -101,40 +112,52 @@ impl Leases {
         self.live.sorted()
     }
 
-    /// Takes note of a lease's end, and says whether it is the only one of its span.
-    fn note_end(&mut self, n: u64, span: Span, until: Mono) -> bool {
-        if self.ends_len > 2 * self.live.len() + ENDS_SLACK {
-            self.order_ends();
-        }
-        let ends = self.ends.entry(span).or_default();
-        ends.push_back((until, n));
-        self.ends_len += 1;
-        ends.len() == 1
+    /// Adds a lease.
+    fn give(&mut self, n: u64, lease: Lease) {
+        self.note_end(n, lease.span, lease.until);
+        self.ends.get_mut(&lease.span).expect("just noted").live += 1;
+        self.live.insert(n, lease);
     }
 
-    /// The next lease of a span to end, and when. What has been settled or extended is passed over.
+    /// Moves the end of a lease.
+    fn extend(&mut self, n: u64, until: Mono) {
+        let lease = self.live.get_mut(n).expect("the caller found it");
+        lease.until = until;
+        let span = lease.span;
+        self.note_end(n, span, until);
+    }
+
+    /// Takes a lease away, and says whether it was the last of its span.
+    fn end(&mut self, n: u64) -> (Lease, bool) {
+        let lease = self.live.remove(n).expect("the caller found it");
+        let ends = self.ends.get_mut(&lease.span).expect("the lease was noted");
+        ends.live -= 1;
+        let last = ends.live == 0;
+        if last {
+            self.ends.remove(&lease.span);
+        }
+        (lease, last)
+    }
+
+    fn note_end(&mut self, n: u64, span: Span, until: Mono) {
+        let ends = self.ends.entry(span).or_default();
+        if ends.order.len() > 2 * ends.live + ENDS_SLACK {
+            let stands = |(until, n): &(Mono, u64)| stands(&self.live, *n, *until);
+            ends.order.retain(stands);
+        }
+        ends.order.push_back((until, n));
+    }
+
+    /// The next lease of a span to end, and when.
     fn next_end(&mut self, span: Span) -> Option<(Mono, u64)> {
-        let ends = self.ends.get_mut(&span)?;
-        while let Some((until, n)) = ends.front().copied() {
-            if self.live.get(n).is_some_and(|lease| lease.until == until) {
+        let order = &mut self.ends.get_mut(&span)?.order;
+        while let Some((until, n)) = order.front().copied() {
+            if stands(&self.live, n, until) {
                 return Some((until, n));
             }
-            ends.pop_front();
-            self.ends_len -= 1;
+            order.pop_front();
         }
-        self.ends.remove(&span);
         None
-    }
-
-    /// Puts the ends in order anew: those of the leases there are.
-    fn order_ends(&mut self) {
-        self.ends.clear();
-        let mut ends: Vec<_> = self.live.sorted().iter().map(|(n, l)| (l.until, *n, l.span)).collect();
-        ends.sort_unstable();
-        self.ends_len = ends.len();
-        for (until, n, span) in ends {
-            self.ends.entry(span).or_default().push_back((until, n));
-        }
     }
 
     /// Remembers a settle by its lease's number, so that a repeat on the stream is known.
@@ -162,6 +185,11 @@ impl Leases {
     }
 }
 
+/// Whether a lease is there still and ends then.
+fn stands(live: &SlicedIndex<u64, Lease>, n: u64, until: Mono) -> bool {
+    live.get(n).is_some_and(|lease| lease.until == until)
+}
+
 fn place_of_settle(n: u64) -> usize {
     usize::try_from(n % SETTLED_MAX as u64).expect("below a usize")
 }
@@ -183,8 +211,10 @@ impl Core {
         live.object.deliveries += 1;
         live.dirty = true;
         let object = live.object.clone();
-        self.leases.live.insert(n, Lease { slot, holder, processor, until, span, begun: false });
-        self.note_lease_end(n, span, until);
+        self.leases.give(n, Lease { slot, holder, processor, until, span, begun: false });
+        // One deadline stands for all leases of a span, that of the first to end when it was set:
+        // most leases are settled before theirs, and it costs them nothing.
+        self.arm_once(span, Timer::Lease(span));
         let subscription = match holder {
             Holder::Stream((session, subscription)) => {
                 let session = self.subs.sessions.get_mut(&session).expect("deliveries need one");
@@ -207,7 +237,10 @@ impl Core {
 
     /// Ends a lease. Credit is free at once. The object is in nobody's hands then.
     pub(crate) fn end_lease(&mut self, n: u64, settled: bool) -> Lease {
-        let lease = self.leases.live.remove(n).expect("the caller found it");
+        let (lease, last) = self.leases.end(n);
+        if last {
+            self.disarm_once(Timer::Lease(lease.span));
+        }
         for group in std::mem::take(&mut self.starved) {
             self.hungry.insert(group);
             self.window_may_grow(group);
@@ -307,8 +340,7 @@ impl Core {
             if planted(Bug::LeasesOverlap) {
                 return;
             }
-            core.leases.live.get_mut(n).expect("found above").until = until;
-            core.note_lease_end(n, span, until);
+            core.leases.extend(n, until);
         });
         let answer = match shortest {
             Some(span) => Answer::Extended(done, self.now.wall + span),
@@ -340,14 +372,6 @@ impl Core {
             }
         }
         done
-    }
-
-    /// One deadline stands for all leases of a span: the end of one that was the next to end when it
-    /// was set. Most leases are settled before, and cost it nothing.
-    fn note_lease_end(&mut self, n: u64, span: Span, until: Mono) {
-        if self.leases.note_end(n, span, until) && !self.once.contains_key(&Timer::Lease(span)) {
-            self.arm_once(span, Timer::Lease(span));
-        }
     }
 
     /// Leases of a span may have ended.

@@ -571,9 +571,7 @@ impl Core {
 
     fn was_settled_so(&self, lease: LeaseRef, content: Hash16) -> bool {
         match lease {
-            LeaseRef::Number(n) => {
-                self.leases.settled(n) == Some(content)
-            }
+            LeaseRef::Number(n) => self.leases.settled(n) == Some(content),
             LeaseRef::Token(token) => self.answer_from_marks(token, content) == Some(true),
         }
     }

@@ -128,7 +128,10 @@ mod tests {
     use super::*;
 
     /// What a walk in slices of one entry writes while the index changes under it.
-    fn walked(index: &mut SlicedIndex<u64, u64>, mut change: impl FnMut(&mut SlicedIndex<u64, u64>)) -> Vec<u8> {
+    fn walked(
+        index: &mut SlicedIndex<u64, u64>,
+        mut change: impl FnMut(&mut SlicedIndex<u64, u64>),
+    ) -> Vec<u8> {
         index.begin();
         let (mut out, mut done) = (Vec::new(), false);
         while !done {
@@ -152,7 +155,9 @@ mod tests {
             let before = state(&mut index);
             let mut n = seed;
             let written = walked(&mut index, |index| {
-                n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                n = n
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 match n >> 62 {
                     0 => drop(index.insert(n >> 59, n)),
                     1 => drop(index.remove(n >> 8 & 0x1f)),

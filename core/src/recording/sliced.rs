@@ -360,7 +360,10 @@ impl<T: Serialize + DeserializeOwned> Slices for SlicedVec<T> {
 }
 
 /// Reads entries one after the other until one is not taken.
-pub(super) fn load<E: DeserializeOwned>(mut bytes: &[u8], mut take: impl FnMut(E) -> bool) -> Option<()> {
+pub(super) fn load<E: DeserializeOwned>(
+    mut bytes: &[u8],
+    mut take: impl FnMut(E) -> bool,
+) -> Option<()> {
     while !bytes.is_empty() {
         let (entry, rest) = postcard::take_from_bytes(bytes).ok()?;
         bytes = rest;
