@@ -121,8 +121,11 @@ impl Remembered {
         &mut self,
         part: u64,
         end: RecordNumber,
-        ids: Vec<(ObjectId, Loc)>,
+        mut ids: Vec<(ObjectId, Loc)>,
     ) -> Option<PartIds> {
+        if planted(Bug::FirstMentionCounts) {
+            ids.reverse();
+        }
         // Of several mentions of an id the last one counts.
         let latest: BTreeMap<ObjectId, Loc> = ids.into_iter().collect();
         self.add_part(part, end, latest.into_iter().collect())
