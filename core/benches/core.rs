@@ -14,7 +14,7 @@ use dpc_core::time::Wall;
 
 mod bare;
 
-use bare::{Bare, GROUP};
+use bare::{Around, Bare, GROUP};
 
 /// Entries of a record of the usual size.
 const ENTRIES: u32 = 1_000;
@@ -23,10 +23,18 @@ fn main() {
     divan::main();
 }
 
-/// A push, a delivery and a settle of each object, and the two records that it shares with others.
-#[divan::bench(args = [(1, 0), (1, 100_000), (1_000, 0), (10_000, 0)])]
-fn life(bencher: Bencher<'_, '_>, (types, backlog): (usize, u64)) {
-    let mut bare = Bare::new(types, 200, backlog, None);
+/// A push, a delivery and a settle of each object, and the two records that it shares with others:
+/// by the number of types, of others that wait, and of peers that want the same types.
+#[divan::bench(args = [
+    (1, 0, 0),
+    (1, 100_000, 0),
+    (1_000, 0, 0),
+    (10_000, 0, 0),
+    (10, 0, 2),
+    (10_000, 0, 64),
+])]
+fn life(bencher: Bencher<'_, '_>, (types, backlog, neighbours): (usize, u64, u64)) {
+    let mut bare = Bare::new(Around { types, backlog, neighbours, ..Around::default() }, None);
     bencher.counter(ItemsCount::new(GROUP)).bench_local(|| bare.group());
 }
 

@@ -59,15 +59,24 @@ impl Core {
     /// A group has credit again: peers may be let in when half of what they were told is used.
     pub(crate) fn window_may_grow(&mut self, group: GroupId) {
         let g = self.subs.group(group);
-        let half = (g.credit / 2).max(1);
-        let low = |l: &Link| {
-            let told = l.told.get(&g.key).map_or(0, |d| d.window);
-            let used = l.received.get(&g.key).copied().unwrap_or(0);
-            told.saturating_sub(used) < half
-        };
-        if self.mesh.links().any(|(_, l)| low(l)) {
-            let key = g.key.clone();
-            self.mark_demand(key);
+        if g.peers_served == Some(g.credit) || self.mesh.dirty.contains(&g.key) {
+            return;
+        }
+        if self.mesh.links().any(|(_, l)| is_near_the_end(l, &g.key, g.credit)) {
+            return self.mark_demand(g.key.clone());
+        }
+        let g = self.subs.group_mut(group);
+        g.peers_served = Some(g.credit);
+    }
+
+    /// A peer has used some of a window, or was told another one.
+    pub(crate) fn window_was_used(&mut self, link: LinkId, key: &DemandKey) {
+        let Some(group) = self.subs.find(key) else { return };
+        let g = self.subs.group_mut(group);
+        if let (Some(credit), Some(l)) = (g.peers_served, self.mesh.link(link))
+            && is_near_the_end(l, key, credit)
+        {
+            g.peers_served = None;
         }
     }
 
@@ -117,6 +126,7 @@ impl Core {
         let Some((mut demand, free)) = best else {
             if l.told.remove(key).is_some() {
                 adverts.push(Advert { key: key.clone(), demand: None });
+                self.window_was_used(link, key);
             }
             return;
         };
@@ -136,7 +146,7 @@ impl Core {
             if appears {
                 self.note_appearance(key);
             }
-            return;
+            return self.window_was_used(link, key);
         }
         let grown = demand.window - before;
         if grown > 0 && (grown * 2 >= free || before <= received) {
@@ -300,4 +310,11 @@ impl Core {
             fx.push(Effect::Note(note));
         }
     }
+}
+
+/// Whether a peer has used more than half of a group's credit since it was last told of it.
+fn is_near_the_end(link: &Link, key: &DemandKey, credit: u64) -> bool {
+    let told = link.told.get(key).map_or(0, |demand| demand.window);
+    let used = link.received.get(key).copied().unwrap_or(0);
+    told.saturating_sub(used) < (credit / 2).max(1)
 }

@@ -2,12 +2,15 @@
 
 use dpc_core::effect::Effect;
 use dpc_core::ids::{
-    Epoch, Incarnation, LaneId, ObjectId, RecordNumber, RequestId, SessionId, SubscriptionId,
+    Epoch, Incarnation, LaneId, LinkId, ObjectId, RecordNumber, RequestId, SessionId,
+    SubscriptionId,
 };
 use dpc_core::input::{LeaseRef, Lessee, ReplyTo, Settle, Subscribe, Verb};
-use dpc_core::message::Protocols;
+use dpc_core::message::{
+    Advert, Demand, DemandKey, Hello, LaneHello, Message, PROTOCOL, Path, Protocols,
+};
 use dpc_core::names::{Name, Pattern, TypeName};
-use dpc_core::object::{Entity, Headers, Push};
+use dpc_core::object::{Entity, Generation, Headers, Push};
 use dpc_core::recording::{Chunk, Tape, TapeBounds};
 use dpc_core::store::Claimed;
 use dpc_core::{Core, Effects, Input, Limits, Mono, Now, Settings, Wall};
@@ -16,6 +19,25 @@ use dpc_core::{Core, Effects, Input, Limits, Mono, Now, Settings, Wall};
 pub(crate) const GROUP: u64 = 64;
 
 const SESSION: SessionId = SessionId(1);
+
+/// What is around the objects that flow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Around {
+    /// Types of objects that flow, in turn.
+    pub(crate) types: usize,
+    /// Bytes of a payload.
+    pub(crate) bytes: usize,
+    /// Others that nobody wants and that wait.
+    pub(crate) backlog: u64,
+    /// Peers that want each of the types, too.
+    pub(crate) neighbours: u64,
+}
+
+impl Default for Around {
+    fn default() -> Self {
+        Self { types: 1, bytes: 200, backlog: 0, neighbours: 0 }
+    }
+}
 
 /// A core with one subscriber to everything below `flows`.
 pub(crate) struct Bare {
@@ -32,14 +54,8 @@ pub(crate) struct Bare {
 }
 
 impl Bare {
-    /// Objects of so many types and bytes will flow, and `backlog` others that nobody wants wait. Is
-    /// recorded, if it is given a tape's bounds.
-    pub(crate) fn new(
-        types: usize,
-        bytes: usize,
-        backlog: u64,
-        recorded: Option<TapeBounds>,
-    ) -> Self {
+    /// Is recorded, if it is given a tape's bounds.
+    pub(crate) fn new(around: Around, recorded: Option<TapeBounds>) -> Self {
         let settings = Settings {
             name: Name::new("node", "n").expect("valid"),
             lane: LaneId([7; 16]),
@@ -62,10 +78,11 @@ impl Bare {
             fx: Effects::new(),
             micros: 0,
             last: 0,
-            types: (0..types).map(|n| type_name(&format!("flows.T{n}"))).collect(),
-            payload: vec![7; bytes].into(),
+            types: (0..around.types).map(|n| type_name(&format!("flows.T{n}"))).collect(),
+            payload: vec![7; around.bytes].into(),
         };
-        for _ in 0..backlog / GROUP {
+        (1..=around.neighbours).for_each(|n| bare.link(n));
+        for _ in 0..around.backlog / GROUP {
             (0..GROUP).for_each(|_| bare.push(type_name("waits.Waits")));
             bare.commit();
         }
@@ -80,6 +97,44 @@ impl Bare {
         };
         bare.handle(Input::Subscribe(ReplyTo { request: RequestId(1), seq: 0 }, subscribe));
         bare
+    }
+
+    /// A peer that wants all the types by a processor of its own.
+    fn link(&mut self, n: u64) {
+        let (link, name) = (LinkId(n), Name::new("node", &format!("p{n}")).expect("valid"));
+        let mut lane = [9; 16];
+        lane[8..].copy_from_slice(&n.to_be_bytes());
+        let (lane, epoch, incarnation) = (LaneId(lane), Epoch(1), Incarnation(9));
+        let (number, hash) = (RecordNumber(1), [0; 16]);
+        self.handle(Input::LinkUp { link, dialled: false });
+        let hello = Hello {
+            protocol: PROTOCOL,
+            protocol_min: PROTOCOL,
+            name: name.clone(),
+            lanes: vec![LaneHello { lane, epoch, incarnation, number, hash }],
+            generation: 0,
+            known: Vec::new(),
+        };
+        self.handle(Input::Peer(link, Message::Hello(hello)));
+        let path: Path = [(name, lane)].into();
+        let adverts = self.types.iter().zip(1..).map(|(ty, counter)| Advert {
+            key: DemandKey::new(
+                Pattern::new(ty.as_str()).expect("valid"),
+                Name::new("processor", "theirs").expect("valid"),
+            ),
+            demand: Some(Demand {
+                distance: 0,
+                path: path.clone(),
+                generation: Generation { counter, lane, incarnation },
+                window: 1_024,
+            }),
+        });
+        let adverts: Vec<Advert> = adverts.collect();
+        for some in adverts.chunks(1_000) {
+            self.handle(Input::Peer(link, Message::Adverts(some.to_vec())));
+        }
+        self.commit();
+        self.fx.clear();
     }
 
     /// One group of objects from push to end: [`GROUP`] pushes, one settle of all, two records.
