@@ -23,18 +23,20 @@ fn main() {
     divan::main();
 }
 
-/// A push, a delivery and a settle of each object, and the two records that it shares with others:
-/// by the number of types, of others that wait, and of peers that want the same types.
+/// A push, a delivery and a settle of each object, and the two records that it shares with others.
 #[divan::bench(args = [
-    (1, 0, 0),
-    (1, 100_000, 0),
-    (1_000, 0, 0),
-    (10_000, 0, 0),
-    (10, 0, 2),
-    (10_000, 0, 64),
+    Around::default(),
+    Around { backlog: 1_000, ..Around::default() },
+    Around { backlog: 1_000_000, ..Around::default() },
+    Around { types: 10, ..Around::default() },
+    Around { types: 10_000, ..Around::default() },
+    Around { types: 10, neighbours: 2, ..Around::default() },
+    Around { types: 10, neighbours: 64, ..Around::default() },
+    Around { types: 10_000, neighbours: 64, ..Around::default() },
+    Around { subscriptions: 10_000, ..Around::default() },
 ])]
-fn life(bencher: Bencher<'_, '_>, (types, backlog, neighbours): (usize, u64, u64)) {
-    let mut bare = Bare::new(Around { types, backlog, neighbours, ..Around::default() }, None);
+fn life(bencher: Bencher<'_, '_>, around: Around) {
+    let mut bare = Bare::new(around, None);
     bencher.counter(ItemsCount::new(GROUP)).bench_local(|| bare.group());
 }
 

@@ -1,5 +1,8 @@
 //! A core in a loop: what a driver would tell it, with a store that takes every record at once.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use dpc_core::effect::Effect;
 use dpc_core::ids::{
     Epoch, Incarnation, LaneId, LinkId, ObjectId, RecordNumber, RequestId, SessionId,
@@ -18,10 +21,11 @@ use dpc_core::{Core, Effects, Input, Limits, Mono, Now, Settings, Wall};
 /// Objects of one record.
 pub(crate) const GROUP: u64 = 64;
 
-const SESSION: SessionId = SessionId(1);
+/// Subscriptions of one stream.
+const STREAM: u64 = 10;
 
 /// What is around the objects that flow.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Around {
     /// Types of objects that flow, in turn.
     pub(crate) types: usize,
@@ -31,15 +35,33 @@ pub(crate) struct Around {
     pub(crate) backlog: u64,
     /// Peers that want each of the types, too.
     pub(crate) neighbours: u64,
+    /// Subscriptions to all of the types under one processor's name, ten a stream.
+    pub(crate) subscriptions: u64,
+}
+
+impl fmt::Debug for Around {
+    /// What is not as usual.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |a: &Self| {
+            let (types, bytes) = (a.types as u64, a.bytes as u64);
+            [types, bytes, a.backlog, a.neighbours, a.subscriptions]
+        };
+        let what = ["types", "bytes", "waiting", "neighbours", "subscriptions"];
+        let all = what.into_iter().zip(of(self)).zip(of(&Self::default()));
+        let unusual = all.filter(|((_, n), usual)| n != usual);
+        let said: Vec<String> = unusual.map(|((what, n), _)| format!("{n} {what}")).collect();
+        f.write_str(if said.is_empty() { "as usual" } else { "" })?;
+        f.write_str(&said.join(", "))
+    }
 }
 
 impl Default for Around {
     fn default() -> Self {
-        Self { types: 1, bytes: 200, backlog: 0, neighbours: 0 }
+        Self { types: 1, bytes: 200, backlog: 0, neighbours: 0, subscriptions: 1 }
     }
 }
 
-/// A core with one subscriber to everything below `flows`.
+/// A core with subscribers to everything below `flows`.
 pub(crate) struct Bare {
     core: Core,
     tape: Option<Tape>,
@@ -86,17 +108,25 @@ impl Bare {
             (0..GROUP).for_each(|_| bare.push(type_name("waits.Waits")));
             bare.commit();
         }
-        bare.handle(Input::OpenSession(SESSION));
+        (0..around.subscriptions).for_each(|n| bare.subscribe(n));
+        bare
+    }
+
+    fn subscribe(&mut self, n: u64) {
+        let session = SessionId(1 + n / STREAM);
+        if n.is_multiple_of(STREAM) {
+            self.handle(Input::OpenSession(session));
+        }
         let subscribe = Subscribe {
-            session: SESSION,
-            subscription: SubscriptionId(1),
+            session,
+            subscription: SubscriptionId(1 + n % STREAM),
             pattern: Pattern::new("flows.*").expect("valid"),
             processor: Name::new("processor", "default").expect("valid"),
             credit: 1_024,
             lease: None,
         };
-        bare.handle(Input::Subscribe(ReplyTo { request: RequestId(1), seq: 0 }, subscribe));
-        bare
+        self.handle(Input::Subscribe(ReplyTo { request: RequestId(1), seq: 0 }, subscribe));
+        self.fx.clear();
     }
 
     /// A peer that wants all the types by a processor of its own.
@@ -137,23 +167,27 @@ impl Bare {
         self.fx.clear();
     }
 
-    /// One group of objects from push to end: [`GROUP`] pushes, one settle of all, two records.
+    /// One group of objects from push to end: [`GROUP`] pushes, one settle for each stream that was
+    /// given some, two records.
     pub(crate) fn group(&mut self) {
         for n in 0..GROUP {
             let ty = (self.last + n) as usize % self.types.len();
             self.push(self.types[ty].clone());
         }
         self.commit();
-        let delivered = std::mem::take(&mut self.fx).into_iter();
-        let leases = delivered.filter_map(|effect| match effect {
-            Effect::Deliver(_, delivery) => Some(LeaseRef::Number(delivery.lease)),
-            _ => None,
-        });
-        let leases: Vec<LeaseRef> = leases.collect();
-        assert_eq!(leases.len() as u64, GROUP, "everything is delivered at once");
-        let settle = Settle { leases, verb: Verb::Finalise, emits: Vec::new() };
-        let to = ReplyTo { request: RequestId(3), seq: self.last };
-        self.handle(Input::Settle(to, Lessee::Session(SESSION), settle));
+        let mut leases = BTreeMap::<SessionId, Vec<LeaseRef>>::new();
+        for effect in self.fx.drain(..) {
+            if let Effect::Deliver(session, delivery) = effect {
+                leases.entry(session).or_default().push(LeaseRef::Number(delivery.lease));
+            }
+        }
+        let delivered: usize = leases.values().map(Vec::len).sum();
+        assert_eq!(delivered as u64, GROUP, "everything is delivered at once");
+        for (session, leases) in leases {
+            let settle = Settle { leases, verb: Verb::Finalise, emits: Vec::new() };
+            let to = ReplyTo { request: RequestId(3), seq: self.last };
+            self.handle(Input::Settle(to, Lessee::Session(session), settle));
+        }
         self.commit();
         self.fx.clear();
     }
