@@ -287,10 +287,7 @@ impl Entry {
                 w.byte(7);
                 encode_locs(w, locs);
             }
-            Self::Decision { decision, objects } => {
-                w.byte(9);
-                encode_decision(w, decision, objects);
-            }
+            Self::Decision { decision, objects } => write_decision(w, decision, objects),
             Self::Peer(peer) => {
                 w.byte(10);
                 w.fixed(&peer.lane.0);
@@ -463,7 +460,9 @@ fn decode_end(
     })
 }
 
-fn encode_decision(w: &mut Writer, decision: &Decision, objects: &[(ObjectId, u32)]) {
+/// Writes a decision's entry.
+pub(crate) fn write_decision(w: &mut Writer, decision: &Decision, objects: &[(ObjectId, u32)]) {
+    w.byte(9);
     w.int(decision.at.0);
     w.byte(decision.step.code());
     w.string(decision.chosen.as_deref().unwrap_or(""));
