@@ -50,6 +50,11 @@ impl Gate {
         due
     }
 
+    /// The last durable record.
+    pub(crate) fn committed(&self) -> RecordNumber {
+        self.committed
+    }
+
     /// Takes back the memory of what [`Gate::open`] gave.
     pub(crate) fn give_back(&mut self, done: Vec<Effect>) {
         assert!(done.is_empty(), "every effect has been performed");

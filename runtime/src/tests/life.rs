@@ -62,7 +62,7 @@ async fn a_push_stream_is_answered_in_ranges_each_item_once() {
                 }
                 v1::PushItem { seq, object: Some(object) }
             };
-            let items = (first..first + 500).map(item).collect();
+            let items: Vec<_> = (first..first + 500).map(item).collect();
             requests.send(dpc_proto::PushStreamRequest::from(items)).await.expect("open");
         }
     });

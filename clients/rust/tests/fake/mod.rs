@@ -374,7 +374,7 @@ impl Session {
 
     /// Delivers one object for each lease; its id is the lease.
     pub fn deliver(&self, leases: impl IntoIterator<Item = u64>) {
-        let deliveries = leases.into_iter().map(delivery).collect();
+        let deliveries: Vec<_> = leases.into_iter().map(delivery).collect();
         let deliveries = deliveries.into();
         self.send(v1::session_response::Response::Deliveries(deliveries));
     }
