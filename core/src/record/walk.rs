@@ -152,7 +152,7 @@ mod tests {
         let token = Token { lane: lane(1), epoch, incarnation, n: 1 << 40, object: id };
         let marks = vec![SettleMark { version: 200, token, content: [4; 16] }; 2];
         let generation = Generation { counter: 1 << 20, lane: lane(3), incarnation };
-        let headers = Headers::pack([("key", "value")].into_iter(), &Limits::default());
+        let headers = Headers::pack([("key", "value")], &Limits::default());
         let birth = Birth { lane: lane(5), epoch, loc: loc(3, 4) };
         let full = Object {
             id,
