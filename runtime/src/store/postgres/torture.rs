@@ -110,14 +110,14 @@ fn torture(
     let host = format!("127.{}.{b}.{c}", a | 128);
     run_sql(server, &format!("ALTER SYSTEM SET listen_addresses = '{host}'"));
     server.order("restart");
-    let fault = |dice: &mut Dice| match dice.index(4) {
+    let fault = |dice: &mut Dice| match dice.index(6) {
         0 => {
             server.order("kill");
             server.order("start");
         }
         1 => server.order("restart"),
         all => {
-            server.order(if all == 2 { "pause" } else { "stall" });
+            server.order(if all < 4 { "pause" } else { "stall" });
             std::thread::sleep(dice.millis(50, 1_200));
             server.order("resume");
         }
