@@ -29,6 +29,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_well_known_types(true)
         // Their comments hold code examples in other languages.
         .disable_comments([".google.protobuf"])
+        // Written without a message for each object: `src/repeated.rs`.
+        .extern_path(".dpc.v1.Deliveries", "crate::Deliveries")
+        .extern_path(".dpc.v1.PushStreamRequest", "crate::PushStreamRequest")
         // The rarest message is by far the largest; every queued message would be as large.
         .boxed(".dpc.v1.LinkMessage.message.told")
         .emit_rerun_if_changed(false)

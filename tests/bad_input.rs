@@ -227,7 +227,7 @@ impl Session {
     async fn delivery(&mut self) -> v1::Delivery {
         loop {
             if let session_response::Response::Deliveries(mut deliveries) = self.next().await {
-                return deliveries.deliveries.remove(0);
+                return deliveries.items.remove(0);
             }
         }
     }

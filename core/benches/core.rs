@@ -14,7 +14,7 @@ use dpc_core::time::Wall;
 
 mod bare;
 
-use bare::{Bare, GROUP};
+use bare::{Around, Bare, GROUP};
 
 /// Entries of a record of the usual size.
 const ENTRIES: u32 = 1_000;
@@ -24,9 +24,19 @@ fn main() {
 }
 
 /// A push, a delivery and a settle of each object, and the two records that it shares with others.
-#[divan::bench(args = [(1, 0), (1, 100_000), (1_000, 0), (10_000, 0)])]
-fn life(bencher: Bencher<'_, '_>, (types, backlog): (usize, u64)) {
-    let mut bare = Bare::new(types, 200, backlog, None);
+#[divan::bench(args = [
+    Around::default(),
+    Around { backlog: 1_000, ..Around::default() },
+    Around { backlog: 1_000_000, ..Around::default() },
+    Around { types: 10, ..Around::default() },
+    Around { types: 10_000, ..Around::default() },
+    Around { types: 10, neighbours: 2, ..Around::default() },
+    Around { types: 10, neighbours: 64, ..Around::default() },
+    Around { types: 10_000, neighbours: 64, ..Around::default() },
+    Around { subscriptions: 10_000, ..Around::default() },
+])]
+fn life(bencher: Bencher<'_, '_>, around: Around) {
+    let mut bare = Bare::new(around, None);
     bencher.counter(ItemsCount::new(GROUP)).bench_local(|| bare.group());
 }
 

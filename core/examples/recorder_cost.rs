@@ -13,7 +13,7 @@ use dpc_core::recording::TapeBounds;
 #[path = "../benches/bare/mod.rs"]
 mod bare;
 
-use bare::{Bare, GROUP};
+use bare::{Around, Bare, GROUP};
 
 /// Objects of one round.
 const OBJECTS: u64 = 100_000;
@@ -37,7 +37,8 @@ const BOUNDS: TapeBounds =
 
 /// The time of one round, and of what the recorder's thread would do with it.
 fn round(recorded: bool) -> (Duration, Duration, usize) {
-    let mut bench = Bare::new(1, BYTES, BACKLOG, recorded.then_some(BOUNDS));
+    let around = Around { bytes: BYTES, backlog: BACKLOG, ..Around::default() };
+    let mut bench = Bare::new(around, recorded.then_some(BOUNDS));
     bench.chunks.clear();
     let began = on_cpu();
     for _ in 0..OBJECTS / GROUP {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::catalogue::{QueueId, Shelf, TypeId};
-use crate::core::Core;
+use crate::core::{Core, Timer};
 use crate::ids::RecordNumber;
 use crate::memory::Phase;
 
@@ -124,9 +124,11 @@ impl Core {
 
     fn check_leases(&self) {
         let mut in_flight = BTreeMap::new();
-        for (n, lease) in self.leases.iter() {
+        for (n, lease) in self.leases.sorted().into_iter() {
             let live = self.memory.get(lease.slot);
             assert_eq!(live.phase, Phase::Leased(n), "lease {n} and its object");
+            let due = self.once.get(&Timer::Lease(lease.span));
+            assert!(due.is_some_and(|at| *at <= lease.until), "lease {n} runs out in time");
             if let crate::lease::Holder::Stream(key) = lease.holder {
                 assert!(
                     self.subs.sessions.get(&key.0).is_some_and(|s| s.leases.contains(&n)),

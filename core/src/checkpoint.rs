@@ -301,8 +301,12 @@ impl Core {
             w.int(at.0);
             w.int(count);
         }
-        let begun =
-            self.leases.iter().filter(|(_, l)| l.begun).map(|(_, l)| self.memory.get(l.slot).at);
+        let begun = self
+            .leases
+            .sorted()
+            .into_iter()
+            .filter(|(_, l)| l.begun)
+            .map(|(_, l)| self.memory.get(l.slot).at);
         let blamed: Vec<Loc> = self.blamed.iter().copied().chain(begun).collect();
         encode_locs(w, &blamed);
     }

@@ -84,8 +84,8 @@ pub(crate) enum Timer {
     Riders,
     /// Adverts that gathered are sent.
     Adverts,
-    /// A lease runs out.
-    Lease(u64),
+    /// Leases of a span run out.
+    Lease(Span),
     /// An object's delay is over.
     Delay(ObjectId),
     /// An offer of ours has had no answer.
@@ -208,11 +208,11 @@ impl Core {
             lane: Lane::new(settings.lane, claimed, settings.incarnation, target),
             catalogue: Catalogue::default(),
             parts: Parts::new(claimed.first),
-            remembered: Remembered::default(),
-            memory: Memory::default(),
+            remembered: Remembered::new(settings.seed),
+            memory: Memory::new(settings.seed),
             queues: Queues::default(),
             subs: Subscriptions::default(),
-            leases: Leases::default(),
+            leases: Leases::new(settings.seed),
             takes: Takes::default(),
             mesh: Mesh::new(settings.protocols),
             transfers: Transfers::default(),
@@ -416,7 +416,7 @@ impl Core {
                     }
                 }
                 Timer::Adverts => self.send_adverts(fx),
-                Timer::Lease(n) => self.on_lease_expired(n, fx),
+                Timer::Lease(span) => self.on_leases_due(span, fx),
                 Timer::Delay(id) => self.on_delay_over(id),
                 Timer::Offer(n) => self.on_offer_timer(n, fx),
                 Timer::Doubt => self.on_doubt(fx),
@@ -475,6 +475,13 @@ impl Core {
     /// Takes a deadline back.
     pub(crate) fn disarm(&mut self, at: Mono, timer: Timer) {
         self.timers.remove(&(at, timer));
+    }
+
+    /// Takes a deadline of [`Core::arm_once`] back, if it is set.
+    pub(crate) fn disarm_once(&mut self, timer: Timer) {
+        if let Some(at) = self.once.remove(&timer) {
+            self.disarm(at, timer);
+        }
     }
 
     /// The edge has made a record durable.
@@ -568,11 +575,10 @@ impl Core {
     }
 
     pub(crate) fn write_decisions(&mut self) {
-        for (decision, objects) in std::mem::take(&mut self.decisions) {
+        for (decision, objects) in self.decisions.drain(..) {
             for chunk in objects.chunks(1_024) {
                 self.lane.reserve(chunk.len() * 18);
-                let objects = chunk.to_vec();
-                self.lane.write(&Entry::Decision { decision: decision.clone(), objects });
+                self.lane.write_decision(&decision, chunk);
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Demand: what this node tells its peers it can use (R7).
 
+use std::cmp::Reverse;
+
 use crate::catalogue::QueueId;
 use crate::core::{Core, Timer};
 use crate::effect::{Effect, Effects, Note};
@@ -11,6 +13,25 @@ use crate::message::{Advert, Demand, DemandKey, Message, Refresh, Window};
 use crate::object::Generation;
 use crate::planted::{Bug, planted};
 use crate::subscriptions::{GroupId, may_take};
+
+/// Demand that objects can get to from here.
+struct Reachable {
+    /// Over which link; `None` for subscribers here.
+    via: Option<LinkId>,
+    /// As it would be told, without a window.
+    demand: Demand,
+    /// How many objects it could take now.
+    free: u64,
+}
+
+impl Reachable {
+    /// Whether a peer may be told of it: not over the link that leads there, nor who is on its way.
+    fn may_be_told(&self, link: LinkId, lane: LaneId) -> bool {
+        self.via.is_none_or(|via| {
+            via != link && self.demand.path.iter().all(|(_, passed)| *passed != lane)
+        })
+    }
+}
 
 impl Core {
     /// Somebody here wants something that nobody here wanted before: new demand, with a generation
@@ -41,13 +62,6 @@ impl Core {
         Generation { counter, lane: self.lane.id, incarnation: self.lane.incarnation }
     }
 
-    /// Own demand is told to a peer that did not know of it.
-    fn note_appearance(&mut self, key: &DemandKey) {
-        let (now, damped) = (self.now.mono, self.limits.redistribution_delay);
-        self.mesh.appeared.retain(|_, at| *at + damped > now);
-        self.mesh.appeared.insert(key.clone(), now);
-    }
-
     /// The adverts of a demand are looked at in a moment.
     pub(crate) fn mark_demand(&mut self, key: DemandKey) {
         if self.mesh.has_links() {
@@ -59,28 +73,43 @@ impl Core {
     /// A group has credit again: peers may be let in when half of what they were told is used.
     pub(crate) fn window_may_grow(&mut self, group: GroupId) {
         let g = self.subs.group(group);
-        let half = (g.credit / 2).max(1);
-        let low = |l: &Link| {
-            let told = l.told.get(&g.key).map_or(0, |d| d.window);
-            let used = l.received.get(&g.key).copied().unwrap_or(0);
-            told.saturating_sub(used) < half
-        };
-        if self.mesh.links().any(|(_, l)| low(l)) {
-            let key = g.key.clone();
-            self.mark_demand(key);
+        if g.peers_served == Some(g.credit) || self.mesh.dirty.contains(&g.key) {
+            return;
+        }
+        if self.mesh.links().any(|(_, l)| is_near_the_end(l, &g.key, g.credit)) {
+            return self.mark_demand(g.key.clone());
+        }
+        let g = self.subs.group_mut(group);
+        g.peers_served = Some(g.credit);
+    }
+
+    /// A peer has used some of a window, or was told another one.
+    pub(crate) fn window_was_used(&mut self, link: LinkId, key: &DemandKey) {
+        let Some(group) = self.subs.find(key) else { return };
+        let g = self.subs.group_mut(group);
+        if let (Some(credit), Some(l)) = (g.peers_served, self.mesh.link(link))
+            && is_near_the_end(l, key, credit)
+        {
+            g.peers_served = None;
         }
     }
 
-    /// Tells every peer what has changed for it.
+    /// Tells every peer what has changed for it. The ways to a demand are looked at once, however
+    /// many peers are told of it: with many of both a link that comes up marks every demand.
     pub(crate) fn send_adverts(&mut self, fx: &mut Effects) {
         let dirty = std::mem::take(&mut self.mesh.dirty);
-        let links: Vec<LinkId> = self.mesh.links().map(|(id, _)| id).collect();
-        for link in links {
-            let (mut adverts, mut windows) = (Vec::new(), Vec::new());
-            for key in &dirty {
-                let best = self.best_for(link, key);
-                self.compare(link, key, best, &mut adverts, &mut windows);
+        let (now, damped) = (self.now.mono, self.limits.redistribution_delay);
+        self.mesh.appeared.retain(|_, at| *at + damped > now);
+        let links: Vec<(LinkId, LaneId)> = self.mesh.links().map(|(id, l)| (id, l.lane)).collect();
+        let mut said = vec![(Vec::new(), Vec::new()); links.len()];
+        for key in &dirty {
+            let reachable = self.reachable(key);
+            for ((link, lane), (adverts, windows)) in links.iter().zip(&mut said) {
+                let best = reachable.iter().rev().find(|way| way.may_be_told(*link, *lane));
+                self.compare(*link, key, best, adverts, windows);
             }
+        }
+        for ((link, _), (adverts, windows)) in links.into_iter().zip(said) {
             if !adverts.is_empty() {
                 let message = Message::Adverts(adverts);
                 // A generation is told only when the log has reserved it.
@@ -108,15 +137,16 @@ impl Core {
         &mut self,
         link: LinkId,
         key: &DemandKey,
-        best: Option<(Demand, u64)>,
+        best: Option<&Reachable>,
         adverts: &mut Vec<Advert>,
         windows: &mut Vec<Window>,
     ) {
         let (l, paths) = self.mesh.link_and_paths(link).expect("just listed");
         let received = l.received.get(key).copied().unwrap_or(0);
-        let Some((mut demand, free)) = best else {
+        let Some(Reachable { demand, free, .. }) = best else {
             if l.told.remove(key).is_some() {
                 adverts.push(Advert { key: key.clone(), demand: None });
+                self.window_was_used(link, key);
             }
             return;
         };
@@ -124,7 +154,8 @@ impl Core {
         let appears = told.is_none() && demand.distance == 0;
         let before = told.map_or(0, |t| t.window);
         let used = if planted(Bug::WindowNotReturned) { 0 } else { received };
-        demand.window = before.max(used + free);
+        let free = *free;
+        let mut demand = Demand { window: before.max(used + free), ..demand.clone() };
         let same = told.is_some_and(|t| {
             (t.generation, t.distance) == (demand.generation, demand.distance)
                 && t.path == demand.path
@@ -134,9 +165,10 @@ impl Core {
             l.told.insert(key.clone(), demand.clone());
             adverts.push(Advert { key: key.clone(), demand: Some(demand) });
             if appears {
-                self.note_appearance(key);
+                // Own demand is told to a peer that did not know of it.
+                self.mesh.appeared.insert(key.clone(), self.now.mono);
             }
-            return;
+            return self.window_was_used(link, key);
         }
         let grown = demand.window - before;
         if grown > 0 && (grown * 2 >= free || before <= received) {
@@ -146,24 +178,18 @@ impl Core {
         }
     }
 
-    /// The best demand that is reached without a link: an open window before a closed one, then
-    /// the least distance, then the freshest generation. With the window that is free.
-    fn best_for(&self, link: LinkId, key: &DemandKey) -> Option<(Demand, u64)> {
+    /// The ways to a demand, the best one last: an open window before a closed one, then the least
+    /// distance, then the freshest generation.
+    fn reachable(&self, key: &DemandKey) -> Vec<Reachable> {
         if self.is_adopted() {
-            return None; // It passes nothing on.
+            return Vec::new(); // It passes nothing on.
         }
-        let towards = self.mesh.link(link)?.lane;
         let own = self.own_demand(key);
-        let beyond = self
-            .mesh
-            .who_wants(key)
-            .filter(|via| *via != link)
-            .filter_map(|via| self.demand_via(via, key, towards));
-        own.into_iter().chain(beyond).max_by(|(a, a_free), (b, b_free)| {
-            let rank =
-                |d: &Demand, free: u64| (free > 0, std::cmp::Reverse(d.distance), d.generation);
-            rank(a, *a_free).cmp(&rank(b, *b_free))
-        })
+        let own = own.map(|(demand, free)| Reachable { via: None, demand, free });
+        let beyond = self.mesh.who_wants(key).filter_map(|via| self.demand_via(via, key));
+        let mut ways: Vec<Reachable> = own.into_iter().chain(beyond).collect();
+        ways.sort_by_key(|way| (way.free > 0, Reverse(way.demand.distance), way.demand.generation));
+        ways
     }
 
     fn own_demand(&self, key: &DemandKey) -> Option<(Demand, u64)> {
@@ -187,12 +213,10 @@ impl Core {
         Some((demand, free))
     }
 
-    fn demand_via(&self, via: LinkId, key: &DemandKey, towards: LaneId) -> Option<(Demand, u64)> {
+    fn demand_via(&self, via: LinkId, key: &DemandKey) -> Option<Reachable> {
         let remote = self.mesh.link(via)?.demands.get(key)?;
         let known = &remote.demand;
-        if known.path.iter().any(|(_, lane)| *lane == towards)
-            || known.distance + 1 >= self.limits.max_hops
-        {
+        if known.distance + 1 >= self.limits.max_hops {
             return None;
         }
         let here = (self.name.clone(), self.lane.id);
@@ -201,7 +225,7 @@ impl Core {
         let in_transit = self.mesh.transit.get(key).map_or(0, |(_, count)| *count);
         let demand =
             Demand { distance: known.distance + 1, path, generation: known.generation, window: 0 };
-        Some((demand, open.saturating_sub(in_transit)))
+        Some(Reachable { via: Some(via), demand, free: open.saturating_sub(in_transit) })
     }
 
     /// An object that came for a demand beyond this node counts as in transit until it leaves.
@@ -300,4 +324,11 @@ impl Core {
             fx.push(Effect::Note(note));
         }
     }
+}
+
+/// Whether a peer has used more than half of a group's credit since it was last told of it.
+fn is_near_the_end(link: &Link, key: &DemandKey, credit: u64) -> bool {
+    let told = link.told.get(key).map_or(0, |demand| demand.window);
+    let used = link.received.get(key).copied().unwrap_or(0);
+    told.saturating_sub(used) < (credit / 2).max(1)
 }

@@ -37,7 +37,7 @@ impl Core {
     }
 
     fn blamed_places(&self) -> BTreeSet<Loc> {
-        let begun = self.leases.iter().filter(|(_, l)| l.begun);
+        let begun = self.leases.sorted().into_iter().filter(|(_, l)| l.begun);
         let begun = begun.map(|(_, l)| self.memory.get(l.slot).at);
         self.blamed.iter().copied().chain(begun).collect()
     }

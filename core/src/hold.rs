@@ -39,6 +39,7 @@ impl Core {
             return;
         }
         self.mesh.count_received(link, &offer.key, offer.objects.len() as u64);
+        self.window_was_used(link, &offer.key);
         if let Err(reason) = self.check_offer(link, &offer) {
             self.mark_demand(offer.key.clone());
             return self.decline(link, id, reason, fx);

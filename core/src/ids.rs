@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -11,8 +12,16 @@ use serde::{Deserialize, Serialize};
 macro_rules! uuid_like {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
         pub struct $name(pub [u8; 16]);
+
+        impl Hash for $name {
+            /// As one number, as it is compared.
+            #[inline]
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                state.write_u128(u128::from_be_bytes(self.0));
+            }
+        }
 
         impl Ord for $name {
             /// The order of the bytes, compared as one number: every map of ids asks for it.

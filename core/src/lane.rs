@@ -7,11 +7,14 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use crate::decision::Decision;
 use crate::effect::Record;
-use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, RecordNumber};
+use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use crate::object::{Hash16, Object};
 use crate::planted::{Bug, planted};
-use crate::record::{End, Entry, Header, How, Standing, Writer, write_end, write_object};
+use crate::record::{
+    End, Entry, Header, How, Standing, Writer, write_decision, write_end, write_object,
+};
 use crate::store::Claimed;
 use crate::time::{Mono, Now};
 
@@ -154,6 +157,11 @@ impl Lane {
     /// Writes an end, which its caller keeps.
     pub(crate) fn write_end(&mut self, end: &End) -> Loc {
         self.write_with(|w, _| write_end(w, end))
+    }
+
+    /// Writes a decision, which its caller keeps.
+    pub(crate) fn write_decision(&mut self, decision: &Decision, objects: &[(ObjectId, u32)]) {
+        self.write_with(|w, _| write_decision(w, decision, objects));
     }
 
     /// Writes an object's entry without taking it apart.

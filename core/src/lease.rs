@@ -1,5 +1,7 @@
 //! Leases: the right of one session to settle one object for a while.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use serde::{Deserialize, Serialize};
 
 use crate::core::{Core, Timer};
@@ -11,13 +13,17 @@ use crate::names::Name;
 use crate::object::{Hash16, Token};
 use crate::planted::{Bug, planted};
 use crate::record::Entry;
-use crate::recording::{SlicedMap, Slices};
+use crate::recording::{SlicedIndex, SlicedVec, Slices};
 use crate::refusal::{Code, Refusal};
 use crate::subscriptions::SubKey;
 use crate::time::{Mono, Span};
 
-/// Settles remembered by number, for repeats on the same stream.
+/// Settles remembered by number, for repeats on the same stream: that of a lease at least until as
+/// many later ones have been given.
 pub(crate) const SETTLED_MAX: usize = 65_536;
+
+/// Ends of leases that are settled already, tolerated besides twice as many as there are leases.
+const ENDS_SLACK: usize = 1_024;
 
 /// One lease.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,16 +51,52 @@ pub(crate) enum Holder {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Leases {
     #[serde(skip)]
-    live: SlicedMap<u64, Lease>,
+    live: SlicedIndex<u64, Lease>,
     last: u64,
     #[serde(skip)]
-    settled: SlicedMap<u64, (ObjectId, Hash16, Option<SessionId>)>,
+    ends: BTreeMap<Span, Ends>,
+    /// Settles by the number of their lease: one has the place of the [`SETTLED_MAX`]th before it.
+    #[serde(skip)]
+    settled: SlicedVec<Option<Settled>>,
+    settled_len: usize,
+}
+
+/// When the leases of one span end, in order: time goes forward, so the one given or extended last
+/// ends last. What has been settled or extended since stays until it is its turn.
+#[derive(Debug, Default)]
+struct Ends {
+    order: VecDeque<(Mono, u64)>,
+    /// How many leases of the span there are.
+    live: usize,
+}
+
+/// A settle, remembered by the number of its lease.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Settled {
+    lease: u64,
+    content: Hash16,
 }
 
 impl Leases {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { live: SlicedIndex::with_seed(seed), ..Self::default() }
+    }
+
     /// What goes into a snapshot in slices.
     pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 2] {
         [&mut self.live, &mut self.settled]
+    }
+
+    /// What follows from the slices.
+    pub(crate) fn derive(&mut self) {
+        let leases = self.live.sorted();
+        let mut order: Vec<_> = leases.iter().map(|(n, l)| (l.until, *n, l.span)).collect();
+        order.sort_unstable();
+        for (until, n, span) in order {
+            let ends = self.ends.entry(span).or_default();
+            ends.order.push_back((until, n));
+            ends.live += 1;
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -62,38 +104,94 @@ impl Leases {
     }
 
     pub(crate) fn get(&self, n: u64) -> Option<&Lease> {
-        self.live.get(&n)
+        self.live.get(n)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Lease)> {
-        self.live.iter().map(|(n, lease)| (*n, lease))
+    /// All leases, by number.
+    pub(crate) fn sorted(&self) -> Vec<(u64, &Lease)> {
+        self.live.sorted()
+    }
+
+    /// Adds a lease.
+    fn give(&mut self, n: u64, lease: Lease) {
+        self.note_end(n, lease.span, lease.until);
+        self.ends.get_mut(&lease.span).expect("just noted").live += 1;
+        self.live.insert(n, lease);
+    }
+
+    /// Moves the end of a lease.
+    fn extend(&mut self, n: u64, until: Mono) {
+        let lease = self.live.get_mut(n).expect("the caller found it");
+        lease.until = until;
+        let span = lease.span;
+        self.note_end(n, span, until);
+    }
+
+    /// Takes a lease away, and says whether it was the last of its span.
+    fn end(&mut self, n: u64) -> (Lease, bool) {
+        let lease = self.live.remove(n).expect("the caller found it");
+        let ends = self.ends.get_mut(&lease.span).expect("the lease was noted");
+        ends.live -= 1;
+        let last = ends.live == 0;
+        if last {
+            self.ends.remove(&lease.span);
+        }
+        (lease, last)
+    }
+
+    fn note_end(&mut self, n: u64, span: Span, until: Mono) {
+        let ends = self.ends.entry(span).or_default();
+        if ends.order.len() > 2 * ends.live + ENDS_SLACK {
+            let stands = |(until, n): &(Mono, u64)| stands(&self.live, *n, *until);
+            ends.order.retain(stands);
+        }
+        ends.order.push_back((until, n));
+    }
+
+    /// The next lease of a span to end, and when.
+    fn next_end(&mut self, span: Span) -> Option<(Mono, u64)> {
+        let order = &mut self.ends.get_mut(&span)?.order;
+        while let Some((until, n)) = order.front().copied() {
+            if stands(&self.live, n, until) {
+                return Some((until, n));
+            }
+            order.pop_front();
+        }
+        None
     }
 
     /// Remembers a settle by its lease's number, so that a repeat on the stream is known.
-    pub(crate) fn note_settled(
-        &mut self,
-        n: u64,
-        object: ObjectId,
-        content: Hash16,
-        session: Option<SessionId>,
-    ) {
-        if self.settled.len() == SETTLED_MAX {
-            self.settled.pop_first();
+    pub(crate) fn note_settled(&mut self, n: u64, content: Hash16) {
+        if planted(Bug::SettleForgotten) {
+            return;
         }
-        if !planted(Bug::SettleForgotten) {
-            self.settled.insert(n, (object, content, session));
+        let at = place_of_settle(n);
+        while self.settled.len() <= at {
+            self.settled.push(None);
         }
+        self.settled_len += usize::from(self.settled[at].is_none());
+        self.settled[at] = Some(Settled { lease: n, content });
     }
 
     /// How many settles are remembered by number.
     pub(crate) fn settled_len(&self) -> usize {
-        self.settled.len()
+        self.settled_len
     }
 
-    /// The settle that ended a lease, if it is remembered by number.
-    pub(crate) fn settled(&self, n: u64) -> Option<(ObjectId, Hash16)> {
-        self.settled.get(&n).map(|(object, content, _)| (*object, *content))
+    /// The content of the settle that ended a lease, if it is remembered by number.
+    pub(crate) fn settled(&self, n: u64) -> Option<Hash16> {
+        let settled = self.settled.get(place_of_settle(n))?.as_ref()?;
+        (settled.lease == n).then_some(settled.content)
     }
+}
+
+/// Whether a lease is there still and ends then.
+fn stands(live: &SlicedIndex<u64, Lease>, n: u64, until: Mono) -> bool {
+    live.get(n).is_some_and(|lease| lease.until == until)
+}
+
+fn place_of_settle(n: u64) -> usize {
+    usize::try_from(n % SETTLED_MAX as u64).expect("below a usize")
 }
 
 impl Core {
@@ -113,8 +211,10 @@ impl Core {
         live.object.deliveries += 1;
         live.dirty = true;
         let object = live.object.clone();
-        self.leases.live.insert(n, Lease { slot, holder, processor, until, span, begun: false });
-        self.arm(until, Timer::Lease(n));
+        self.leases.give(n, Lease { slot, holder, processor, until, span, begun: false });
+        // One deadline stands for all leases of a span, that of the first to end when it was set:
+        // most leases are settled before theirs, and it costs them nothing.
+        self.arm_once(span, Timer::Lease(span));
         let subscription = match holder {
             Holder::Stream((session, subscription)) => {
                 let session = self.subs.sessions.get_mut(&session).expect("deliveries need one");
@@ -137,8 +237,10 @@ impl Core {
 
     /// Ends a lease. Credit is free at once. The object is in nobody's hands then.
     pub(crate) fn end_lease(&mut self, n: u64, settled: bool) -> Lease {
-        let lease = self.leases.live.remove(&n).expect("the caller found it");
-        self.disarm(lease.until, Timer::Lease(n));
+        let (lease, last) = self.leases.end(n);
+        if last {
+            self.disarm_once(Timer::Lease(lease.span));
+        }
         for group in std::mem::take(&mut self.starved) {
             self.hungry.insert(group);
             self.window_may_grow(group);
@@ -207,7 +309,7 @@ impl Core {
         }
         let mut begun = Vec::new();
         let done = self.for_each_lease(to, lessee, leases, fx, |core, n| {
-            let lease = core.leases.live.get_mut(&n).expect("found above");
+            let lease = core.leases.live.get_mut(n).expect("found above");
             if !lease.begun {
                 lease.begun = true;
                 begun.push(core.memory.get(lease.slot).at);
@@ -232,16 +334,13 @@ impl Core {
         }
         let mut shortest: Option<Span> = None;
         let done = self.for_each_lease(to, lessee, leases, fx, |core, n| {
-            let span = core.leases.live[&n].span;
+            let span = core.leases.get(n).expect("found above").span;
             shortest = Some(shortest.map_or(span, |s| s.min(span)));
             let until = core.now.mono + span;
             if planted(Bug::LeasesOverlap) {
                 return;
             }
-            let lease = core.leases.live.get_mut(&n).expect("found above");
-            let before = std::mem::replace(&mut lease.until, until);
-            core.disarm(before, Timer::Lease(n));
-            core.arm(until, Timer::Lease(n));
+            core.leases.extend(n, until);
         });
         let answer = match shortest {
             Some(span) => Answer::Extended(done, self.now.wall + span),
@@ -275,11 +374,21 @@ impl Core {
         done
     }
 
-    pub(crate) fn on_lease_expired(&mut self, n: u64, fx: &mut Effects) {
-        let Some(lease) = self.leases.get(n).cloned() else { return };
-        if lease.until > self.now.mono {
-            return;
+    /// Leases of a span may have ended.
+    pub(crate) fn on_leases_due(&mut self, span: Span, fx: &mut Effects) {
+        while let Some((until, n)) = self.leases.next_end(span) {
+            if until > self.now.mono {
+                return self.arm_once(until - self.now.mono, Timer::Lease(span));
+            }
+            self.expire_lease(n, fx);
+            if planted(Bug::LaterLeasesStay) {
+                return;
+            }
         }
+    }
+
+    fn expire_lease(&mut self, n: u64, fx: &mut Effects) {
+        let lease = self.leases.get(n).expect("it is the next to end");
         if let Holder::Stream((session, _)) = lease.holder {
             fx.push(Effect::LeaseEnded { session, lease: n, reason: LeaseEnd::Expired });
         }

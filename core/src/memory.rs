@@ -1,8 +1,6 @@
 //! The objects in core's memory: those being written, waiting near the front of a queue, delayed
 //! for a moment, or in somebody's hands. Everything else is on a shelf of the catalogue.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::QueueId;
@@ -10,7 +8,7 @@ use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::message::DemandKey;
 use crate::object::Object;
 use crate::record::TransferId;
-use crate::recording::{SlicedMap, SlicedVec, Slices};
+use crate::recording::{Index, SlicedMap, SlicedVec, Slices, index};
 use crate::time::Mono;
 
 /// An object's index in memory.
@@ -77,7 +75,7 @@ pub(crate) struct Memory {
     slots: SlicedVec<Option<Box<Live>>>,
     free: Vec<Slot>,
     #[serde(skip)]
-    by_id: BTreeMap<ObjectId, Slot>,
+    by_id: Index<ObjectId, Slot>,
     /// What to do when a record is committed, in the order written.
     #[serde(skip)]
     pending: SlicedMap<RecordNumber, Vec<(Slot, Then)>>,
@@ -87,6 +85,10 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { by_id: index(seed), ..Self::default() }
+    }
+
     /// What goes into a snapshot in slices.
     pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 2] {
         [&mut self.slots, &mut self.pending]
@@ -94,8 +96,7 @@ impl Memory {
 
     /// What follows from the slices.
     pub(crate) fn derive(&mut self) {
-        let slots = (0..).map(Slot).zip(self.slots.iter());
-        self.by_id = slots.filter_map(|(at, s)| Some((s.as_ref()?.object.id, at))).collect();
+        self.by_id = self.iter().map(|(slot, live)| (live.object.id, slot)).collect();
     }
 
     pub(crate) fn insert(&mut self, live: Live) -> Slot {
@@ -112,7 +113,7 @@ impl Memory {
 
     pub(crate) fn remove(&mut self, slot: Slot) -> Box<Live> {
         let live = self.slots[slot.0 as usize].take().expect("slots are used while live");
-        self.by_id.remove(&live.object.id);
+        self.by_id.swap_remove(&live.object.id);
         self.free.push(slot);
         live
     }
@@ -129,8 +130,10 @@ impl Memory {
         self.by_id.get(&id).copied()
     }
 
+    /// Everything in memory, in no order that means something.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Live)> {
-        self.by_id.values().map(|slot| (*slot, self.get(*slot)))
+        let slots = (0..).map(Slot).zip(self.slots.iter());
+        slots.filter_map(|(slot, live)| Some((slot, live.as_deref()?)))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -389,7 +389,10 @@ impl Core {
         self.resume_transfers(link, own.lane, fx);
         let own_keys = self.subs.groups().map(|(_, g)| g.key.clone());
         let keys: BTreeSet<DemandKey> = own_keys.chain(self.mesh.remote_keys()).collect();
-        keys.into_iter().for_each(|key| self.mark_demand(key));
+        for key in keys {
+            self.window_was_used(link, &key);
+            self.mark_demand(key);
+        }
     }
 
     /// Whether the peer may be linked, and the version of the protocol that both will use.

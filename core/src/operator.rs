@@ -162,7 +162,9 @@ impl Core {
         if let Err(refusal) = self.check_scans() {
             return self.refuse(listing.to, refusal, fx);
         }
-        for (slot, live) in self.memory.iter() {
+        let mut in_memory: Vec<_> = self.memory.iter().collect();
+        in_memory.sort_unstable_by_key(|(_, live)| live.object.id);
+        for (slot, live) in in_memory {
             let state = match live.phase {
                 Phase::Ready | Phase::Writing => ListState::Ready,
                 Phase::Delayed(_) => ListState::Delayed,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::effect::PartIds;
 use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::planted::{Bug, planted};
-use crate::recording::{SlicedMap, Slices};
+use crate::recording::{SlicedIndex, SlicedMap, Slices};
 use crate::time::Wall;
 
 /// False positives of a part's filter: one in ten thousand unknown ids asks the index for nothing.
@@ -49,7 +49,7 @@ struct Part {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Remembered {
     #[serde(skip)]
-    recent: SlicedMap<ObjectId, Loc>,
+    recent: SlicedIndex<ObjectId, Loc>,
     #[serde(skip)]
     parts: SlicedMap<u64, Part>,
     /// Records with remembered ends: the latest end in each, and how many.
@@ -73,6 +73,10 @@ pub(crate) enum Found {
 }
 
 impl Remembered {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { recent: SlicedIndex::with_seed(seed), ..Self::default() }
+    }
+
     /// What goes into a snapshot in slices.
     pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 3] {
         [&mut self.recent, &mut self.parts, &mut self.ended]
@@ -88,7 +92,7 @@ impl Remembered {
     }
 
     pub(crate) fn find(&self, id: ObjectId) -> Found {
-        if let Some(at) = self.recent.get(&id) {
+        if let Some(at) = self.recent.get(id) {
             return Found::At(*at);
         }
         let parts: Vec<u64> = self
@@ -108,7 +112,7 @@ impl Remembered {
 
     /// Ends a part: its ids leave memory, a filter stays.
     pub(crate) fn finish_part(&mut self, part: u64, end: RecordNumber) -> Option<PartIds> {
-        let ids = self.recent.take().into_iter().collect();
+        let ids = self.recent.take();
         self.add_part(part, end, ids)
     }
 
@@ -117,8 +121,11 @@ impl Remembered {
         &mut self,
         part: u64,
         end: RecordNumber,
-        ids: Vec<(ObjectId, Loc)>,
+        mut ids: Vec<(ObjectId, Loc)>,
     ) -> Option<PartIds> {
+        if planted(Bug::FirstMentionCounts) {
+            ids.reverse();
+        }
         self.add_part(part, end, latest(ids))
     }
 

@@ -73,7 +73,7 @@ impl Core {
                 self.set_no_demand(queue, false, fx);
                 continue;
             }
-            let ways = self.ways(queue);
+            let ways: Vec<Way> = self.ways(queue).collect();
             let q = self.queues.get(queue);
             let unwanted = q.groups.is_empty() && ways.is_empty();
             self.set_no_demand(queue, unwanted, fx);
@@ -85,17 +85,13 @@ impl Core {
     }
 
     /// The demands of peers that a queue's objects may follow.
-    fn ways(&self, queue: QueueId) -> Vec<Way> {
-        if !self.mesh.has_links() {
-            return Vec::new();
-        }
+    fn ways(&self, queue: QueueId) -> impl Iterator<Item = Way> {
         let q = self.queues.get(queue);
         // A neighbour may have many ways, and many offers: they are counted once.
         let outstanding = self.transfers.outstanding();
         let wanted = self.mesh.wanted(self.queues.ty(q.ty));
-        wanted
-            .filter(|(key, _)| may_take(&key.processor, &q.handled))
-            .filter_map(|(key, link)| {
+        wanted.filter(|(key, _)| may_take(&key.processor, &q.handled)).filter_map(
+            move |(key, link)| {
                 let l = self.mesh.link(*link)?;
                 let remote = l.demands.get(key)?;
                 let (offers, outstanding) = outstanding.get(link).copied().unwrap_or_default();
@@ -112,8 +108,8 @@ impl Core {
                     has_room: offers < OFFERS_MAX,
                     paused: remote.paused_until > self.now.mono,
                 })
-            })
-            .collect()
+            },
+        )
     }
 
     /// Offers what may go. A local subscriber comes first, unless none is registered, or the
@@ -381,7 +377,7 @@ impl Core {
             who: Arc::clone(&self.subs.group(g).who),
             refused: Refused::Handled,
         }));
-        for way in self.ways(queue).into_iter().take(16) {
+        for way in self.ways(queue).take(16) {
             let refused = match q.window.first_key_value().map(|(_, slot)| self.may_go(*slot, &way))
             {
                 Some(Err(why)) => why,

@@ -8,7 +8,7 @@ use crate::effect::{Answer, Effects};
 use crate::ids::ObjectId;
 use crate::input::{Input, LeaseRef, Lessee, ReplyTo, Settle, Transaction, Verb};
 use crate::lane::entry_bytes;
-use crate::lease::{Holder, lease_lost};
+use crate::lease::lease_lost;
 use crate::limits::{HANDLED_MAX, REASON_BYTES_MAX};
 use crate::memory::{Phase, Slot, Then};
 use crate::message::PassedAnswer;
@@ -108,7 +108,7 @@ impl Core {
         let token = match lease {
             LeaseRef::Number(n) => {
                 return match self.leases.settled(n) {
-                    Some((_, before)) if before == content => Ok(true),
+                    Some(before) if before == content => Ok(true),
                     _ => Err(lease_lost()),
                 };
             }
@@ -318,14 +318,10 @@ impl Core {
         let lease = self.end_lease(n, true);
         let processor = lease.processor;
         let slot = lease.slot;
-        let session = match lease.holder {
-            Holder::Stream((session, _)) => Some(session),
-            Holder::Taker => None,
-        };
         self.set_phase(slot, Phase::Writing);
         let id = self.object(slot).id;
         let token = self.token(n, id);
-        self.leases.note_settled(n, id, content, session);
+        self.leases.note_settled(n, content);
         self.memory.get_mut(slot).object.mark(token, content);
         let begun_at = lease.begun.then(|| self.memory.get(slot).at);
         match verb {
@@ -575,9 +571,7 @@ impl Core {
 
     fn was_settled_so(&self, lease: LeaseRef, content: Hash16) -> bool {
         match lease {
-            LeaseRef::Number(n) => {
-                self.leases.settled(n).is_some_and(|(_, before)| before == content)
-            }
+            LeaseRef::Number(n) => self.leases.settled(n) == Some(content),
             LeaseRef::Token(token) => self.answer_from_marks(token, content) == Some(true),
         }
     }

@@ -63,6 +63,9 @@ pub(crate) struct Group {
     pub(crate) hidden_until: Option<Mono>,
     /// When its demand was last refreshed.
     pub(crate) refreshed: Option<Mono>,
+    /// No peer was near the end of the window that it was told, with this credit. What brings one
+    /// nearer takes that back, so that not every object looks at every peer.
+    pub(crate) peers_served: Option<u64>,
 }
 
 /// One open client stream.
@@ -149,6 +152,7 @@ impl Subscriptions {
             generation: Generation::default(),
             hidden_until: None,
             refreshed: None,
+            peers_served: None,
         });
         id
     }

@@ -6,6 +6,7 @@
 //! the payload of an [`google::protobuf::Any`] is a `Bytes` that shares the buffer it arrived in.
 #![forbid(unsafe_code)]
 
+mod repeated;
 mod time;
 
 // Generated paths are relative to the package: `dpc.v1` has to be two modules deep.
@@ -18,6 +19,7 @@ mod dpc {
 }
 
 pub use dpc::v1;
+pub use repeated::{Deliveries, PushStreamRequest, Repeated};
 
 /// The google types that `dpc.v1` uses.
 pub mod google {

@@ -10,7 +10,7 @@ use dpc_core::effect::{Answer, Effect};
 use dpc_core::ids::{Epoch, Loc, ObjectId, RecordNumber};
 use dpc_core::shared::{InboxRow, SharedLane};
 use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, StoreError};
-use dpc_core::time::{Mono, Span};
+use dpc_core::time::{Mono, Now, Span};
 use dpc_core::{Core, Effects, Input};
 use tokio::sync::{mpsc, watch};
 
@@ -193,17 +193,21 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
 
     fn feed(&mut self, batch: Batch) -> Result<(), Halt> {
         self.hub.metrics.inputs.add(batch.inputs.len() as u64);
-        batch.inputs.into_iter().try_for_each(|input| self.handle(input))
+        // They came together.
+        let now = self.hub.clock.now();
+        batch.inputs.into_iter().try_for_each(|input| {
+            self.tell_core(now, input);
+            self.perform_new()
+        })
     }
 
     fn handle(&mut self, input: Input) -> Result<(), Halt> {
-        self.tell_core(input);
+        self.tell_core(self.hub.clock.now(), input);
         self.perform_new()
     }
 
     /// Core handles an input, on the record.
-    fn tell_core(&mut self, input: Input) {
-        let now = self.hub.clock.now();
+    fn tell_core(&mut self, now: Now, input: Input) {
         assert!(self.fx.is_empty(), "what came before has been performed");
         if let Some(recorder) = &mut self.recorder {
             recorder.call(now, &input);
@@ -228,10 +232,12 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
     /// A record is durable: core learns of it, then what waited for it goes, then what follows.
     fn commit(&mut self, number: RecordNumber, record: Bytes) -> Result<(), Halt> {
         self.hub.set_last_record(number);
-        self.tell_core(Input::Committed(number));
-        for effect in self.gate.open(number) {
+        self.tell_core(self.hub.clock.now(), Input::Committed(number));
+        let mut due = self.gate.open(number);
+        for effect in due.drain(..) {
             self.perform(effect)?;
         }
+        self.gate.give_back(due);
         self.perform_new()?;
         match &self.edges.history {
             Some(history) => history.feed(number, record),

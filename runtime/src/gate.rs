@@ -10,19 +10,22 @@ use dpc_core::ids::RecordNumber;
 pub(crate) struct Gate {
     committed: RecordNumber,
     held: BTreeMap<RecordNumber, Vec<Effect>>,
+    /// Memory for the effects of another record.
+    spare: Vec<Effect>,
 }
 
 impl Gate {
     /// A gate of a log that is durable up to `committed`.
     pub(crate) fn new(committed: RecordNumber) -> Self {
-        Self { committed, held: BTreeMap::new() }
+        Self { committed, held: BTreeMap::new(), spare: Vec::new() }
     }
 
     /// Holds the effect, or gives it back if it may pass now.
     pub(crate) fn pass(&mut self, effect: Effect) -> Option<Effect> {
         match ticket(&effect) {
             Some(number) if number > self.committed => {
-                self.held.entry(number).or_default().push(effect);
+                let held = self.held.entry(number);
+                held.or_insert_with(|| std::mem::take(&mut self.spare)).push(effect);
                 None
             }
             _ => Some(effect),
@@ -33,14 +36,29 @@ impl Gate {
     pub(crate) fn open(&mut self, number: RecordNumber) -> Vec<Effect> {
         assert!(number > self.committed, "records become durable once and in order");
         self.committed = number;
-        let later = self.held.split_off(&number.next());
-        let due = std::mem::replace(&mut self.held, later);
-        due.into_values().flatten().collect()
+        let mut due = Vec::new();
+        while let Some(first) = self.held.first_entry()
+            && *first.key() <= number
+        {
+            let mut effects = first.remove();
+            if due.is_empty() {
+                due = effects;
+            } else {
+                due.append(&mut effects);
+            }
+        }
+        due
     }
 
     /// The last durable record.
     pub(crate) fn committed(&self) -> RecordNumber {
         self.committed
+    }
+
+    /// Takes back the memory of what [`Gate::open`] gave.
+    pub(crate) fn give_back(&mut self, done: Vec<Effect>) {
+        assert!(done.is_empty(), "every effect has been performed");
+        self.spare = done;
     }
 }
 

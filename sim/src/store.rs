@@ -437,10 +437,7 @@ impl Disk {
 impl SimStore {
     /// When the next thing happens on its own, if anything is under way.
     pub fn next_due(&self) -> Option<Mono> {
-        self.due_on(&self.disk.lock())
-    }
-
-    fn due_on(&self, disk: &Disk) -> Option<Mono> {
+        let disk = self.disk.lock();
         let late = disk.late.iter().map(|late| late.due);
         let answer = self.queue.front().map(|(due, _)| (*due).max(disk.stalled_until));
         late.chain(answer).min()
@@ -448,20 +445,23 @@ impl SimStore {
 
     /// Lets everything happen that is due by `now`, in order, and answers it.
     pub fn complete_until(&mut self, now: Mono) {
-        loop {
-            let mut disk = self.disk.lock();
-            let Some(due) = self.due_on(&disk).filter(|due| *due <= now) else { break };
+        while let Some(due) = self.next_due().filter(|due| *due <= now) {
             self.now = self.now.max(due);
-            if let Some(at) = disk.late.iter().position(|late| late.due == due) {
-                let late = disk.late.remove(at);
-                disk.arrive(late);
-                continue;
+            if !self.let_late_arrive(due) {
+                let (_, op) = self.queue.pop_front().expect("it is due");
+                self.perform(op);
             }
-            drop(disk);
-            let (_, op) = self.queue.pop_front().expect("it is due");
-            self.perform(op);
         }
         self.now = self.now.max(now);
+    }
+
+    /// Whether a late write was due at this moment; it has arrived.
+    fn let_late_arrive(&self, due: Mono) -> bool {
+        let mut disk = self.disk.lock();
+        let Some(at) = disk.late.iter().position(|late| late.due == due) else { return false };
+        let late = disk.late.remove(at);
+        disk.arrive(late);
+        true
     }
 
     fn perform(&mut self, op: Op) {

@@ -15,7 +15,7 @@ use crate::recording::elide;
 
 mod words;
 
-use words::Words;
+pub use words::Words;
 
 /// Writes the body of one record.
 #[derive(Debug, Deserialize)]
@@ -189,6 +189,13 @@ impl Reader {
         Ok(byte)
     }
 
+    /// Goes over the next byte if it is this one.
+    pub(super) fn takes(&mut self, byte: u8) -> bool {
+        let is_next = self.body.get(self.at) == Some(&byte);
+        self.at += usize::from(is_next);
+        is_next
+    }
+
     pub(crate) fn fixed<const N: usize>(&mut self) -> Result<[u8; N], BadEntry> {
         let bytes = self.body.get(self.at..self.at + N).ok_or_else(|| self.bad("fixed bytes"))?;
         self.at += N;
@@ -224,6 +231,21 @@ impl Reader {
         let bytes = self.body.slice(self.at..self.at + length);
         self.at += length;
         Ok(bytes)
+    }
+
+    /// Leaves out bytes that nobody needs, with their length before them.
+    pub(super) fn skip_bytes(&mut self) -> Result<(), BadEntry> {
+        self.at += self.count()?;
+        Ok(())
+    }
+
+    /// Leaves out a fixed number of bytes.
+    pub(super) fn skip(&mut self, bytes: usize) -> Result<(), BadEntry> {
+        if self.body.len() - self.at < bytes {
+            return Err(self.bad("fixed bytes"));
+        }
+        self.at += bytes;
+        Ok(())
     }
 
     pub(crate) fn string(&mut self) -> Result<Arc<str>, BadEntry> {

@@ -9,12 +9,18 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{BadEntry, Reader, Writer};
-use super::object::{decode_object, write_object};
+use super::object::{decode_marks, decode_object, encode_marks, skip_marks, write_object};
 use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use crate::names::{Name, TypeName};
-use crate::object::{Chase, Generation, Hash16, Object, SettleMark, Token};
+use crate::object::{Chase, Generation, Hash16, Object, SettleMark};
 use crate::time::Wall;
+
+/// The kind of an object's entry.
+pub(super) const OBJECT: u8 = 0;
+
+/// The kind of an end's entry.
+pub(super) const END: u8 = 1;
 
 /// One change of a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -281,10 +287,7 @@ impl Entry {
                 w.byte(7);
                 encode_locs(w, locs);
             }
-            Self::Decision { decision, objects } => {
-                w.byte(9);
-                encode_decision(w, decision, objects);
-            }
+            Self::Decision { decision, objects } => write_decision(w, decision, objects),
             Self::Peer(peer) => {
                 w.byte(10);
                 w.fixed(&peer.lane.0);
@@ -322,8 +325,8 @@ impl Entry {
     /// Reads the next entry; `here` is its place with the lane and epoch of its record.
     pub fn decode(r: &mut Reader, here: Birth) -> Result<Self, BadEntry> {
         Ok(match r.byte()? {
-            0 => decode_object(r, here)?,
-            1 => Self::End(Box::new(decode_end(r)?)),
+            OBJECT => decode_object(r, here)?,
+            END => Self::End(Box::new(decode_end(r, decode_marks)?)),
             2 => Self::Moved {
                 transfer: TransferId::decode(r)?,
                 receiver: name(r)?,
@@ -382,7 +385,7 @@ impl TransferId {
 
 /// Writes the entry of an end.
 pub(crate) fn write_end(w: &mut Writer, end: &End) {
-    w.byte(1);
+    w.byte(END);
     encode_end(w, end);
 }
 
@@ -419,7 +422,15 @@ fn encode_end(w: &mut Writer, end: &End) {
     w.int(end.pushed_at.0);
 }
 
-fn decode_end(r: &mut Reader) -> Result<End, BadEntry> {
+/// Reads what an end says, but for its marks: only the lane itself needs those.
+pub(super) fn glance_at_end(r: &mut Reader) -> Result<End, BadEntry> {
+    decode_end(r, |r| skip_marks(r).map(|()| Vec::new()))
+}
+
+fn decode_end(
+    r: &mut Reader,
+    marks: impl FnOnce(&mut Reader) -> Result<Vec<SettleMark>, BadEntry>,
+) -> Result<End, BadEntry> {
     let id = ObjectId(r.fixed()?);
     let flags = r.byte()?;
     let was = if flags & 1 != 0 { Some(r.loc()?) } else { None };
@@ -440,7 +451,7 @@ fn decode_end(r: &mut Reader) -> Result<End, BadEntry> {
         version: r.u32()?,
         hash: r.fixed()?,
         birth: decode_birth(r)?,
-        marks: decode_marks(r)?,
+        marks: marks(r)?,
         by: if flags & 2 != 0 { Some(name(r)?) } else { None },
         at: Wall(r.int()?),
         moves: r.u32()?,
@@ -449,7 +460,9 @@ fn decode_end(r: &mut Reader) -> Result<End, BadEntry> {
     })
 }
 
-fn encode_decision(w: &mut Writer, decision: &Decision, objects: &[(ObjectId, u32)]) {
+/// Writes a decision's entry.
+pub(crate) fn write_decision(w: &mut Writer, decision: &Decision, objects: &[(ObjectId, u32)]) {
+    w.byte(9);
     w.int(decision.at.0);
     w.byte(decision.step.code());
     w.string(decision.chosen.as_deref().unwrap_or(""));
@@ -521,30 +534,6 @@ pub(super) fn decode_chase(r: &mut Reader) -> Result<Chase, BadEntry> {
         crossed.push(LaneId(r.fixed()?));
     }
     Ok(Chase { generation, crossed })
-}
-
-pub(super) fn encode_marks(w: &mut Writer, marks: &[SettleMark]) {
-    w.int(marks.len() as u64);
-    for mark in marks {
-        w.int(u64::from(mark.version));
-        w.fixed(&mark.token.to_bytes()[..40]);
-        w.fixed(&mark.content);
-        w.fixed(&mark.token.object.0);
-    }
-}
-
-pub(super) fn decode_marks(r: &mut Reader) -> Result<Vec<SettleMark>, BadEntry> {
-    let mut marks = Vec::new();
-    for _ in 0..r.count()? {
-        let version = r.u32()?;
-        let head: [u8; 40] = r.fixed()?;
-        let content = r.fixed()?;
-        let object: [u8; 16] = r.fixed()?;
-        let token = Token::from_bytes(&[&head[..], &object[..]].concat())
-            .map_err(|_| r.bad("a lease token"))?;
-        marks.push(SettleMark { version, token, content });
-    }
-    Ok(marks)
 }
 
 pub(super) fn encode_names(w: &mut Writer, names: &[Name]) {

@@ -6,11 +6,11 @@ mod frame;
 mod object;
 mod walk;
 
-pub use codec::{BadEntry, Reader, Writer};
+pub use codec::{BadEntry, Reader, Words, Writer};
 pub use entry::{End, Ending, Entry, How, PeerSeen, Standing, TransferId};
-pub(crate) use entry::{decode_locs, encode_locs, name, type_name, write_end};
+pub(crate) use entry::{decode_locs, encode_locs, name, type_name, write_decision, write_end};
 pub use frame::{
     BadFrame, FORMAT, HASH_BYTES, HEADER_BYTES, Header, hash_of, open, open_header, seal,
 };
 pub(crate) use object::write_object;
-pub use walk::{BadRecord, entries, entries_of_sealed, mentions};
+pub use walk::{BadRecord, Glance, entries, entries_of_sealed, glance_at_sealed, mentions};

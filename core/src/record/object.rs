@@ -2,11 +2,12 @@
 
 use super::codec::{BadEntry, Reader, Writer};
 use super::entry::{
-    Entry, How, Standing, TransferId, decode_birth, decode_chase, decode_marks, decode_names,
-    encode_birth, encode_generation, encode_marks, encode_names, name, type_name,
+    Entry, How, OBJECT, Standing, TransferId, decode_birth, decode_chase, decode_names,
+    encode_birth, encode_generation, encode_names, name, type_name,
 };
-use crate::ids::{Birth, Loc, ObjectId};
-use crate::object::{Entity, Headers, Object};
+use super::walk::Glance;
+use crate::ids::{Birth, LaneId, Loc, ObjectId};
+use crate::object::{Entity, Hash16, Headers, Object, SettleMark, Token};
 use crate::time::Wall;
 
 const HAS_PLACE: u64 = 1;
@@ -31,7 +32,7 @@ pub(crate) fn write_object(
     object: &Object,
     here: Birth,
 ) {
-    w.byte(0);
+    w.byte(OBJECT);
     let times = object.not_before.is_some() || object.expires_at.is_some();
     let counts = object.version != 1 || object.deliveries + object.failed + object.moves != 0;
     let flag = |on: bool, bit: u64| if on { bit } else { 0 };
@@ -117,14 +118,7 @@ pub(super) fn decode_object(r: &mut Reader, here: Birth) -> Result<Entry, BadEnt
     let has = |bit: u64| flags & bit != 0;
     let was = if has(HAS_WAS) { Some(r.loc()?) } else { None };
     let place = if has(HAS_PLACE) { Some(r.loc()?) } else { None };
-    let standing = match r.byte()? {
-        0 => Standing::Flowing,
-        1 => Standing::Parked(r.string()?),
-        2 => Standing::Held(TransferId::decode(r)?),
-        3 => Standing::Shadow(TransferId::decode(r)?),
-        4 => Standing::HeldParked(TransferId::decode(r)?, r.string()?),
-        _ => return Err(r.bad("a standing")),
-    };
+    let standing = decode_standing(r)?;
     let id = ObjectId(r.fixed()?);
     let ty = type_name(r)?;
     let payload = r.bytes()?;
@@ -166,4 +160,90 @@ pub(super) fn decode_object(r: &mut Reader, here: Birth) -> Result<Entry, BadEnt
         possible_duplicate: has(IS_DUPLICATE),
     };
     Ok(Entry::Object { how, was, place, standing, object: Box::new(object) })
+}
+
+/// Reads how an object came to stand and of which type it is, and leaves out the rest: its strings
+/// are read, because later entries may name them by their numbers.
+pub(super) fn glance_at_object(r: &mut Reader) -> Result<Glance, BadEntry> {
+    let how = How::from_code(r.byte()?).ok_or_else(|| r.bad("how"))?;
+    let flags = r.int()?;
+    let has = |bit: u64| flags & bit != 0;
+    for _ in 0..(flags & (HAS_WAS | HAS_PLACE)).count_ones() {
+        r.loc()?;
+    }
+    decode_standing(r)?;
+    r.skip(size_of::<ObjectId>())?;
+    let ty = type_name(r)?;
+    r.skip_bytes()?;
+    r.int()?;
+    r.word()?;
+    r.skip(size_of::<Hash16>())?;
+    if has(HAS_HEADERS) {
+        r.skip_bytes()?;
+    }
+    for _ in 0..if has(HAS_TIMES) { 2 } else { 0 } + if has(HAS_COUNTS) { 4 } else { 0 } {
+        r.int()?;
+    }
+    for _ in 0..(flags & (HAS_PATH | HAS_HANDLED)).count_ones() {
+        for _ in 0..r.count()? {
+            r.word()?;
+        }
+    }
+    if has(HAS_CHASE) {
+        r.int()?;
+        r.skip(size_of::<LaneId>() + size_of::<u64>())?;
+        let crossed = r.count()?;
+        r.skip(crossed.saturating_mul(size_of::<LaneId>()))?;
+    }
+    if has(HAS_MARKS) {
+        skip_marks(r)?;
+    }
+    if has(HAS_BIRTH) {
+        decode_birth(r)?;
+    }
+    Ok(Glance::Object { how, ty })
+}
+
+fn decode_standing(r: &mut Reader) -> Result<Standing, BadEntry> {
+    Ok(match r.byte()? {
+        0 => Standing::Flowing,
+        1 => Standing::Parked(r.string()?),
+        2 => Standing::Held(TransferId::decode(r)?),
+        3 => Standing::Shadow(TransferId::decode(r)?),
+        4 => Standing::HeldParked(TransferId::decode(r)?, r.string()?),
+        _ => return Err(r.bad("a standing")),
+    })
+}
+
+pub(super) fn encode_marks(w: &mut Writer, marks: &[SettleMark]) {
+    w.int(marks.len() as u64);
+    for mark in marks {
+        w.int(u64::from(mark.version));
+        w.fixed(&mark.token.to_bytes()[..40]);
+        w.fixed(&mark.content);
+        w.fixed(&mark.token.object.0);
+    }
+}
+
+pub(super) fn decode_marks(r: &mut Reader) -> Result<Vec<SettleMark>, BadEntry> {
+    let mut marks = Vec::new();
+    for _ in 0..r.count()? {
+        let version = r.u32()?;
+        let head: [u8; 40] = r.fixed()?;
+        let content = r.fixed()?;
+        let object: [u8; 16] = r.fixed()?;
+        let token = Token::from_bytes(&[&head[..], &object[..]].concat())
+            .map_err(|_| r.bad("a lease token"))?;
+        marks.push(SettleMark { version, token, content });
+    }
+    Ok(marks)
+}
+
+/// Leaves out what [`decode_marks`] reads.
+pub(super) fn skip_marks(r: &mut Reader) -> Result<(), BadEntry> {
+    for _ in 0..r.count()? {
+        r.int()?;
+        r.skip(40 + size_of::<Hash16>() + size_of::<ObjectId>())?;
+    }
+    Ok(())
 }

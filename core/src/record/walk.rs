@@ -3,9 +3,11 @@
 use bytes::Bytes;
 
 use super::codec::{BadEntry, Reader};
-use super::entry::{Entry, Standing};
+use super::entry::{END, Entry, How, OBJECT, Standing, glance_at_end};
 use super::frame::{BadFrame, Header, body_of, open, open_header};
+use super::object::glance_at_object;
 use crate::ids::{Birth, Loc, ObjectId};
+use crate::names::TypeName;
 
 /// Why bytes are not a record that this program can read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,27 +48,75 @@ pub fn entries_of_sealed(record: &Bytes) -> Result<(Header, Vec<(Loc, Entry)>), 
     read(open_header(record)?, body_of(record))
 }
 
+/// What a follower of the log wants to know of an entry: by far the most objects are written once
+/// and end once, and nothing of them is taken apart that only their lane needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Glance {
+    /// An object came to stand somewhere.
+    Object {
+        /// How.
+        how: How,
+        /// Its type.
+        ty: TypeName,
+    },
+    /// Any other entry as it is, but for the marks of an end: those are left out.
+    Other(Entry),
+}
+
+/// The same as [`entries_of_sealed`], at a glance. What was in `glances` goes; its memory is used
+/// again. After an error it holds what was read before.
+pub fn glance_at_sealed(
+    record: &Bytes,
+    glances: &mut Vec<(Loc, Glance)>,
+) -> Result<Header, BadRecord> {
+    let header = open_header(record)?;
+    glances.clear();
+    read_into(header, body_of(record), Glance::decode, glances)?;
+    Ok(header)
+}
+
+impl Glance {
+    fn decode(r: &mut Reader, here: Birth) -> Result<Self, BadEntry> {
+        if r.takes(OBJECT) {
+            glance_at_object(r)
+        } else if r.takes(END) {
+            Ok(Self::Other(Entry::End(Box::new(glance_at_end(r)?))))
+        } else {
+            Entry::decode(r, here).map(Self::Other)
+        }
+    }
+}
+
 fn read(header: Header, body: Bytes) -> Result<(Header, Vec<(Loc, Entry)>), BadRecord> {
-    let number = header.number.0;
-    let miscounted = |found| BadRecord::Count { number, expected: header.entries, found };
     // An entry has at least two bytes: a header that claims more reserves no memory for them.
     let room = (header.entries as usize).min(body.len() / 2);
-    let mut reader = Reader::new(body);
     let mut entries = Vec::with_capacity(room);
+    read_into(header, body, Entry::decode, &mut entries)?;
+    Ok((header, entries))
+}
+
+fn read_into<T>(
+    header: Header,
+    body: Bytes,
+    decode: fn(&mut Reader, Birth) -> Result<T, BadEntry>,
+    entries: &mut Vec<(Loc, T)>,
+) -> Result<(), BadRecord> {
+    let number = header.number.0;
+    let miscounted = |found| BadRecord::Count { number, expected: header.entries, found };
+    let mut reader = Reader::new(body);
     for position in 0..header.entries {
         if reader.is_done() {
             return Err(miscounted(position));
         }
         let loc = Loc { record: header.number, position };
         let here = Birth { lane: header.lane, epoch: header.epoch, loc };
-        let entry = Entry::decode(&mut reader, here)
-            .map_err(|bad| BadRecord::Entry { number: header.number.0, bad })?;
+        let entry = decode(&mut reader, here).map_err(|bad| BadRecord::Entry { number, bad })?;
         entries.push((loc, entry));
     }
     if !reader.is_done() {
         return Err(miscounted(header.entries.saturating_add(1)));
     }
-    Ok((header, entries))
+    Ok(())
 }
 
 /// The ids that a record says something of, each with the place: what the id index holds.
@@ -82,9 +132,144 @@ pub fn mentions(entries: &[(Loc, Entry)]) -> impl Iterator<Item = (ObjectId, Loc
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Epoch, LaneId, RecordNumber};
-    use crate::record::{Writer, seal};
+    use crate::Limits;
+    use crate::ids::{Epoch, Incarnation, LaneId, RecordNumber};
+    use crate::names::Name;
+    use crate::object::{Chase, Entity, Generation, Headers, Object, SettleMark, Token};
+    use crate::record::{End, Ending, HASH_BYTES, HEADER_BYTES, TransferId, Writer, seal};
     use crate::time::Wall;
+
+    /// Every part that an object can have, and the other entries that have strings behind one.
+    fn all_sorts() -> Vec<Entry> {
+        let name = |text: &str| Name::new("name", text).expect("a good name");
+        let ty = |text: &str| TypeName::from_type_url(text).expect("a good name");
+        let lane = |n: u8| LaneId([n; 16]);
+        let loc = |record, position| Loc { record: RecordNumber(record), position };
+        let (epoch, incarnation) = (Epoch(2), Incarnation(9));
+        let transfer =
+            TransferId { sender: lane(1), receiver: lane(2), epoch, incarnation, n: 300 };
+        let id = ObjectId([7; 16]);
+        let token = Token { lane: lane(1), epoch, incarnation, n: 1 << 40, object: id };
+        let marks = vec![SettleMark { version: 200, token, content: [4; 16] }; 2];
+        let generation = Generation { counter: 1 << 20, lane: lane(3), incarnation };
+        let headers = Headers::pack([("key", "value")], &Limits::default());
+        let birth = Birth { lane: lane(5), epoch, loc: loc(3, 4) };
+        let full = Object {
+            id,
+            entity: Entity {
+                ty: ty("acme.Full"),
+                payload: Bytes::from_static(&[0; 300]),
+                headers: headers.expect("few"),
+            },
+            version: 2,
+            pushed_at: Wall(1 << 40),
+            origin: name("origin"),
+            birth,
+            hash: [6; 16],
+            not_before: Some(Wall(5)),
+            expires_at: Some(Wall(1 << 41)),
+            deliveries: 1,
+            failed: 300,
+            moves: 4,
+            path: vec![name("a"), name("origin")],
+            handled: vec![name("billing")],
+            chase: Some(Chase { generation, crossed: vec![lane(8), lane(9)] }),
+            marks: marks.clone(),
+            possible_duplicate: true,
+        };
+        let bare = Object {
+            entity: Entity {
+                ty: ty("acme.Bare"),
+                payload: Bytes::new(),
+                headers: Headers::default(),
+            },
+            version: 1,
+            not_before: None,
+            expires_at: None,
+            deliveries: 0,
+            failed: 0,
+            moves: 0,
+            path: Vec::new(),
+            handled: Vec::new(),
+            chase: None,
+            marks: Vec::new(),
+            ..full.clone()
+        };
+        let object = |standing, object: &Object| Entry::Object {
+            how: How::Received,
+            was: Some(loc(2, 300)),
+            place: (object.moves > 0).then_some(loc(1, 1)),
+            standing,
+            object: Box::new(object.clone()),
+        };
+        let end = End {
+            id,
+            was: Some(loc(2, 1)),
+            carried_from: Some(loc(1, 1)),
+            ending: Ending::Discarded("rotten".into()),
+            ty: ty("acme.Full"),
+            version: 3,
+            hash: [1; 16],
+            birth,
+            marks,
+            by: Some(name("billing")),
+            at: Wall(77),
+            moves: 1,
+            size: 300,
+            pushed_at: Wall(70),
+        };
+        vec![
+            object(Standing::Flowing, &bare),
+            object(Standing::Parked("parked".into()), &full),
+            object(Standing::Held(transfer), &bare),
+            object(Standing::Shadow(transfer), &full),
+            object(Standing::HeldParked(transfer, "rotten".into()), &full),
+            Entry::End(Box::new(end)),
+            Entry::Moved { transfer, receiver: name("billing"), shadows: vec![loc(1, 2)] },
+            Entry::Duplicate { transfer, id, ty: ty("acme.Bare") },
+            Entry::Begun(vec![loc(9, 9)]),
+        ]
+    }
+
+    #[test]
+    fn a_glance_sees_what_reading_sees() {
+        let written = all_sorts();
+        let mut writer = Writer::default();
+        for entry in &written {
+            entry.encode(&mut writer, Birth::default());
+        }
+        let header = Header {
+            lane: LaneId([1; 16]),
+            epoch: Epoch(2),
+            number: RecordNumber(5),
+            wall: Wall(9),
+            previous: [0; 16],
+            checkpoint: RecordNumber(0),
+            entries: u32::try_from(written.len()).expect("few"),
+        };
+        let record = seal(&header, writer.as_slice());
+        let (read, entries) = entries_of_sealed(&record).expect("well formed");
+        assert!(entries.iter().map(|(_, entry)| entry).eq(&written));
+        let expected = entries.into_iter().map(|(at, entry)| {
+            let seen = match entry {
+                Entry::Object { how, object, .. } => {
+                    Glance::Object { how, ty: object.entity.ty.clone() }
+                }
+                Entry::End(end) => {
+                    Glance::Other(Entry::End(Box::new(End { marks: Vec::new(), ..*end })))
+                }
+                other => Glance::Other(other),
+            };
+            (at, seen)
+        });
+        let mut glances = vec![(Loc::default(), Glance::Other(Entry::Generation(1)))];
+        assert_eq!(glance_at_sealed(&record, &mut glances), Ok(read));
+        assert!(glances.iter().cloned().eq(expected));
+        for cut in HEADER_BYTES..record.len() - HASH_BYTES {
+            let cut = seal(&header, &record[HEADER_BYTES..cut]);
+            assert!(glance_at_sealed(&cut, &mut glances).is_err(), "it cannot be whole");
+        }
+    }
 
     #[test]
     fn a_miscounted_record_is_refused_both_ways() {

@@ -2,6 +2,7 @@
 
 pub(crate) mod elide;
 mod hashes;
+mod index;
 mod read;
 mod replay;
 mod sliced;
@@ -9,6 +10,7 @@ mod snapshot;
 mod tape;
 
 pub(crate) use hashes::Hashes;
+pub(crate) use index::{Index, SlicedIndex, index};
 pub use read::BadRecording;
 pub use replay::{Agreement, Played, PlayedCall, Playing, Replay};
 pub(crate) use sliced::{SlicedMap, SlicedSet, SlicedVec, Slices};

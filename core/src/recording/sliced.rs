@@ -55,7 +55,7 @@ pub(crate) struct SlicedVec<T> {
 
 /// How far a collection has been written, while one is.
 #[derive(Debug)]
-struct Cursor<K>(Option<Box<Walk<K>>>);
+pub(super) struct Cursor<K>(Option<Box<Walk<K>>>);
 
 #[derive(Debug)]
 struct Walk<K> {
@@ -66,15 +66,29 @@ struct Walk<K> {
     out: Vec<u8>,
 }
 
+impl<K> Default for Cursor<K> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
 impl<K: Ord + Clone> Cursor<K> {
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         let walk = Walk { behind: None, early: BTreeSet::new(), out: Vec::new() };
         self.0 = Some(Box::new(walk));
     }
 
+    pub(super) fn cancel(&mut self) {
+        self.0 = None;
+    }
+
+    pub(super) fn is_walking(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// An entry is about to change: it is written if the instant has it and the walk has not.
     #[inline]
-    fn touch<E: Serialize>(&mut self, key: &K, entry: impl FnOnce() -> Option<E>) {
+    pub(super) fn touch<E: Serialize>(&mut self, key: &K, entry: impl FnOnce() -> Option<E>) {
         if let Some(walk) = &mut self.0
             && walk.behind.as_ref().is_none_or(|behind| key > behind)
             && walk.early.insert(key.clone())
@@ -89,8 +103,8 @@ impl<K: Ord + Clone> Cursor<K> {
         (behind.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
     }
 
-    /// Visits the entries that [`Cursor::rest`] names.
-    fn step<E: Serialize>(
+    /// Visits the entries that are left.
+    pub(super) fn step<E: Serialize>(
         &mut self,
         rest: impl Iterator<Item = (K, E)>,
         budget: &mut usize,
@@ -119,6 +133,13 @@ impl<K: Ord + Clone> Cursor<K> {
     }
 }
 
+impl Cursor<usize> {
+    /// The first position that has not been visited.
+    pub(super) fn next_position(&self) -> usize {
+        self.0.as_ref().and_then(|walk| walk.behind).map_or(0, |at| at + 1)
+    }
+}
+
 impl<K> Walk<K> {
     fn write(&mut self, entry: &impl Serialize) {
         self.out = postcard::to_extend(entry, std::mem::take(&mut self.out))
@@ -128,7 +149,7 @@ impl<K> Walk<K> {
 
 impl<K, V> Default for SlicedMap<K, V> {
     fn default() -> Self {
-        Self { map: BTreeMap::new(), cursor: Cursor(None) }
+        Self { map: BTreeMap::new(), cursor: Cursor::default() }
     }
 }
 
@@ -176,21 +197,11 @@ impl<K: Ord + Clone + Serialize, V: Serialize> SlicedMap<K, V> {
     }
 
     pub(crate) fn pop_first(&mut self) -> Option<(K, V)> {
-        if self.cursor.0.is_some() {
+        if self.cursor.is_walking() {
             let key = self.map.first_key_value()?.0.clone();
             self.touch(&key);
         }
         self.map.pop_first()
-    }
-
-    /// Takes all entries out.
-    pub(crate) fn take(&mut self) -> BTreeMap<K, V> {
-        if self.cursor.0.is_some() {
-            for entry in &self.map {
-                self.cursor.touch(entry.0, || Some(entry));
-            }
-        }
-        std::mem::take(&mut self.map)
     }
 }
 
@@ -209,7 +220,7 @@ where
     }
 
     fn cancel(&mut self) {
-        self.cursor = Cursor(None);
+        self.cursor.cancel();
     }
 
     fn load(&mut self, bytes: &[u8]) -> Option<()> {
@@ -219,7 +230,7 @@ where
 
 impl<K> Default for SlicedSet<K> {
     fn default() -> Self {
-        Self { set: BTreeSet::new(), cursor: Cursor(None) }
+        Self { set: BTreeSet::new(), cursor: Cursor::default() }
     }
 }
 
@@ -248,7 +259,7 @@ impl<K: Ord + Clone + Serialize> SlicedSet<K> {
     }
 
     pub(crate) fn pop_first(&mut self) -> Option<K> {
-        if self.cursor.0.is_some() {
+        if self.cursor.is_walking() {
             let key = self.set.first()?.clone();
             self.touch(&key);
         }
@@ -275,7 +286,7 @@ impl<K: Ord + Clone + Serialize + DeserializeOwned> Slices for SlicedSet<K> {
     }
 
     fn cancel(&mut self) {
-        self.cursor = Cursor(None);
+        self.cursor.cancel();
     }
 
     fn load(&mut self, bytes: &[u8]) -> Option<()> {
@@ -285,7 +296,7 @@ impl<K: Ord + Clone + Serialize + DeserializeOwned> Slices for SlicedSet<K> {
 
 impl<T> Default for SlicedVec<T> {
     fn default() -> Self {
-        Self { vec: Vec::new(), cursor: Cursor(None) }
+        Self { vec: Vec::new(), cursor: Cursor::default() }
     }
 }
 
@@ -330,13 +341,13 @@ impl<T: Serialize + DeserializeOwned> Slices for SlicedVec<T> {
     }
 
     fn step(&mut self, budget: &mut usize, out: &mut Vec<u8>) -> bool {
-        let from = self.cursor.0.as_ref().and_then(|walk| walk.behind).map_or(0, |i| i + 1);
+        let from = self.cursor.next_position();
         let rest = self.vec.iter().enumerate().skip(from).map(|(i, v)| (i, (i, v)));
         self.cursor.step(rest, budget, out)
     }
 
     fn cancel(&mut self) {
-        self.cursor = Cursor(None);
+        self.cursor.cancel();
     }
 
     fn load(&mut self, bytes: &[u8]) -> Option<()> {
@@ -349,7 +360,10 @@ impl<T: Serialize + DeserializeOwned> Slices for SlicedVec<T> {
 }
 
 /// Reads entries one after the other until one is not taken.
-fn load<E: DeserializeOwned>(mut bytes: &[u8], mut take: impl FnMut(E) -> bool) -> Option<()> {
+pub(super) fn load<E: DeserializeOwned>(
+    mut bytes: &[u8],
+    mut take: impl FnMut(E) -> bool,
+) -> Option<()> {
     while !bytes.is_empty() {
         let (entry, rest) = postcard::take_from_bytes(bytes).ok()?;
         bytes = rest;

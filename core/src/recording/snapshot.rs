@@ -122,6 +122,7 @@ impl Core {
 
     fn derive(&mut self) -> Result<(), BadSnapshot> {
         self.memory.derive();
+        self.leases.derive();
         self.queues.derive();
         self.subs.derive();
         self.mesh.derive();

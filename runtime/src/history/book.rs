@@ -11,10 +11,12 @@ use bytes::Bytes;
 use dpc_core::decision::Decision;
 use dpc_core::ids::{LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::names::{Name, TypeName};
-use dpc_core::record::{self, End, Ending, Entry, Header, TransferId};
+use dpc_core::object::Hash16;
+use dpc_core::record::{self, End, Ending, Entry, Glance, Header, TransferId};
 use dpc_core::{Span, Wall};
 
 use super::HistoryOptions;
+use super::counts::Tally;
 use super::db::{Db, DbError, DbResult, Table};
 use super::decided::DecidedBlock;
 use super::ended::EndedBlock;
@@ -44,6 +46,8 @@ pub(super) struct Book {
     /// Bytes written since the last sync.
     unsynced: u64,
     is_dirty: bool,
+    /// The memory that records are read into.
+    glances: Vec<(Loc, Glance)>,
 }
 
 impl Book {
@@ -76,6 +80,7 @@ impl Book {
             part_bytes: 0,
             unsynced: 0,
             is_dirty: false,
+            glances: Vec::new(),
         };
         book.load()?;
         if book.state.lane != lane {
@@ -119,37 +124,57 @@ impl Book {
         assert!(number >= self.state.next, "what is known is not taken in again");
         self.db.begin()?;
         self.is_dirty = true;
-        let (header, entries) = match record::entries(record) {
-            Ok(read) if read.0.number == number && read.0.lane == self.state.lane => read,
-            Ok((header, _)) => {
+        let mut glances = std::mem::take(&mut self.glances);
+        // It was sealed here, or the store has checked it.
+        let applied = match record::glance_at_sealed(record, &mut glances) {
+            Ok(header) if header.number == number && header.lane == self.state.lane => {
+                self.take_in(&header, record::hash_of(record), &glances, detail)
+            }
+            Ok(header) => {
                 self.skip(number, &format!("it says {} of lane {}", header.number, header.lane));
-                return Ok(());
+                Ok(())
             }
             Err(bad) => {
                 self.skip(number, &bad.to_string());
-                return Ok(());
+                Ok(())
             }
         };
-        self.follow(&header)?;
+        // Its memory is for the next record; what it holds may share the memory of this one.
+        glances.clear();
+        self.glances = glances;
+        applied
+    }
+
+    /// Takes in what a record with this hash says.
+    fn take_in(
+        &mut self,
+        header: &Header,
+        hash: Hash16,
+        glances: &[(Loc, Glance)],
+        detail: bool,
+    ) -> DbResult<()> {
+        self.follow(header)?;
         let is_turned = self.turn_part(header.wall)?;
-        let receivers = receivers(&entries);
-        for (loc, entry) in &entries {
-            self.count(header.wall, entry);
-            match entry {
-                Entry::Decision { decision, objects } if detail => {
+        let receivers = receivers(glances);
+        let mut tally = Tally::default();
+        for (loc, glance) in glances {
+            tally.count(glance);
+            match glance {
+                Glance::Other(Entry::Decision { decision, objects }) if detail => {
                     self.decide(*loc, decision, objects)?;
                 }
-                Entry::End(end) if detail && self.is_news(&header, end) => {
+                Glance::Other(Entry::End(end)) if detail && self.is_news(header, end) => {
                     self.end(*loc, end, &receivers)?;
                 }
-                _ => {}
+                Glance::Object { .. } | Glance::Other(_) => {}
             }
         }
+        self.add_counts(header.wall, tally);
         if !detail {
             self.state.note_gap(header.wall, header.wall);
         }
-        self.state.next = number.next();
-        self.state.hash = Some(record::hash_of(record));
+        self.state.next = header.number.next();
+        self.state.hash = Some(hash);
         self.state.last_wall = self.state.last_wall.max(header.wall);
         self.keep_bounds(header.wall, is_turned)
     }
@@ -302,9 +327,13 @@ impl Book {
         self.close_blocks()?;
         let first_page = self.state.pages.end;
         let mut fences = Vec::new();
-        let refs = std::mem::take(&mut self.refs);
+        // Their memory is for the next part.
+        let mut refs = std::mem::take(&mut self.refs);
         let last = refs.iter().map(|r| r.id).max().unwrap_or_default();
-        for (first, body) in index::pages(refs) {
+        let pages = index::pages(&mut refs);
+        refs.clear();
+        self.refs = refs;
+        for (first, body) in pages {
             fences.push(first);
             let key = self.state.pages.end;
             self.state.pages.end += 1;
@@ -389,12 +418,12 @@ impl Book {
 }
 
 /// The receivers that a record names: the mark of a move stands behind the ends that it moves.
-fn receivers(entries: &[(Loc, Entry)]) -> Vec<(TransferId, &Name)> {
-    entries
+fn receivers(glances: &[(Loc, Glance)]) -> Vec<(TransferId, &Name)> {
+    glances
         .iter()
-        .filter_map(|(_, entry)| match entry {
-            Entry::Moved { transfer, receiver, .. } => Some((*transfer, receiver)),
-            _ => None,
+        .filter_map(|(_, glance)| match glance {
+            Glance::Other(Entry::Moved { transfer, receiver, .. }) => Some((*transfer, receiver)),
+            Glance::Object { .. } | Glance::Other(_) => None,
         })
         .collect()
 }

@@ -1,40 +1,82 @@
 //! Counts by minute and type: gathered in memory, added to the database at every sync.
 
+use std::collections::HashMap;
+
 use dpc_core::Wall;
 use dpc_core::decision::Step;
 use dpc_core::names::TypeName;
-use dpc_core::record::{Ending, Entry, How};
+use dpc_core::record::{Ending, Entry, Glance, How};
 
 use super::book::Book;
 use super::db::DbResult;
 use super::pack::{Packer, Unpacker};
 use super::rows::{Counts, MINUTE, StatsQuery, StatsRow};
 
-impl Book {
+/// What happened in one record, by type. The entries of a record share its type names, so a type is
+/// known by where its name stands in memory, and looked up by its text once a record.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    types: Vec<(TypeName, Counts)>,
+    /// Which of them a name in memory is.
+    found: HashMap<*const u8, usize>,
+    /// The one that was counted last.
+    last: usize,
+    /// Deliveries, which are counted for all types together.
+    delivered: u64,
+}
+
+impl Tally {
     /// Counts what happened in an entry. What is only carried forward has been counted before.
-    pub(super) fn count(&mut self, wall: Wall, entry: &Entry) {
-        let (ty, field, n): (_, Field, _) = match entry {
-            Entry::Object { how, object, .. } => {
-                let Some(field) = arrival(*how) else { return };
-                (Some(&object.entity.ty), field, 1)
+    pub(super) fn count(&mut self, glance: &Glance) {
+        match glance {
+            Glance::Object { how, ty } => {
+                if let Some(field) = arrival(*how) {
+                    *field(self.of(ty)) += 1;
+                }
             }
-            Entry::End(end) if end.was.is_some() => {
-                let field: Field = match end.ending {
-                    Ending::Final => |c| &mut c.finalised,
-                    Ending::Discarded(_) => |c| &mut c.discarded,
-                    Ending::Moved(_) => |c| &mut c.moved,
-                    Ending::Duplicate => |c| &mut c.duplicates,
-                };
-                (Some(&end.ty), field, 1)
+            Glance::Other(Entry::End(end)) if end.was.is_some() => {
+                let counts = self.of(&end.ty);
+                *match end.ending {
+                    Ending::Final => &mut counts.finalised,
+                    Ending::Discarded(_) => &mut counts.discarded,
+                    Ending::Moved(_) => &mut counts.moved,
+                    Ending::Duplicate => &mut counts.duplicates,
+                } += 1;
             }
-            Entry::Duplicate { ty, .. } => (Some(ty), |c| &mut c.duplicates, 1),
-            Entry::Decision { decision, objects } if decision.step == Step::Deliver => {
-                (None, |c| &mut c.delivered, objects.len() as u64)
+            Glance::Other(Entry::Duplicate { ty, .. }) => self.of(ty).duplicates += 1,
+            Glance::Other(Entry::Decision { decision, objects })
+                if decision.step == Step::Deliver =>
+            {
+                self.delivered += objects.len() as u64;
             }
-            _ => return,
-        };
-        let key = (minute(wall), ty.cloned());
-        *field(self.counts.entry(key).or_default()) += n;
+            Glance::Other(_) => {}
+        }
+    }
+
+    fn of(&mut self, ty: &TypeName) -> &mut Counts {
+        let name = ty.as_str().as_ptr();
+        let is_last =
+            self.types.get(self.last).is_some_and(|(last, _)| last.as_str().as_ptr() == name);
+        if !is_last {
+            self.last = *self.found.entry(name).or_insert_with(|| {
+                self.types.push((ty.clone(), Counts::default()));
+                self.types.len() - 1
+            });
+        }
+        &mut self.types[self.last].1
+    }
+}
+
+impl Book {
+    /// Adds what happened in a record of that time.
+    pub(super) fn add_counts(&mut self, wall: Wall, tally: Tally) {
+        let minute = minute(wall);
+        for (ty, counts) in tally.types {
+            self.counts.entry((minute, Some(ty))).or_default().add(&counts);
+        }
+        if tally.delivered > 0 {
+            self.counts.entry((minute, None)).or_default().delivered += tally.delivered;
+        }
     }
 
     /// Counts by minute and type, in order.

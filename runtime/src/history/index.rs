@@ -142,7 +142,7 @@ impl Part {
 }
 
 /// Sorts references into pages, each with its first id.
-pub(super) fn pages(mut refs: Vec<Ref>) -> Vec<(ObjectId, Vec<u8>)> {
+pub(super) fn pages(refs: &mut [Ref]) -> Vec<(ObjectId, Vec<u8>)> {
     // The sort is stable: what belongs to one object stays in order.
     refs.sort_by_key(|r| r.id);
     let mut pages = Vec::new();
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn every_id_is_found_in_the_page_that_the_fences_name() {
         let refs: Vec<Ref> = (0..9_000u32).map(|n| decided((n * 31 % 251) as u8, n)).collect();
-        let pages = pages(refs.clone());
+        let pages = pages(&mut refs.clone());
         assert!(pages.len() > 1, "one page proves nothing");
         let part = Part {
             first_page: 10,

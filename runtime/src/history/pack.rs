@@ -3,10 +3,8 @@
 //! SQLite does not checksum what it stores. So every row carries a seal over its table, its key and
 //! its bytes: a flipped bit and a row that stands where another belongs are both found when read.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use dpc_core::ids::{Incarnation, LaneId};
+use dpc_core::record::Words;
 
 /// Bytes of a seal.
 pub(super) const SEAL_BYTES: usize = 8;
@@ -20,7 +18,7 @@ pub(super) struct BadRow(pub(super) &'static str);
 #[derive(Debug, Default)]
 pub(super) struct Packer {
     out: Vec<u8>,
-    names: HashMap<Arc<[u8]>, u64>,
+    names: Words,
 }
 
 /// Reads a row.
@@ -96,13 +94,12 @@ impl Packer {
 
     /// Bytes that the row may hold again: written out once, then as a number.
     pub(super) fn name(&mut self, bytes: &[u8]) {
-        if let Some(number) = self.names.get(bytes) {
-            return self.int(*number);
+        if let Some(number) = self.names.number_of(&self.out, bytes) {
+            return self.int(u64::from(number) + 1);
         }
-        let number = self.names.len() as u64 + 1;
-        self.names.insert(bytes.into(), number);
         self.int(0);
         self.bytes(bytes);
+        self.names.add(&self.out, bytes.len());
     }
 
     /// Like [`Packer::name`], one byte longer, for what may be absent.

@@ -10,7 +10,7 @@ use dpc_core::names::Pattern;
 use dpc_core::refusal::Refusal;
 use dpc_core::time::Wall;
 use dpc_core::{Answer, Input};
-use dpc_proto::v1;
+use dpc_proto::{PushStreamRequest, v1};
 use tonic::{Request, Response, Status, Streaming};
 use v1::cloud_service_server::CloudService;
 
@@ -80,7 +80,7 @@ impl CloudService for Cloud {
 
     async fn push_stream(
         &self,
-        request: Request<Streaming<v1::PushStreamRequest>>,
+        request: Request<Streaming<PushStreamRequest>>,
     ) -> Result<Response<Self::PushStreamStream>, Status> {
         Ok(Response::new(super::push::open(&self.hub, request.into_inner())))
     }

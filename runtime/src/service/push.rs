@@ -6,13 +6,14 @@ use std::sync::Arc;
 use dpc_core::ids::RequestId;
 use dpc_core::input::ReplyTo;
 use dpc_core::{Answer, Input};
-use dpc_proto::v1;
+use dpc_proto::{PushStreamRequest, v1};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Streaming;
 
 use super::hub::Hub;
 use super::outbox::{Gather, OutStream, Outbox};
 use super::tally::refused;
+use crate::wire::object::TypeNames;
 use crate::wire::{ITEMS_MAX, WINDOW_ITEMS, error, object, view};
 
 /// Answers in one message: a client that reads rarely gets several messages, not a huge one.
@@ -138,14 +139,17 @@ impl Gather for PushOut {
 }
 
 /// Opens a push stream; what is returned is its answering side.
-pub(crate) fn open(
-    hub: &Arc<Hub>,
-    requests: Streaming<v1::PushStreamRequest>,
-) -> OutStream<PushOut> {
+pub(crate) fn open(hub: &Arc<Hub>, requests: Streaming<PushStreamRequest>) -> OutStream<PushOut> {
     let request = hub.next_request();
     let out = Outbox::new(PushOut::new(hub));
     hub.add_push(request, Arc::clone(&out));
-    let reader = Reader { hub: Arc::clone(hub), out: Arc::clone(&out), request, last_seq: 0 };
+    let reader = Reader {
+        hub: Arc::clone(hub),
+        out: Arc::clone(&out),
+        request,
+        last_seq: 0,
+        types: TypeNames::default(),
+    };
     tokio::spawn(reader.run(requests));
     let hub = Arc::clone(hub);
     OutStream::new(out, move || hub.remove(request))
@@ -156,10 +160,11 @@ struct Reader {
     out: Arc<Outbox<PushOut>>,
     request: RequestId,
     last_seq: u64,
+    types: TypeNames,
 }
 
 impl Reader {
-    async fn run(mut self, mut requests: Streaming<v1::PushStreamRequest>) {
+    async fn run(mut self, mut requests: Streaming<PushStreamRequest>) {
         // The end of the stream comes first: whoever has gone is read no further.
         let out = Arc::clone(&self.out);
         let reading = async {
@@ -193,7 +198,11 @@ impl Reader {
         let mut inputs = Vec::with_capacity(count);
         for item in items {
             let seq = item.seq;
-            match object::push(item.object.unwrap_or_default(), &self.hub.limits) {
+            match object::push_of(
+                item.object.unwrap_or_default(),
+                &self.hub.limits,
+                &mut self.types,
+            ) {
                 Ok(push) => {
                     if push.id.is_none() {
                         self.out.with(|out| out.id_chosen.insert(seq));

@@ -23,7 +23,7 @@ use super::outbox::{Gather, OutStream, Outbox};
 use super::push::{check_seqs, object_bytes, take_up_to};
 use super::tally::{Expect, Outcome, Tally, refused};
 use crate::wire::settle::{self, Fault, Naming};
-use crate::wire::{WINDOW_ITEMS, error, object, timestamp, view};
+use crate::wire::{WINDOW_ITEMS, delivery, error, object, timestamp, view};
 
 /// Deliveries that a client has not read, in bytes, beyond which its stream is ended when the client
 /// does not read at all.
@@ -196,23 +196,25 @@ impl SessionOut {
             // Somebody else may own the lane by now: their leases run out, here or with it (R6).
             self.clear();
         }
-        let (mut deliveries, mut bytes) = (Vec::new(), 0);
-        while let Some(next) = self.deliveries.front() {
+        let (mut count, mut bytes) = (0, 0);
+        for next in self.deliveries.iter().take(MESSAGE_DELIVERIES_MAX) {
             let size = object::delivery_bytes(next);
-            let full = bytes + size > MESSAGE_BYTES || deliveries.len() == MESSAGE_DELIVERIES_MAX;
-            if full && !deliveries.is_empty() {
+            if count > 0 && bytes + size > MESSAGE_BYTES {
                 break;
             }
             bytes += size;
-            deliveries.push(object::delivery(next, self.node.as_str()));
-            self.deliveries.pop_front();
+            count += 1;
         }
-        if deliveries.is_empty() {
+        if count == 0 {
             return None;
+        }
+        let mut writer = delivery::Writer::with_capacity(bytes);
+        for next in self.deliveries.drain(..count) {
+            writer.push(&next, self.node.as_str());
         }
         self.unread_bytes -= bytes;
         self.taken += 1;
-        Some(Response::Deliveries(v1::Deliveries { deliveries }))
+        Some(Response::Deliveries(writer.finish()))
     }
 }
 

@@ -173,7 +173,7 @@ impl TestSession {
                     }
                 }
                 v1::session_response::Response::Deliveries(more) => {
-                    self.deliveries.extend(more.deliveries);
+                    self.deliveries.extend(more.items);
                 }
                 other => panic!("{other:?}"),
             }
@@ -210,7 +210,7 @@ impl TestSession {
             }
             match self.next().await.expect("the stream goes on") {
                 v1::session_response::Response::Deliveries(more) => {
-                    self.deliveries.extend(more.deliveries);
+                    self.deliveries.extend(more.items);
                 }
                 other => panic!("{other:?}"),
             }

@@ -62,8 +62,8 @@ async fn a_push_stream_is_answered_in_ranges_each_item_once() {
                 }
                 v1::PushItem { seq, object: Some(object) }
             };
-            let items = (first..first + 500).map(item).collect();
-            requests.send(v1::PushStreamRequest { items }).await.expect("open");
+            let items: Vec<_> = (first..first + 500).map(item).collect();
+            requests.send(dpc_proto::PushStreamRequest::from(items)).await.expect("open");
         }
     });
     let (mut stored, mut refused, mut messages) = (0, Vec::new(), 0);

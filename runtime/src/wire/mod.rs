@@ -1,6 +1,7 @@
 //! The border between the wire and core: everything that comes in is parsed here, once, and core
 //! sees only what is well formed.
 
+pub(crate) mod delivery;
 pub(crate) mod error;
 pub(crate) mod link;
 pub(crate) mod object;

@@ -1,5 +1,7 @@
 //! Objects on their way in, deliveries on their way out.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use dpc_core::Limits;
 use dpc_core::effect::Delivery;
@@ -17,14 +19,50 @@ use dpc_proto::v1;
 const PAYLOAD_SHARED_BYTES_MIN: usize = 1_024;
 
 /// What a delivery's type URL starts with: the host part is not kept.
-const TYPE_URL_HOST: &str = "type.googleapis.com/";
+pub(super) const TYPE_URL_HOST: &str = "type.googleapis.com/";
 
 /// What a delivery adds to the bytes of payload and headers, roughly.
 const DELIVERY_OVERHEAD_BYTES: usize = 256;
 
+/// The names of types that a stream has used: most of its objects are of a few types, whose names
+/// are checked and kept once.
+#[derive(Debug, Default)]
+pub(crate) struct TypeNames(BTreeMap<String, TypeName>);
+
+/// Names kept for a stream; with more it begins anew.
+const TYPE_NAMES_MAX: usize = 256;
+
+/// The longest type URL that is kept: its host may be of any length.
+const TYPE_URL_BYTES_MAX: usize = 512;
+
+impl TypeNames {
+    fn of(&mut self, url: String) -> Result<TypeName, Refusal> {
+        if let Some(known) = self.0.get(&url) {
+            return Ok(known.clone());
+        }
+        let ty = TypeName::from_type_url(&url)?;
+        if url.len() <= TYPE_URL_BYTES_MAX {
+            if self.0.len() == TYPE_NAMES_MAX {
+                self.0.clear();
+            }
+            self.0.insert(url, ty.clone());
+        }
+        Ok(ty)
+    }
+}
+
 pub(crate) fn push(object: v1::Object, limits: &Limits) -> Result<Push, Refusal> {
+    push_of(object, limits, &mut TypeNames::default())
+}
+
+/// The same for an object of a stream.
+pub(crate) fn push_of(
+    object: v1::Object,
+    limits: &Limits,
+    types: &mut TypeNames,
+) -> Result<Push, Refusal> {
     let id = if object.id.is_empty() { None } else { Some(object_id("id", &object.id)?) };
-    let entity = entity(object.entity, &object.headers, limits)?;
+    let entity = entity_of(object.entity, &object.headers, limits, types)?;
     let not_before = match object.start {
         None => None,
         Some(v1::object::Start::NotBefore(at)) => Some(moment("not_before", &at)?),
@@ -40,11 +78,20 @@ pub(crate) fn push(object: v1::Object, limits: &Limits) -> Result<Push, Refusal>
 
 pub(crate) fn entity(
     any: Option<Any>,
-    headers: &std::collections::BTreeMap<String, String>,
+    headers: &BTreeMap<String, String>,
     limits: &Limits,
 ) -> Result<Entity, Refusal> {
+    entity_of(any, headers, limits, &mut TypeNames::default())
+}
+
+fn entity_of(
+    any: Option<Any>,
+    headers: &BTreeMap<String, String>,
+    limits: &Limits,
+    types: &mut TypeNames,
+) -> Result<Entity, Refusal> {
     let any = any.unwrap_or_default();
-    let ty = TypeName::from_type_url(&any.type_url)?;
+    let ty = types.of(any.type_url)?;
     let headers =
         Headers::pack(headers.iter().map(|(key, value)| (key.as_str(), value.as_str())), limits)?;
     let entity = Entity { ty, payload: own(any.value), headers };
@@ -82,11 +129,12 @@ pub(crate) fn any(entity: &Entity) -> Any {
     Any { type_url: [TYPE_URL_HOST, entity.ty.as_str()].concat(), value: entity.payload.clone() }
 }
 
-pub(crate) fn headers(headers: &Headers) -> std::collections::BTreeMap<String, String> {
+pub(crate) fn headers(headers: &Headers) -> BTreeMap<String, String> {
     headers.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-/// A delivery of a stream of this node, without the token that its session can put together.
+/// A delivery of this node as a message, without a token. Streams write theirs
+/// ([`super::delivery::Writer`]).
 pub(crate) fn delivery(delivery: &Delivery, node: &str) -> v1::Delivery {
     let object = &delivery.object;
     // Objects carry the nodes that had them before; one that was never handed on has no path.
@@ -125,5 +173,28 @@ fn own(payload: Bytes) -> Bytes {
         Bytes::copy_from_slice(&payload)
     } else {
         payload
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_keeps_few_names_and_forgets_no_check() {
+        let mut types = TypeNames::default();
+        for n in 0..3 * TYPE_NAMES_MAX {
+            for _ in 0..2 {
+                let ty = types.of(format!("type.googleapis.com/acme.T{n}")).expect("a good name");
+                assert_eq!(ty.as_str(), format!("acme.T{n}"));
+            }
+            assert!((1..=TYPE_NAMES_MAX).contains(&types.0.len()));
+        }
+        let long = format!("{}/acme.T", "host".repeat(TYPE_URL_BYTES_MAX));
+        assert_eq!(types.of(long.clone()).expect("a good name").as_str(), "acme.T");
+        assert!(!types.0.contains_key(&long), "it takes too much room");
+        for _ in 0..2 {
+            assert!(types.of("type.googleapis.com/not a name".into()).is_err());
+        }
     }
 }

@@ -15,7 +15,7 @@ use prost::Message as _;
 
 use super::link;
 
-fn name(text: &str) -> Name {
+pub(super) fn name(text: &str) -> Name {
     Name::new("name", text).unwrap()
 }
 
@@ -37,7 +37,7 @@ fn generation() -> Generation {
     Generation { counter: 9, lane: LaneId([4; 16]), incarnation: Incarnation(8) }
 }
 
-fn full_object() -> Object {
+pub(super) fn full_object() -> Object {
     let id = ObjectId([7; 16]);
     let token = Token {
         lane: LaneId([1; 16]),
@@ -78,7 +78,7 @@ fn full_object() -> Object {
     }
 }
 
-fn bare_object() -> Object {
+pub(super) fn bare_object() -> Object {
     Object {
         not_before: None,
         expires_at: None,

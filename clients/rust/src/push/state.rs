@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use dpc_proto::v1;
+use dpc_proto::{PushStreamRequest, v1};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -190,10 +190,7 @@ impl State {
     }
 
     /// The next message for the stream, if there is anything to send.
-    pub(super) fn next_message(
-        &mut self,
-        now: impl Fn() -> Instant,
-    ) -> Option<v1::PushStreamRequest> {
+    pub(super) fn next_message(&mut self, now: impl Fn() -> Instant) -> Option<PushStreamRequest> {
         if !self.open
             || self.leaving
             || self.sent == self.entries.len()
@@ -204,8 +201,8 @@ impl State {
         if self.owed == 0 {
             self.progress = now();
         }
-        let mut items = Vec::new();
-        let mut bytes = 0;
+        let mut message = PushStreamRequest::default();
+        let (mut count, mut bytes) = (0, 0);
         while self.sent < self.entries.len() && self.owed < self.owed_max {
             let entry = self.entries[self.sent].as_mut().expect("what was not sent has no answer");
             let size = entry.bytes + ITEM_BYTES;
@@ -214,16 +211,17 @@ impl State {
                 continue;
             }
             bytes += size;
-            if items.len() == self.items_max || (!items.is_empty() && bytes > self.bytes_max) {
+            if count == self.items_max || (count > 0 && bytes > self.bytes_max) {
                 break;
             }
             entry.sent = true;
             let seq = self.base + self.sent as u64;
-            items.push(v1::PushItem { seq, object: Some(entry.object.clone()) });
+            message.write(seq, &entry.object);
+            count += 1;
             self.sent += 1;
             self.owed += 1;
         }
-        (!items.is_empty()).then_some(v1::PushStreamRequest { items })
+        (count > 0).then_some(message)
     }
 
     /// The next object would end the stream for all others: it is not sent.

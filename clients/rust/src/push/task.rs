@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use dpc_proto::v1;
+use dpc_proto::{PushStreamRequest, v1};
 use futures_util::Stream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Streaming;
@@ -30,7 +30,7 @@ struct Body {
 }
 
 impl Stream for Body {
-    type Item = v1::PushStreamRequest;
+    type Item = PushStreamRequest;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut state = self.shared.lock();

@@ -299,8 +299,8 @@ fn receive(
     let now = Instant::now();
     let mut state = session.lock();
     match message.response {
-        Some(Response::Deliveries(v1::Deliveries { deliveries })) => {
-            state.delivered(deliveries, now)?;
+        Some(Response::Deliveries(arrived)) => {
+            state.delivered(arrived.items, now)?;
             session.arrived.notify_waiters();
         }
         Some(Response::Answers(answers)) => {

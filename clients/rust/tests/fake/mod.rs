@@ -222,7 +222,7 @@ pub enum Call {
 }
 
 pub struct PushStream {
-    requests: Streaming<v1::PushStreamRequest>,
+    requests: Streaming<dpc_proto::PushStreamRequest>,
     answers: Sender<Result<v1::PushStreamResponse, Status>>,
 }
 
@@ -374,8 +374,8 @@ impl Session {
 
     /// Delivers one object for each lease; its id is the lease.
     pub fn deliver(&self, leases: impl IntoIterator<Item = u64>) {
-        let deliveries = leases.into_iter().map(delivery).collect();
-        let deliveries = v1::Deliveries { deliveries };
+        let deliveries: Vec<_> = leases.into_iter().map(delivery).collect();
+        let deliveries = deliveries.into();
         self.send(v1::session_response::Response::Deliveries(deliveries));
     }
 
@@ -428,7 +428,7 @@ impl CloudService for Service {
 
     async fn push_stream(
         &self,
-        request: Request<Streaming<v1::PushStreamRequest>>,
+        request: Request<Streaming<dpc_proto::PushStreamRequest>>,
     ) -> Result<Response<Self::PushStreamStream>, Status> {
         let (answers, receiver) = mpsc::unbounded_channel();
         let stream = PushStream { requests: request.into_inner(), answers };

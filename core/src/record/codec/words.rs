@@ -1,4 +1,4 @@
-//! Which strings a record has named so far.
+//! Which strings a record, or a row of the history, has named so far.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ const FEW: usize = 12;
 
 /// The strings of a body, in the order of their first use. They stand in the body itself.
 #[derive(Debug, Default)]
-pub(super) struct Words {
+pub struct Words {
     /// Start and length of each in the body.
     places: Vec<(u32, u32)>,
     /// Their numbers, once there are more than [`FEW`].
@@ -31,8 +31,9 @@ impl Words {
         &self.places
     }
 
-    /// The number of a string that was named before.
-    pub(super) fn number_of(&self, body: &[u8], text: &[u8]) -> Option<u32> {
+    /// The number of a string that was named before, from 0. The body is the one that the others
+    /// were added with.
+    pub fn number_of(&self, body: &[u8], text: &[u8]) -> Option<u32> {
         if self.places.len() > FEW {
             return self.numbers.get(text).copied();
         }
@@ -41,7 +42,7 @@ impl Words {
     }
 
     /// The last bytes of the body are a string that it has not named before.
-    pub(super) fn add(&mut self, body: &[u8], length: usize) {
+    pub fn add(&mut self, body: &[u8], length: usize) {
         let int = |n| u32::try_from(n).expect("records are bounded");
         self.places.push((int(body.len() - length), int(length)));
         let unnumbered = match self.places.len() {

@@ -1,0 +1,186 @@
+//! A map that is asked by key and never walked in the order of its hashes.
+//!
+//! What is in it stands at positions: the order of insertion, except that the last one takes the
+//! place of one that is removed. So two cores that did the same have the same order, whatever
+//! their hashes, and a snapshot walks the positions (ADR 0022).
+
+use std::hash::Hash;
+
+use foldhash::fast::FixedState;
+use indexmap::IndexMap;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::sliced::{Cursor, Slices, load};
+
+/// A map by hash. Its seed is the core's, so that nobody who chooses ids can choose their hashes.
+pub(crate) type Index<K, V> = IndexMap<K, V, FixedState>;
+
+/// An empty index.
+pub(crate) fn index<K, V>(seed: u64) -> Index<K, V> {
+    IndexMap::with_hasher(FixedState::with_seed(seed))
+}
+
+/// An index that goes into a snapshot in slices.
+#[derive(Debug)]
+pub(crate) struct SlicedIndex<K, V> {
+    map: Index<K, V>,
+    cursor: Cursor<usize>,
+}
+
+impl<K, V> Default for SlicedIndex<K, V> {
+    /// For a state that is read from a snapshot: a replay has nobody to be afraid of.
+    fn default() -> Self {
+        Self::with_seed(0)
+    }
+}
+
+impl<K, V> SlicedIndex<K, V> {
+    pub(crate) fn with_seed(seed: u64) -> Self {
+        Self { map: index(seed), cursor: Cursor::default() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+}
+
+impl<K: Copy + Ord + Hash + Serialize, V: Serialize> SlicedIndex<K, V> {
+    pub(crate) fn get(&self, key: K) -> Option<&V> {
+        self.map.get(&key)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: K) -> Option<&mut V> {
+        let at = self.map.get_index_of(&key)?;
+        self.touch(at);
+        self.map.get_index_mut(at).map(|(_, value)| value)
+    }
+
+    pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
+        if self.cursor.is_walking() {
+            let at = self.map.get_index_of(&key).unwrap_or(self.map.len());
+            self.touch(at);
+        }
+        self.map.insert(key, value)
+    }
+
+    pub(crate) fn remove(&mut self, key: K) -> Option<V> {
+        let at = self.map.get_index_of(&key)?;
+        self.touch(at);
+        self.touch(self.map.len() - 1);
+        self.map.swap_remove_index(at).map(|(_, value)| value)
+    }
+
+    /// Everything, in the order of the keys.
+    pub(crate) fn sorted(&self) -> Vec<(K, &V)> {
+        let mut all: Vec<(K, &V)> = self.map.iter().map(|(key, value)| (*key, value)).collect();
+        all.sort_unstable_by_key(|(key, _)| *key);
+        all
+    }
+
+    /// Takes everything out, in the order of the keys.
+    pub(crate) fn take(&mut self) -> Vec<(K, V)> {
+        if self.cursor.is_walking() {
+            (0..self.map.len()).for_each(|at| self.touch(at));
+        }
+        let mut all: Vec<(K, V)> = self.map.drain(..).collect();
+        all.sort_unstable_by_key(|(key, _)| *key);
+        all
+    }
+
+    #[inline]
+    fn touch(&mut self, at: usize) {
+        self.cursor.touch(&at, || self.map.get_index(at).map(|entry| (at, entry)));
+    }
+}
+
+impl<K, V> Slices for SlicedIndex<K, V>
+where
+    K: Copy + Ord + Hash + Serialize + DeserializeOwned,
+    V: Serialize + DeserializeOwned,
+{
+    fn begin(&mut self) {
+        self.cursor.begin();
+    }
+
+    fn step(&mut self, budget: &mut usize, out: &mut Vec<u8>) -> bool {
+        let from = self.cursor.next_position().min(self.map.len());
+        let rest = self.map.get_range(from..).into_iter().flatten();
+        let rest = (from..).zip(rest).map(|(at, entry)| (at, (at, entry)));
+        self.cursor.step(rest, budget, out)
+    }
+
+    fn cancel(&mut self) {
+        self.cursor.cancel();
+    }
+
+    fn load(&mut self, bytes: &[u8]) -> Option<()> {
+        let mut entries = std::collections::BTreeMap::new();
+        load(bytes, |(at, entry): (usize, (K, V))| entries.insert(at, entry).is_none())?;
+        let whole = entries.keys().copied().eq(0..entries.len());
+        let fresh = entries.into_values().all(|(key, value)| self.map.insert(key, value).is_none());
+        (whole && fresh).then_some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a walk in slices of one entry writes while the index changes under it.
+    fn walked(
+        index: &mut SlicedIndex<u64, u64>,
+        mut change: impl FnMut(&mut SlicedIndex<u64, u64>),
+    ) -> Vec<u8> {
+        index.begin();
+        let (mut out, mut done) = (Vec::new(), false);
+        while !done {
+            done = index.step(&mut 1, &mut out);
+            change(index);
+        }
+        out
+    }
+
+    fn state(index: &mut SlicedIndex<u64, u64>) -> Vec<u8> {
+        walked(index, |_| {})
+    }
+
+    #[test]
+    fn a_walk_writes_the_index_as_it_was_at_its_begin_whatever_changes_meanwhile() {
+        for seed in 0..200u64 {
+            let mut index = SlicedIndex::with_seed(seed);
+            (0..20).for_each(|n| {
+                index.insert(n * 7 % 20, n);
+            });
+            let before = state(&mut index);
+            let mut n = seed;
+            let written = walked(&mut index, |index| {
+                n = n
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                match n >> 62 {
+                    0 => drop(index.insert(n >> 59, n)),
+                    1 => drop(index.remove(n >> 8 & 0x1f)),
+                    2 => index.get_mut(n >> 8 & 0x1f).into_iter().for_each(|v| *v += 1),
+                    _ if n >> 57 & 0xf == 0 => drop(index.take()),
+                    _ => {}
+                }
+            });
+            let mut loaded = SlicedIndex::default();
+            assert_eq!(loaded.load(&written), Some(()), "seed {seed}");
+            assert_eq!(state(&mut loaded), before, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn everything_comes_out_in_the_order_of_the_keys() {
+        let mut index = SlicedIndex::with_seed(3);
+        for key in [5u64, 1, 9, 3] {
+            index.insert(key, key * 10);
+        }
+        assert_eq!(index.remove(1), Some(10));
+        assert_eq!(index.sorted(), [(3, &30), (5, &50), (9, &90)]);
+        assert_eq!(index.take(), [(3, 30), (5, 50), (9, 90)]);
+        assert_eq!(index.len(), 0);
+    }
+}

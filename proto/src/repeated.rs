@@ -1,0 +1,129 @@
+//! The two messages that carry objects, pushed and delivered: by far the most bytes on the wire. Each
+//! is one repeated field.
+
+use bytes::{Buf, BufMut};
+use prost::encoding::{
+    self, DecodeContext, WireType, encode_key, encode_varint, encoded_len_varint, key_len,
+};
+use prost::{DecodeError, Message};
+
+use crate::v1;
+
+/// `dpc.v1.Deliveries`.
+pub type Deliveries = Repeated<v1::Delivery>;
+
+/// `dpc.v1.PushStreamRequest`.
+pub type PushStreamRequest = Repeated<v1::PushItem>;
+
+/// A message whose only field repeats another one. Whoever has the items in another form writes
+/// them as they travel, and spares making a message of each first; whoever receives them finds
+/// messages.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Repeated<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Items that are encoded already, each with its key and length. They go before `items`. Empty
+    /// in what was received.
+    pub written: Vec<u8>,
+}
+
+/// The number of the field.
+const ITEMS: u32 = 1;
+
+/// Room that is made for items at once, at most: what is read says how many there are only when it
+/// has been read.
+const ROOM_COUNT_MAX: usize = 512;
+
+impl<T> Default for Repeated<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), written: Vec::new() }
+    }
+}
+
+impl<T> From<Vec<T>> for Repeated<T> {
+    fn from(items: Vec<T>) -> Self {
+        Self { items, written: Vec::new() }
+    }
+}
+
+impl Repeated<v1::PushItem> {
+    /// Adds an item with an object that stays with its owner.
+    pub fn write(&mut self, seq: u64, object: &v1::Object) {
+        const SEQ: u32 = 1;
+        const OBJECT: u32 = 2;
+        let out = &mut self.written;
+        let length = object.encoded_len();
+        let head = key_len(OBJECT) + encoded_len_varint(length as u64);
+        let item = encoding::uint64::encoded_len(SEQ, &seq) + head + length;
+        encode_key(ITEMS, WireType::LengthDelimited, out);
+        encode_varint(item as u64, out);
+        encoding::uint64::encode(SEQ, &seq, out);
+        encode_key(OBJECT, WireType::LengthDelimited, out);
+        encode_varint(length as u64, out);
+        object.encode_raw(out);
+    }
+}
+
+impl<T: Message + Default> Message for Repeated<T> {
+    fn encode_raw(&self, buf: &mut impl BufMut) {
+        buf.put_slice(&self.written);
+        encoding::message::encode_repeated(ITEMS, &self.items, buf);
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        if tag != ITEMS {
+            return encoding::skip_field(wire_type, tag, buf, context);
+        }
+        let before = buf.remaining();
+        encoding::message::merge_repeated(wire_type, &mut self.items, buf, context)?;
+        if self.items.len() == self.items.capacity() {
+            // Those that follow are about as large as this one.
+            let size = before - buf.remaining();
+            self.items.reserve((buf.remaining() / size.max(1)).min(ROOM_COUNT_MAX));
+        }
+        Ok(())
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.written.len() + encoding::message::encoded_len_repeated(ITEMS, &self.items)
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::google::protobuf::Any;
+
+    #[test]
+    fn what_is_written_is_what_the_items_would_be() {
+        let mut requests = [PushStreamRequest::default(), PushStreamRequest::default()];
+        for seq in [1, 200, 1 << 40] {
+            let value = vec![7; usize::try_from(seq % 1_000).expect("small")].into();
+            let object = v1::Object {
+                id: "01932f6e-0000-7000-8000-000000000001".to_owned(),
+                entity: Some(Any { type_url: "type.googleapis.com/acme.Order".to_owned(), value }),
+                headers: [("traceparent".to_owned(), "00-ab-cd-01".to_owned())].into(),
+                ..v1::Object::default()
+            };
+            requests[0].write(seq, &object);
+            requests[1].items.push(v1::PushItem { seq, object: Some(object) });
+        }
+        let [written, items] = requests;
+        assert_eq!(written.encode_to_vec(), items.encode_to_vec());
+        assert_eq!(written.encoded_len(), items.encoded_len());
+        let mut longer = written.encode_to_vec();
+        // A field of a later version is left out.
+        encoding::uint64::encode(2, &5, &mut longer);
+        assert_eq!(PushStreamRequest::decode(&longer[..]), Ok(items));
+    }
+}
