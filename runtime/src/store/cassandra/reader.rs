@@ -37,7 +37,7 @@ const SPAN_BYTES: usize = 4 << 20;
 /// Queries of a long read under way at a time: one alone waits for the cluster most of the time.
 const SPANS_AT_ONCE: usize = 4;
 
-const _: () = assert!(BUCKET_RECORDS % SPAN_RECORDS == 0, "a query is of one partition");
+const _: () = assert!(BUCKET_RECORDS.is_multiple_of(SPAN_RECORDS), "a query is of one partition");
 
 /// The partition of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
