@@ -15,7 +15,7 @@ use support::load::{
     Shared, assert_settled_once, client, load, look, pusher, subscriber, wait_until_settled,
 };
 use support::transaction::is_all_or_nothing;
-use support::{Node, cli, folder, wait_for, wait_until, wait_until_done};
+use support::{Node, cli, folder, long, wait_for, wait_until, wait_until_done};
 
 /// Objects in one round of pushes.
 const ROUND: usize = 40;
@@ -142,6 +142,64 @@ async fn a_lane_has_one_owner_that_commits() {
         (push.code == Some(0)).then_some(())
     })
     .await;
+}
+
+/// Clients that push, each one object after the other.
+const PUSHERS: usize = 16;
+
+/// Settles of each of so many seconds.
+async fn rates(shared: &Shared, seconds: usize) -> Vec<usize> {
+    let count = || look(shared, |known| known.settled.len());
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    every.tick().await;
+    let (mut rates, mut before) = (Vec::new(), count());
+    for _ in 0..seconds {
+        every.tick().await;
+        let now = count();
+        rates.push(now - before);
+        before = now;
+    }
+    rates
+}
+
+/// After five seconds beside a node of three that stands still, at least half is done of what was done
+/// before. Rates say something on a machine that does nothing else: `DPC_LONG=1` measures them.
+#[tokio::test]
+async fn a_node_that_stands_still_costs_less_than_half() {
+    if !long() {
+        return println!("nothing was tested: rates are measured with DPC_LONG=1");
+    }
+    let Some(cluster) = Cassandra::start(3) else { return };
+    let flags = flags(&cluster, 3);
+    let folder = folder();
+    let nodes = ["a", "b", "c"].map(|name| start(folder.path(), name, &flags, &[]));
+    let shared = Shared::default();
+    let mut clients = Vec::new();
+    for n in 0..PUSHERS {
+        clients.push(pusher(client(&[&nodes[n % nodes.len()]]), shared.clone()));
+    }
+    let subscribers = nodes.each_ref().map(|node| subscriber(client(&[node]), shared.clone()));
+    let middle = |rates: &[usize]| {
+        let mut sorted = rates.to_vec();
+        sorted.sort_unstable();
+        sorted[sorted.len() / 2]
+    };
+    for paused in 1..=3 {
+        let before = rates(&shared, 15).await;
+        cluster.order("pause", Some(paused));
+        let beside = rates(&shared, 20).await;
+        cluster.order("resume", Some(paused));
+        println!("node {paused}: {before:?} settled each second before, {beside:?} beside it");
+        let (before, beside) = (middle(&before[5..]), middle(&beside[5..]));
+        assert!(beside * 2 >= before, "node {paused}: {beside} a second, {before} before");
+    }
+    look(&shared, |known| known.stop = true);
+    for pusher in clients {
+        pusher.await.expect("no pusher panics");
+    }
+    wait_until_settled(&shared).await;
+    assert_settled_once(&shared);
+    subscribers.into_iter().for_each(|subscriber| subscriber.abort());
 }
 
 /// The state of a lane, as the list of lanes has it.

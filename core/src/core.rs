@@ -355,6 +355,13 @@ impl Core {
         Some(record)
     }
 
+    /// Whether a record is full and can be taken. One that is not gathers what comes while those before
+    /// it are under way, so a driver whose store takes several at a time takes full ones only, until
+    /// nothing is under way.
+    pub fn has_full_record(&self) -> bool {
+        !self.fenced && self.lane.has_full()
+    }
+
     /// The lane's id.
     pub fn lane_id(&self) -> LaneId {
         self.lane.id

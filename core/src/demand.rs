@@ -62,13 +62,6 @@ impl Core {
         Generation { counter, lane: self.lane.id, incarnation: self.lane.incarnation }
     }
 
-    /// Own demand is told to a peer that did not know of it.
-    fn note_appearance(&mut self, key: &DemandKey) {
-        let (now, damped) = (self.now.mono, self.limits.redistribution_delay);
-        self.mesh.appeared.retain(|_, at| *at + damped > now);
-        self.mesh.appeared.insert(key.clone(), now);
-    }
-
     /// The adverts of a demand are looked at in a moment.
     pub(crate) fn mark_demand(&mut self, key: DemandKey) {
         if self.mesh.has_links() {
@@ -105,6 +98,8 @@ impl Core {
     /// many peers are told of it: with many of both a link that comes up marks every demand.
     pub(crate) fn send_adverts(&mut self, fx: &mut Effects) {
         let dirty = std::mem::take(&mut self.mesh.dirty);
+        let (now, damped) = (self.now.mono, self.limits.redistribution_delay);
+        self.mesh.appeared.retain(|_, at| *at + damped > now);
         let links: Vec<(LinkId, LaneId)> = self.mesh.links().map(|(id, l)| (id, l.lane)).collect();
         let mut said = vec![(Vec::new(), Vec::new()); links.len()];
         for key in &dirty {
@@ -170,7 +165,8 @@ impl Core {
             l.told.insert(key.clone(), demand.clone());
             adverts.push(Advert { key: key.clone(), demand: Some(demand) });
             if appears {
-                self.note_appearance(key);
+                // Own demand is told to a peer that did not know of it.
+                self.mesh.appeared.insert(key.clone(), self.now.mono);
             }
             return self.window_was_used(link, key);
         }

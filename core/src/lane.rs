@@ -211,6 +211,11 @@ impl Lane {
         self.open.entries > 0
     }
 
+    /// Whether a record is full: it will not grow while the one before is written.
+    pub(crate) fn has_full(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
     /// The next record for the store, if somebody waits for it.
     pub(crate) fn take(&mut self, now: Now) -> Option<(Record, Sealed)> {
         let draft = match self.closed.pop_front() {

@@ -126,9 +126,7 @@ impl Remembered {
         if planted(Bug::FirstMentionCounts) {
             ids.reverse();
         }
-        // Of several mentions of an id the last one counts.
-        let latest: BTreeMap<ObjectId, Loc> = ids.into_iter().collect();
-        self.add_part(part, end, latest.into_iter().collect())
+        self.add_part(part, end, latest(ids))
     }
 
     fn add_part(
@@ -138,15 +136,17 @@ impl Remembered {
         ids: Vec<(ObjectId, Loc)>,
     ) -> Option<PartIds> {
         let (min, max) = (ids.first()?.0, ids.last()?.0);
-        let mut filter = BloomFilter::with_false_pos(FALSE_POSITIVES)
-            .seed(&FILTER_SEED)
-            .expected_items(ids.len());
-        for (id, _) in &ids {
-            filter.insert(&id.0);
-        }
+        let filter = filter_of(&ids);
         let words = filter.as_slice().to_vec();
         self.parts.insert(part, Part { min, max, filter });
         Some(PartIds { part, end, ids, filter: words })
+    }
+
+    /// Takes a part whose ids nobody has read yet: any id may be in it.
+    pub(crate) fn restore_unread(&mut self, part: u64) {
+        let filter = BloomFilter::from_vec(vec![u64::MAX]).seed(&FILTER_SEED).hashes(1);
+        let (min, max) = (ObjectId([0; 16]), ObjectId([u8::MAX; 16]));
+        self.parts.insert(part, Part { min, max, filter });
     }
 
     /// Takes a part back from the index at a restart.
@@ -214,6 +214,30 @@ impl Remembered {
         kept.1 += count;
         self.ended_count += count;
     }
+}
+
+impl PartIds {
+    /// What the index holds of a part, from all mentions of ids in its records, in their order.
+    pub fn of(part: u64, end: RecordNumber, mentions: Vec<(ObjectId, Loc)>) -> Self {
+        let ids = latest(mentions);
+        let filter = filter_of(&ids).as_slice().to_vec();
+        Self { part, end, ids, filter }
+    }
+}
+
+/// Of several mentions of an id the last one counts.
+fn latest(mentions: Vec<(ObjectId, Loc)>) -> Vec<(ObjectId, Loc)> {
+    let latest: BTreeMap<ObjectId, Loc> = mentions.into_iter().collect();
+    latest.into_iter().collect()
+}
+
+fn filter_of(ids: &[(ObjectId, Loc)]) -> BloomFilter {
+    let filter = BloomFilter::with_false_pos(FALSE_POSITIVES).seed(&FILTER_SEED);
+    let mut filter = filter.expected_items(ids.len());
+    for (id, _) in ids {
+        filter.insert(&id.0);
+    }
+    filter
 }
 
 /// A filter as a snapshot holds it: its words, and how many hashes it takes.

@@ -49,6 +49,21 @@ impl Core {
         }
     }
 
+    /// Takes a finished part whose ids are read only when somebody asks for one of them: until then
+    /// every id may be in it. The edge answers [`crate::Effect::LookUp`] of this part after it has read
+    /// the part's records; of the mentions of an id there only those count that stand then
+    /// ([`Core::is_needed`]).
+    pub fn restore_unread(&mut self, part: u64) {
+        assert!(!self.started, "recovery comes before the start");
+        self.remembered.restore_unread(part);
+    }
+
+    /// Whether something stands at a place in the log: an object, the copy of one that moved on, or a
+    /// remembered end.
+    pub fn is_needed(&self, at: Loc) -> bool {
+        self.catalogue.shelf_of(at).is_some()
+    }
+
     /// Parts of the log that the id index should hold, with their first record and the first one
     /// behind them. Known after the last record has been restored.
     pub fn finished_parts(&self) -> Vec<(u64, RecordNumber, RecordNumber)> {

@@ -8,9 +8,11 @@
 //! Rules for every implementation:
 //!
 //! - Nothing works before the first `claim`: everything else is [`StoreError::Refused`].
-//! - One `append` is in flight at a time, its number one above the last committed. Any other number
+//! - As many appends are in flight at a time as [`Store::appends_max`] says, each with the number one
+//!   above the one before, which is the last committed or is in flight itself. Any other number
 //!   is definitely not written ([`StoreError::Refused`]), and so is a record above
-//!   [`RECORD_BYTES_MAX`]; neither changes anything.
+//!   [`RECORD_BYTES_MAX`]; neither changes anything. They are answered in order; when one is not
+//!   committed, none behind it is.
 //! - An append under an older epoch than the last claim's is definitely not written
 //!   ([`StoreError::Fenced`]); one under a newer epoch is refused.
 //! - *Committed* means durable. After *unknown* or a failed sync, the store answers nothing but
@@ -92,6 +94,12 @@ pub enum StoreError {
 pub trait Store {
     /// Takes the lane for this process with a new epoch.
     fn claim(&mut self, done: Done<Result<Claimed, StoreError>>);
+
+    /// How many appends may be in flight at a time. A store where a record has to wait for its turn
+    /// only at its end takes several.
+    fn appends_max(&self) -> usize {
+        1
+    }
 
     /// Writes `record` under `number` and makes it durable.
     fn append(&mut self, epoch: Epoch, number: RecordNumber, record: Bytes, done: Done<Appended>);

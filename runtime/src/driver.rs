@@ -1,7 +1,7 @@
 //! The driver: waits, feeds core one input after the other, performs what follows, and hands the
 //! store one record at a time. It decides nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::history::{HistoryHandle, Report};
 use crate::observe;
 use crate::recorder::Recorder;
 use crate::service::{Batch, Hub, OF_INBOX};
+use crate::unread::{Known, UnreadParts};
 
 /// Inputs that are handled before the transport gets its turn.
 const TURN_INPUTS_MAX: usize = 1_024;
@@ -32,10 +33,12 @@ const LAST_RECORDS: Duration = Duration::from_secs(10);
 
 /// What the edges behind core have done.
 pub(crate) enum Completed {
-    /// The store's answer to the record in flight.
+    /// The store's answer to the oldest record in flight.
     Appended(Appended),
     /// A record that core asked for.
     Read(RecordNumber, Result<Vec<(RecordNumber, Bytes)>, StoreError>),
+    /// Records of a part of the log whose ids are wanted.
+    Unread(u64, Result<Vec<(RecordNumber, Bytes)>, StoreError>),
     /// An id that core asked for.
     LookedUp(u64, ObjectId, Result<Option<Loc>, StoreError>),
     /// The history has something to say.
@@ -60,6 +63,8 @@ pub(crate) struct Edges<S, I> {
     pub(crate) store: S,
     /// The ids of its finished parts.
     pub(crate) index: I,
+    /// Finished parts of the log whose ids are not in the index yet.
+    pub(crate) unread: UnreadParts,
     /// What follows the log, if anything does.
     pub(crate) history: Option<HistoryHandle>,
     /// The disk under the log.
@@ -77,8 +82,8 @@ pub(crate) struct Driver<S, I> {
     gate: Gate,
     epoch: Epoch,
     first: RecordNumber,
-    /// The record in flight, its bytes, and when it left.
-    appending: Option<(RecordNumber, Bytes, Mono)>,
+    /// The records in flight, their bytes, and when they left.
+    appending: VecDeque<(RecordNumber, Bytes, Mono)>,
     /// Rows of the database's inbox, by the record that holds their objects.
     rows: BTreeMap<RecordNumber, Vec<InboxRow>>,
     head: Head,
@@ -132,7 +137,7 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
             gate: Gate::new(claimed.last),
             epoch: claimed.epoch,
             first: claimed.first,
-            appending: None,
+            appending: VecDeque::new(),
             rows: BTreeMap::new(),
             head: Head::default(),
             disk_low: false,
@@ -283,16 +288,17 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
                 let done = self.done(move |records| Completed::Read(number, records));
                 self.edges.store.read(number, 1, done);
             }
-            Effect::LookUp { part, id } => {
-                let done = self.done(move |loc| Completed::LookedUp(part, id, loc));
-                self.edges.index.look_up(part, id, done);
-            }
+            Effect::LookUp { part, id } if self.edges.unread.keeps(part, id) => self.read_unread(),
+            Effect::LookUp { part, id } => self.look_up(part, id),
             Effect::IndexPart(part) => self.edges.index.put(*part),
             Effect::Truncate { below, part } => {
                 self.first = below;
                 let done = self.done(Completed::Truncated);
                 self.edges.store.truncate(below, done);
                 self.edges.index.truncate(part);
+                for (part, id) in self.edges.unread.truncate(part) {
+                    self.done(move |loc| Completed::LookedUp(part, id, loc))(Ok(None));
+                }
             }
             Effect::Note(note) => observe::note(&self.hub, &note),
             Effect::Retire => self.head.retire = true,
@@ -303,11 +309,36 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
         Ok(())
     }
 
+    fn look_up(&mut self, part: u64, id: ObjectId) {
+        let done = self.done(move |loc| Completed::LookedUp(part, id, loc));
+        self.edges.index.look_up(part, id, done);
+    }
+
+    /// Reads on for the ids of a part, if somebody waits for them.
+    fn read_unread(&mut self) {
+        if let Some((part, from)) = self.edges.unread.next_read() {
+            let done = self.done(move |records| Completed::Unread(part, records));
+            self.edges.store.read(from, READ_BYTES_MAX, done);
+        }
+    }
+
+    /// Records of a part whose ids somebody waits for.
+    fn take_unread(&mut self, part: u64, records: &[(RecordNumber, Bytes)]) -> Result<(), Halt> {
+        let core = &self.core;
+        let known = self.edges.unread.take(part, records, |at| core.is_needed(at))?;
+        if let Some(Known { ids, waiting }) = known {
+            ids.into_iter().for_each(|ids| self.edges.index.put(ids));
+            waiting.into_iter().for_each(|id| self.look_up(part, id));
+        }
+        self.read_unread();
+        Ok(())
+    }
+
     fn complete(&mut self, completed: Completed) -> Result<(), Halt> {
         match completed {
             Completed::Appended(appended) => {
                 let (number, record, since) =
-                    self.appending.take().expect("one record is in flight");
+                    self.appending.pop_front().expect("a record is in flight");
                 match appended {
                     Appended::Committed => {
                         let took = self.hub.clock.now().mono - since;
@@ -331,9 +362,19 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
                 let (_, record) = found.ok_or_else(|| format!("record {number} is missing"))?;
                 self.handle(Input::Loaded(number, record))
             }
-            Completed::Read(_, Err(StoreError::Fenced { epoch }))
+            Completed::Unread(part, Ok(records)) => self.take_unread(part, &records),
+            // It was cut off while it was read.
+            Completed::Unread(part, Err(_)) if !self.edges.unread.has(part) => {
+                self.read_unread();
+                Ok(())
+            }
+            Completed::Unread(_, Err(StoreError::Fenced { epoch }))
+            | Completed::Read(_, Err(StoreError::Fenced { epoch }))
             | Completed::Truncated(Err(StoreError::Fenced { epoch })) => {
                 self.handle(Input::Fenced(epoch))
+            }
+            Completed::Unread(part, Err(error)) => {
+                Err(format!("the ids of part {part}: {error}").into())
             }
             Completed::Read(number, Err(error)) => Err(format!("record {number}: {error}").into()),
             Completed::LookedUp(part, id, Ok(loc)) => {
@@ -388,17 +429,31 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
         self.edges.store.read(from, bytes.min(READ_BYTES_MAX), done);
     }
 
-    /// Hands the store the next record, if none is in flight and somebody waits for one.
+    /// Hands the store the next records: one if none is in flight and somebody waits for it, and full
+    /// ones as long as the store takes more. What is not full gathers meanwhile.
     fn append_next(&mut self) {
-        if self.appending.is_some() || self.head.asked.is_some() {
-            return;
+        while self.head.asked.is_none() {
+            let in_flight = self.appending.len();
+            let more = in_flight < self.edges.store.appends_max() && self.core.has_full_record();
+            if !(in_flight == 0 || more) || !self.append_one() {
+                return;
+            }
         }
+    }
+
+    /// Hands the store one record, if there is one to take. Else the head's turn has come.
+    fn append_one(&mut self) -> bool {
         let now = self.hub.clock.now();
         let record = self.core.take_record(now);
         if let Some(recorder) = &mut self.recorder {
             recorder.take(now, record.as_ref());
         }
-        let Some(record) = record else { return self.ask_head() };
+        let Some(record) = record else {
+            if self.appending.is_empty() {
+                self.ask_head();
+            }
+            return false;
+        };
         // It proves as much as a renewal.
         self.head.renew = false;
         let done = self.done(Completed::Appended);
@@ -407,7 +462,8 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
         assert!(!missed, "a row is noted before its record leaves");
         let bytes = record.bytes.clone();
         self.edges.store.append_taking(self.epoch, record.number, bytes, rows, done);
-        self.appending = Some((record.number, record.bytes, now.mono));
+        self.appending.push_back((record.number, record.bytes, now.mono));
+        true
     }
 
     /// Renews the head, or ends the lane, if that is asked for.
@@ -450,7 +506,7 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
         let last = async {
             self.take_queued()?;
             self.append_next();
-            while self.appending.is_some() || self.head.asked.is_some() {
+            while !self.appending.is_empty() || self.head.asked.is_some() {
                 let completed = self.edges.completed.1.recv().await;
                 self.complete(completed.expect("this end is held here, too"))?;
                 self.append_next();

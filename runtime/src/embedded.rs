@@ -30,6 +30,9 @@ use crate::store::{
     PostgresInbox, PostgresOptions, Seat, cassandra_password, disk_free, is_retired,
 };
 
+/// Bytes after which a part of a lane ends that others may take over: two seconds of reading.
+const SHARED_PART_BYTES: u64 = 16 << 20;
+
 /// How long a port that was just given back is waited for.
 const PORT_AGAIN: Duration = Duration::from_secs(5);
 
@@ -335,8 +338,17 @@ pub fn limits(config: &Config) -> Limits {
         leased_bytes: given.leased_bytes.0,
         uncommitted_bytes: given.uncommitted_bytes.0,
         transit: given.transit,
+        part_bytes: part_bytes(config.store.kind),
         // Sizes of work that say nothing to an operator; simulations make them small.
         ..Limits::default()
+    }
+}
+
+/// Whoever takes a lane over reads its last part, and has little time for it in a store that is shared.
+fn part_bytes(store: StoreKind) -> u64 {
+    match store {
+        StoreKind::Embedded => Limits::default().part_bytes,
+        StoreKind::Postgres | StoreKind::Cassandra => SHARED_PART_BYTES,
     }
 }
 

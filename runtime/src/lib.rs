@@ -25,6 +25,7 @@ mod restored;
 mod routes;
 mod serve;
 mod service;
+mod unread;
 mod wire;
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ use crate::serve::{CLIENTS, Connections, NODES, serve_admin, serve_grpc};
 pub use crate::service::{Addresses, Bounds, Identity};
 use crate::service::{Hub, Phase};
 use crate::store::{Embedded, IndexDb};
+use crate::unread::UnreadParts;
 
 /// What a drain may take longer than its own time until the node stops all the same.
 const DRAIN_SLACK: Duration = Duration::from_secs(2);
@@ -242,6 +243,7 @@ where
     let edges = Edges {
         store: data.store,
         index: data.index,
+        unread: UnreadParts::default(),
         history,
         disk: Disk { free: data.free, reserve: setup.disk_reserve },
         completed,
@@ -477,9 +479,33 @@ pub(crate) async fn recover<S: Store>(
     store: &mut S,
     parts: Vec<PartInfo>,
 ) -> Result<Core, StoreError> {
+    let (mut core, unread) = recover_unread(settings, claimed, store, parts).await?;
+    for Unread { part, first, end } in unread {
+        tracing::info!(part, "the id index has lost a part: it is built again from the log");
+        let ids = ids_of(store, first, end).await?;
+        core.restore_ids(part, end, ids);
+    }
+    Ok(core)
+}
+
+/// A part of the log whose ids the index does not hold: its records are read for them.
+pub(crate) struct Unread {
+    pub(crate) part: u64,
+    pub(crate) first: RecordNumber,
+    /// The first record behind it.
+    pub(crate) end: RecordNumber,
+}
+
+/// The same, but for the ids that the index has lost.
+pub(crate) async fn recover_unread<S: Store>(
+    settings: Settings,
+    claimed: Claimed,
+    store: &mut S,
+    parts: Vec<PartInfo>,
+) -> Result<(Core, Vec<Unread>), StoreError> {
     let mut core = Core::new(settings, claimed);
     if claimed.first > claimed.last {
-        return Ok(core);
+        return Ok((core, Vec::new()));
     }
     let checkpoint = checkpoint(store, claimed.last).await?;
     let from = checkpoint.max(claimed.first);
@@ -502,14 +528,14 @@ pub(crate) async fn recover<S: Store>(
             next = number.next();
         }
     }
-    for (part, first, end) in core.finished_parts() {
-        if end <= checkpoint && !indexed.contains(&part) {
-            tracing::info!(part, "the id index has lost a part: it is built again from the log");
-            let ids = ids_of(store, first.max(claimed.first), end).await?;
-            core.restore_ids(part, end, ids);
-        }
-    }
-    Ok(core)
+    let lost = |(part, _, end): &(u64, RecordNumber, RecordNumber)| {
+        *end <= checkpoint && !indexed.contains(part)
+    };
+    let unread = core.finished_parts().into_iter().filter(lost);
+    let unread =
+        unread.map(|(part, first, end)| Unread { part, first: first.max(claimed.first), end });
+    let unread = unread.collect();
+    Ok((core, unread))
 }
 
 /// Where the checkpoint starts that the last record names; zero if there is none.

@@ -99,6 +99,14 @@ impl Mesh {
         self.nodes.last().expect("a node has been started")
     }
 
+    /// Kills the first node, which is lost for ever with its data.
+    pub(crate) async fn kill_first(&mut self) -> Result<(), Failure> {
+        let mut node = self.nodes.remove(0);
+        node.process.kill().await.map_err(|error| {
+            Failure::local("NODE_FAILED", format!("node {} is not killed: {error}", node.name))
+        })
+    }
+
     /// What the nodes said last, to explain a failure.
     pub(crate) fn show_logs(&self, output: &mut Output) {
         for node in &self.nodes {

@@ -61,11 +61,12 @@ type Case<H> = fn(Lane<H>);
 
 /// Runs the whole suite. `make` gives a harness with an empty store for the case of that name.
 pub fn check<H: Harness>(seed: u64, mut make: impl FnMut(&str) -> H) {
-    let cases: [(&str, Case<H>); 12] = [
+    let cases: [(&str, Case<H>); 13] = [
         ("empty claim", empty_claim),
         ("nothing before a claim", nothing_before_a_claim),
         ("append and read back", append_and_read_back),
         ("numbers follow each other", numbers_follow_each_other),
+        ("several at a time", several_at_a_time),
         ("epochs grow", epochs_grow),
         ("other epochs are fenced", other_epochs_are_fenced),
         ("reads are bounded", reads_are_bounded),
@@ -281,6 +282,34 @@ fn numbers_follow_each_other<H: Harness>(mut lane: Lane<H>) {
             let answer =
                 lane.ask(|store, done| store.append(epoch, RecordNumber(wrong), record, done));
             assert!(refused(&answer), "number {wrong} after {}: {answer:?}", lane.last);
+        }
+        lane.compare();
+    }
+    lane.reopen();
+}
+
+/// As many as the store takes, each sent before the one before is answered. One that does not follow
+/// them is refused and changes nothing for those that do.
+fn several_at_a_time<H: Harness>(mut lane: Lane<H>) {
+    lane.claim_and_compare();
+    for _ in 0..10 {
+        let mut answers = Vec::new();
+        for _ in 0..lane.store.as_ref().expect("open").appends_max() {
+            let body = usize::try_from(lane.rng.next_u64() % 100_000).expect("small");
+            let (epoch, number, record) = (lane.epoch, lane.last.next(), lane.next_record(body));
+            let next = record.clone();
+            answers.push((true, lane.send(|store, done| store.append(epoch, number, next, done))));
+            lane.take(record);
+        }
+        let (epoch, wrong, record) =
+            (lane.epoch, RecordNumber(lane.last.0 + 2), lane.next_record(50));
+        answers.push((false, lane.send(|store, done| store.append(epoch, wrong, record, done))));
+        for (follows, answer) in answers {
+            let store = lane.store.as_mut().expect("open");
+            match lane.harness.wait(store, &answer) {
+                Appended::Committed if follows => {}
+                answer => assert!(!follows && refused(&answer), "{answer:?}"),
+            }
         }
         lane.compare();
     }

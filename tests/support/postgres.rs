@@ -38,7 +38,7 @@ impl Postgres {
         child.wait_with_output().expect("psql ends")
     }
 
-    /// `kill`, `start`, `pause`, `resume`.
+    /// `kill`, `start`, `restart`, `pause`, `stall`, `resume`.
     pub fn order(&self, what: &str) {
         order(what, self.folder.path());
     }

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use super::load::{self, Settled};
 use super::meter::{Meter, Used, on_disk, resident};
 use super::plan::{Plan, Stage};
-use super::{core, driver, latency};
+use super::{adopt, core, driver, latency};
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
@@ -40,6 +40,9 @@ pub(crate) enum Figure {
     MoveLatency,
     /// A growing backlog: whether its end is as fast as its begin, and what it holds.
     Fill,
+    /// A backlog of a node that is killed, delivered and settled by the two others over the same
+    /// database.
+    Adopt,
     /// The state machine alone: no disk, no network.
     Core,
     /// The database of the store by its driver alone: packed records (Cassandra) or batches of rows
@@ -75,6 +78,16 @@ pub(super) enum What {
         /// Bytes on their disks.
         disk: Option<u64>,
     },
+    /// A backlog of a dead node.
+    Adopted {
+        objects: u64,
+        /// From its end to the first delivery by another one.
+        first: Duration,
+        /// From there until everything was settled.
+        used: Used,
+        /// The most bytes of memory that one of the others ever held.
+        peak: Option<u64>,
+    },
 }
 
 impl Figure {
@@ -88,6 +101,7 @@ impl Figure {
             Self::Move => "move",
             Self::MoveLatency => "move-latency",
             Self::Fill => "fill",
+            Self::Adopt => "adopt",
             Self::Core => "core",
             Self::Driver => "driver",
         }
@@ -98,6 +112,7 @@ impl Figure {
         match self {
             Self::Core | Self::Driver => 0,
             Self::Move | Self::MoveLatency => 2,
+            Self::Adopt => 3,
             Self::Push | Self::Drain | Self::E2e | Self::Latency | Self::Fill => 1,
         }
     }
@@ -125,11 +140,15 @@ pub(super) async fn run(
         let what = What::Rate { objects, unit: "objects/s", used };
         return Ok(Some(Measured { figure, durability: None, nodes: 0, what }));
     }
-    let stage = plan.stage(figure.nodes_min()).await?;
+    let adopts = figure == Figure::Adopt;
+    if adopts {
+        adopt::check(plan)?;
+    }
+    let mut stage = plan.stage(figure.nodes_min(), adopts).await?;
     let result = tokio::select! {
         // What has been measured counts, even if the signal came at the same moment.
         biased;
-        measured = on_stage(figure, plan, &stage, output) => measured.map(Some),
+        measured = on_stage(figure, plan, &mut stage, output) => measured.map(Some),
         () = stop.asked() => Ok(None),
     };
     if let (Err(_), Some(mesh)) = (&result, &stage.mesh) {
@@ -143,7 +162,7 @@ pub(super) async fn run(
 async fn on_stage(
     figure: Figure,
     plan: &Plan,
-    stage: &Stage,
+    stage: &mut Stage,
     output: &mut Output,
 ) -> Result<Measured, Failure> {
     let durability = Some(load::durability(stage).await?);
@@ -156,13 +175,14 @@ async fn on_stage(
             What::Waits { waits, rate: plan.rate }
         }
         Figure::Fill => fill(plan, stage, output).await?,
+        Figure::Adopt => adopt::measure(plan, stage, output).await?,
         Figure::Core | Figure::Driver => unreachable!("it runs on no stage"),
     };
     let nodes = stage.mesh.as_ref().map_or(0, |mesh| mesh.nodes().len());
     Ok(Measured { figure, durability, nodes, what })
 }
 
-async fn push(plan: &Plan, stage: &Stage, output: &mut Output) -> Result<What, Failure> {
+pub(super) async fn push(plan: &Plan, stage: &Stage, output: &mut Output) -> Result<What, Failure> {
     let meter = Meter::begin(stage.pids());
     let pushed = Arc::default();
     let pushing = load::push(plan, stage, None, &pushed);
@@ -218,7 +238,7 @@ async fn fill(plan: &Plan, stage: &Stage, output: &mut Output) -> Result<What, F
 }
 
 /// Waits for work, and shows how far it is.
-async fn watched<T>(
+pub(super) async fn watched<T>(
     what: &'static str,
     all: u64,
     done: impl Fn() -> u64,

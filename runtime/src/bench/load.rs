@@ -1,8 +1,9 @@
 //! Pushing and settling, as a program does that wants to be fast.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use dpc_client::{BatchSettled, Client, Durability, Error, Object, Subscription, Window};
@@ -108,6 +109,7 @@ pub(super) struct Settled {
     count: AtomicU64,
     all: AtomicU64,
     done: Notify,
+    first: OnceLock<Instant>,
 }
 
 impl Settled {
@@ -119,6 +121,11 @@ impl Settled {
     /// How many have been settled, each with its answer.
     pub(super) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// When the first one was delivered, if one was.
+    pub(super) fn first(&self) -> Option<Instant> {
+        self.first.get().copied()
     }
 
     fn add(&self, more: usize) {
@@ -142,10 +149,20 @@ impl Settled {
 
 /// Subscribes as often as the plan says.
 pub(super) async fn subscribe(plan: &Plan, stage: &Stage) -> Result<Vec<Subscription>, Failure> {
+    subscribe_by(plan, stage, || stage.receiving()).await
+}
+
+/// The same, by clients of other nodes.
+pub(super) async fn subscribe_by(
+    plan: &Plan,
+    stage: &Stage,
+    client: impl Fn() -> Result<Client, Failure>,
+) -> Result<Vec<Subscription>, Failure> {
+    let client = &client;
     let credit = (plan.backlog / plan.subscribers / plan.types).clamp(16, CREDIT_MAX);
     let credit = u32::try_from(credit).expect("clamped");
     let one = |_| async move {
-        let subscribe = stage.receiving()?.subscribe(stage.types());
+        let subscribe = client()?.subscribe(stage.types());
         let subscribed = subscribe.processor("bench").credit(credit).await;
         subscribed.map_err(|error| of_client(&error))
     };
@@ -177,6 +194,7 @@ async fn settle_one(
             biased;
             batch = subscription.next_batch(BATCH) => {
                 let batch = batch?;
+                settled.first.get_or_init(Instant::now);
                 let count = batch.len();
                 open.push_back((count, subscription.finalise_all(batch)));
                 if open.len() > BATCHES_OPEN {

@@ -56,12 +56,19 @@ impl Meter {
 
 /// Bytes of memory that the nodes hold.
 pub(super) fn resident(nodes: &[u32]) -> Option<u64> {
-    sum(nodes, |pid| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-        Some(kib << 10)
-    })
+    sum(nodes, |pid| memory(pid, "VmRSS:"))
+}
+
+/// The most bytes of memory that one of the nodes has ever held.
+pub(super) fn peak(nodes: &[u32]) -> Option<u64> {
+    nodes.iter().filter_map(|pid| memory(*pid, "VmHWM:")).max()
+}
+
+fn memory(pid: u32, what: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(what))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib << 10)
 }
 
 /// Bytes that a folder takes on its disk, with everything in it.
@@ -116,6 +123,7 @@ mod tests {
         assert!(used.nodes_cpu >= Some(Duration::from_millis(20)), "{used:?}");
         assert!(used.written.is_some());
         assert!(resident(&[own]) > Some(1 << 20));
+        assert!(peak(&[own]) >= resident(&[own]));
         assert!(Meter::begin(Vec::new()).used().nodes_cpu.is_none(), "nobody was measured");
     }
 }

@@ -4,6 +4,7 @@
 //! settles as any program does, through the client crate; `meter` reads what the processes used,
 //! `report` prints. Nodes are processes of their own, so that the two sides are charged apart.
 
+mod adopt;
 mod core;
 mod driver;
 mod figure;

@@ -63,8 +63,8 @@ pub(super) struct Stage {
 }
 
 impl Plan {
-    /// Starts what a figure needs.
-    pub(super) async fn stage(&self, nodes_min: usize) -> Result<Stage, Failure> {
+    /// Starts what a figure needs: so many nodes at least, that adopt dead ones or not.
+    pub(super) async fn stage(&self, nodes_min: usize, adopts: bool) -> Result<Stage, Failure> {
         let run = Uuid::now_v7().simple();
         let types = (0..self.types).map(|n| format!("bench.r{run}.T{n}")).collect();
         let (mesh, first, last) = match &self.at {
@@ -72,8 +72,15 @@ impl Plan {
                 let end = |node: Option<&String>| node.cloned().unwrap_or_default();
                 (None, end(nodes.first()), end(nodes.last()))
             }
-            Where::Own { nodes, settings, .. } => {
-                let mut mesh = Mesh::new("dpc-bench-", settings.clone())?;
+            Where::Own { nodes, store, settings } => {
+                let mut all = vec![format!("store.kind={store}")];
+                if store != "embedded" && !adopts {
+                    // The lanes of an earlier figure stay in the database: nobody is to work on
+                    // them.
+                    all.push("limits.adopted_lanes=0".into());
+                }
+                all.extend_from_slice(settings);
+                let mut mesh = Mesh::new("dpc-bench-", all)?;
                 for _ in 0..nodes_min.max(*nodes) {
                     mesh.add().await?;
                 }
@@ -116,6 +123,6 @@ impl Stage {
     }
 }
 
-fn client(address: &str) -> Result<Client, Failure> {
+pub(super) fn client(address: &str) -> Result<Client, Failure> {
     Client::connect([address], Options::new()).map_err(|error| of_client(&error))
 }

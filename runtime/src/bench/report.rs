@@ -95,7 +95,9 @@ impl Report {
 
 fn params<'a>(measured: &Measured, plan: &'a Plan) -> Params<'a> {
     let (objects, rate) = match &measured.what {
-        What::Rate { objects, .. } | What::Backlog { objects, .. } => (Some(*objects), None),
+        What::Rate { objects, .. }
+        | What::Backlog { objects, .. }
+        | What::Adopted { objects, .. } => (Some(*objects), None),
         What::Waits { waits, rate } => (Some(waits.len()), Some(*rate)),
     };
     let store = match &plan.at {
@@ -136,6 +138,13 @@ fn values(what: &What) -> Vec<(&'static str, f64, &'static str)> {
             values.extend(resident.map(|bytes| (".resident", bytes as f64 / 1_048_576.0, "MiB")));
             let share = |bytes: u64| bytes as f64 / *objects as f64;
             values.extend(disk.map(|bytes| (".disk", share(bytes), "B/object")));
+            values
+        }
+        What::Adopted { objects, first, used, peak } => {
+            let mut values = used_up(*objects, "objects/s", used);
+            values.push((".first", first.as_secs_f64(), "s"));
+            values.push((".rest", used.elapsed.as_secs_f64(), "s"));
+            values.extend(peak.map(|bytes| (".peak", bytes as f64 / 1_048_576.0, "MiB")));
             values
         }
     }

@@ -20,8 +20,9 @@ use super::Host;
 use crate::driver::{Disk, Driver, Edges, Halt};
 use crate::edge::{Dial, Index};
 use crate::link::{Links, keep_dialling};
-use crate::node::recover;
+use crate::node::recover_unread;
 use crate::service::{Hub, Identity};
+use crate::unread::UnreadParts;
 
 /// How often it is told how much is left, while that changes.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -64,8 +65,10 @@ where
         heir: Some(host.hub.identity.lane),
     };
     let parts = std::mem::take(&mut guest.parts);
-    let core = recover(settings, claimed, &mut guest.store, parts).await;
-    let core = core.map_err(|error| Halt::Failed(error.to_string()))?;
+    let recovered = recover_unread(settings, claimed, &mut guest.store, parts).await;
+    let (mut core, unread) = recovered.map_err(|error| Halt::Failed(error.to_string()))?;
+    // What has to be given away needs no ids. Whoever asks for one waits for its part to be read.
+    unread.iter().for_each(|part| core.restore_unread(part.part));
     tracing::info!(%lane, epoch = %claimed.epoch, name = %identity.name, "the lane is adopted");
 
     let addresses: Vec<String> =
@@ -76,6 +79,7 @@ where
     let edges = Edges {
         store: guest.store,
         index: guest.index,
+        unread: UnreadParts::of(unread),
         history: None,
         // It writes nothing but what makes the lane smaller.
         disk: Disk { free: Box::new(|| None), reserve: 0 },

@@ -19,6 +19,7 @@
 //! where records were acknowledged, every record carries number, lane, hash and the hash of the one
 //! before, and `rescue/` keeps what fjall would cut or delete until the log has proved complete.
 
+mod ahead;
 mod cassandra;
 mod chain;
 mod embedded;

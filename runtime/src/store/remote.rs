@@ -2,22 +2,26 @@
 //! and how an append goes that is written ahead and then published by an update of the head.
 //!
 //! Changes of the lane are answered in their order; reads have a queue of their own and do not
-//! wait for them. After a change that has failed nothing works until the next claim.
+//! wait for them. After a change that has failed nothing works until the next claim. How appends
+//! go that are under way together, `ahead` says.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use dpc_core::ids::{Epoch, Incarnation, LaneId, RecordNumber};
-use dpc_core::record::hash_of;
 use dpc_core::shared::{Changed, LaneRow, LaneState, Set, SharedLane, Update};
 use dpc_core::store::{Appended, Claimed, Done, ReadDone, Store, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::ahead;
 use super::chain::Tip;
 
 /// The most requests that wait for the storage thread. A caller that goes beyond is refused.
 pub(super) const QUEUE_COUNT_MAX: usize = 1024;
+
+/// Appends under way at a time: while one is published, the next ones are written.
+pub(super) const APPENDS_MAX: usize = 4;
 
 /// The caller's end. Dropping it ends the work on the lane: what was under way then is decided by
 /// the servers.
@@ -30,10 +34,18 @@ pub(super) struct Remote {
 /// What changes a lane.
 pub(super) enum Change {
     Claim(Done<Result<Claimed, StoreError>>),
-    Append(Epoch, RecordNumber, Bytes, Done<Appended>),
+    Append(Append),
     Truncate(RecordNumber, Done<Result<(), StoreError>>),
     /// [`Set::Renew`] or [`Set::Retire`].
     Head(Epoch, Set, Done<Appended>),
+}
+
+/// A record to be appended.
+pub(super) struct Append {
+    pub(super) epoch: Epoch,
+    pub(super) number: RecordNumber,
+    pub(super) record: Bytes,
+    pub(super) done: Done<Appended>,
 }
 
 /// A read: from where on, how many bytes, and whom to tell.
@@ -78,7 +90,9 @@ impl Change {
     fn refuse(self, error: StoreError) {
         match self {
             Self::Claim(done) => done(Err(error)),
-            Self::Append(.., done) | Self::Head(.., done) => done(Appended::DefinitelyNot(error)),
+            Self::Append(Append { done, .. }) | Self::Head(.., done) => {
+                done(Appended::DefinitelyNot(error));
+            }
             Self::Truncate(_, done) => done(Err(error)),
         }
     }
@@ -89,8 +103,12 @@ impl Store for Remote {
         self.change(Change::Claim(done));
     }
 
+    fn appends_max(&self) -> usize {
+        APPENDS_MAX
+    }
+
     fn append(&mut self, epoch: Epoch, number: RecordNumber, record: Bytes, done: Done<Appended>) {
-        self.change(Change::Append(epoch, number, record, done));
+        self.change(Change::Append(Append { epoch, number, record, done }));
     }
 
     fn read(&mut self, from: RecordNumber, bytes_max: usize, done: ReadDone) {
@@ -150,7 +168,7 @@ impl Lane {
         }
     }
 
-    fn fail(&mut self, error: &StoreError) {
+    pub(super) fn fail(&mut self, error: &StoreError) {
         self.failed.get_or_insert_with(|| error.clone());
     }
 }
@@ -172,14 +190,14 @@ pub(super) trait Keep {
     /// Writes a record where nothing reads it before it is published. After an error nothing ever
     /// will.
     async fn write(
-        &mut self,
+        &self,
         epoch: Epoch,
         number: RecordNumber,
         record: &Bytes,
     ) -> Result<(), StoreError>;
 
     /// Makes an update of the head, and finds out how it ended.
-    async fn update(&mut self, update: Update) -> Changed;
+    async fn update(&self, update: Update) -> Changed;
 }
 
 /// Answers changes until there are none any more. `kept` learns what is the first record kept.
@@ -189,7 +207,8 @@ pub(super) async fn change(
     mut changes: mpsc::Receiver<Change>,
     kept: watch::Sender<RecordNumber>,
 ) {
-    while let Some(change) = changes.recv().await {
+    let mut next = changes.recv().await;
+    while let Some(change) = next.take() {
         let error = lane.borrow().error();
         match (change, error) {
             (Change::Claim(done), _) => {
@@ -203,8 +222,8 @@ pub(super) async fn change(
                 done(claimed);
             }
             (change, Some(error)) => change.refuse(error),
-            (Change::Append(epoch, number, record, done), None) => {
-                done(append(keeper, &lane, epoch, number, record).await);
+            (Change::Append(first), None) => {
+                next = ahead::append_all(keeper, &lane, first, &mut changes).await;
             }
             (Change::Truncate(below, done), None) => {
                 let cut = truncate(keeper, &lane, below).await;
@@ -219,35 +238,14 @@ pub(super) async fn change(
                 });
             }
         }
+        if next.is_none() {
+            next = changes.recv().await;
+        }
     }
-}
-
-async fn append(
-    keeper: &mut impl Keep,
-    lane: &Shared,
-    epoch: Epoch,
-    number: RecordNumber,
-    record: Bytes,
-) -> Appended {
-    let admitted = lane.borrow().tip.admit(epoch, number, &record);
-    if let Err(error) = admitted {
-        return Appended::DefinitelyNot(error);
-    }
-    if let Err(error) = keeper.write(epoch, number, &record).await {
-        lane.borrow_mut().fail(&error);
-        return Appended::DefinitelyNot(error);
-    }
-    let hash = hash_of(&record);
-    let answer = change_head(keeper, lane, Set::Publish { number, hash }, true).await;
-    if answer == Appended::Committed {
-        let mut lane = lane.borrow_mut();
-        (lane.tip.last, lane.tip.last_hash) = (number, hash);
-    }
-    answer
 }
 
 async fn truncate(
-    keeper: &mut impl Keep,
+    keeper: &impl Keep,
     lane: &Shared,
     below: RecordNumber,
 ) -> Result<(), StoreError> {
@@ -266,7 +264,12 @@ async fn truncate(
 }
 
 /// An update by the owner. After anything but *committed* nothing works until the next claim.
-async fn change_head(keeper: &mut impl Keep, lane: &Shared, set: Set, at_last: bool) -> Appended {
+pub(super) async fn change_head(
+    keeper: &impl Keep,
+    lane: &Shared,
+    set: Set,
+    at_last: bool,
+) -> Appended {
     let Tip { lane: id, epoch, last, .. } = lane.borrow().tip;
     let number = at_last.then_some(last);
     let ends = set == Set::Retire;

@@ -206,23 +206,31 @@ fn reign(
     history: &mut History,
 ) {
     while Instant::now() < until {
-        // Some are large enough to be written in parts.
-        let bytes = if dice.percent(3) { 700 << 10 } else { dice.order_of(10, 20_000) };
-        let mut body = vec![0; usize::try_from(bytes).expect("small")];
-        dice.fill(&mut body);
-        let record = next_record(lane, &claimed, &body);
-        let (epoch, number, hash) = (claimed.epoch, claimed.last.next(), hash_of(&record));
-        let answer = send(&mut *store, |store, done| store.append(epoch, number, record, done));
-        let answer = answer.recv_timeout(WAIT).expect("an answer comes");
-        let committed = answer == Appended::Committed;
-        if let Appended::DefinitelyNot(damage @ StoreError::Damaged { .. }) = &answer {
-            history.damage.push(damage.clone());
+        let mut sent = Vec::new();
+        for _ in 0..=dice.index(store.appends_max()) {
+            // Some are large enough to be written in parts.
+            let bytes = if dice.percent(3) { 700 << 10 } else { dice.order_of(10, 20_000) };
+            let mut body = vec![0; usize::try_from(bytes).expect("small")];
+            dice.fill(&mut body);
+            let record = next_record(lane, &claimed, &body);
+            let (epoch, number, hash) = (claimed.epoch, claimed.last.next(), hash_of(&record));
+            let answer = send(&mut *store, |store, done| store.append(epoch, number, record, done));
+            sent.push((number, hash, answer));
+            (claimed.last, claimed.last_hash) = (number, hash);
         }
-        history.appends.push(Append { epoch, number, hash, answer });
-        if !committed {
+        let epoch = claimed.epoch;
+        let mut ended = false;
+        for (number, hash, answer) in sent {
+            let answer = answer.recv_timeout(WAIT).expect("an answer comes");
+            ended |= answer != Appended::Committed;
+            if let Appended::DefinitelyNot(damage @ StoreError::Damaged { .. }) = &answer {
+                history.damage.push(damage.clone());
+            }
+            history.appends.push(Append { epoch, number, hash, answer });
+        }
+        if ended {
             return;
         }
-        (claimed.last, claimed.last_hash) = (number, hash);
     }
 }
 

@@ -17,6 +17,9 @@ use dpc_core::time::Mono;
 use super::client::pause;
 use super::db::{Ask, Say, SharedDb};
 
+/// Appends that wait for each other here.
+const APPENDS_MAX: usize = 3;
+
 /// A lane's store. Dropping it is a crash of the process: what it has sent may still happen.
 pub struct SimLane {
     db: SharedDb,
@@ -550,6 +553,10 @@ impl SimLane {
 impl Store for SimLane {
     fn claim(&mut self, done: Done<Result<Claimed, StoreError>>) {
         self.enqueue(Op::Claim(done));
+    }
+
+    fn appends_max(&self) -> usize {
+        APPENDS_MAX
     }
 
     fn append(&mut self, epoch: Epoch, number: RecordNumber, record: Bytes, done: Done<Appended>) {

@@ -5,7 +5,7 @@ use dpc_core::effect::LeaseEnd;
 use dpc_core::ids::RecordNumber;
 use dpc_core::message::Message;
 use dpc_core::store::{Appended, Store, StoreError};
-use dpc_core::{Effect, Effects, Input, Mono, Span};
+use dpc_core::{Effect, Effects, Input, Mono, Record, Span};
 
 use super::life::{Answered, Power};
 use super::{CrashPoint, Event, World};
@@ -119,30 +119,36 @@ impl World {
         let now = self.now_of(node);
         let Some(life) = self.nodes[node].life.as_mut() else { return };
         life.store.complete_until(now.mono);
-        if let Some(record) = life.take_record(now) {
+        while let Some(record) = self.nodes[node].life.as_mut().and_then(|l| l.take_record(now)) {
             if self.dies_at(node, CrashPoint::BeforeAppend) {
                 return;
             }
-            let life = self.nodes[node].life.as_mut().expect("it lives on");
-            life.appending = Some((record.number, record.bytes.clone()));
-            life.renew = false;
-            let to = life.said.clone();
-            let number = record.number;
-            let said = move |answer| {
-                to.lock().expect("one thread").push_back(Answered::Appended(number, answer));
-            };
-            life.store.append(life.epoch, record.number, record.bytes.clone(), Box::new(said));
-            if self.trace.is_on() || self.trace.is_witnessed() {
-                let line = self.record_line(record.number, &record.bytes);
-                let text = line.clone().unwrap_or_default();
-                self.trace.saw(self.now, &self.nodes[node].name, "writes", &|| text.clone());
-                if self.trace.is_on() {
-                    self.trace.effect(line);
-                }
-            }
+            self.append(node, record);
         }
         self.pump_head(node);
         self.arm(node);
+    }
+
+    /// Gives the store a record.
+    fn append(&mut self, node: usize, record: Record) {
+        let life = self.nodes[node].life.as_mut().expect("it lives on");
+        self.coverage.add_if("several records on their way together", !life.appending.is_empty());
+        life.appending.push_back((record.number, record.bytes.clone()));
+        life.renew = false;
+        let to = life.said.clone();
+        let number = record.number;
+        let said = move |answer| {
+            to.lock().expect("one thread").push_back(Answered::Appended(number, answer));
+        };
+        life.store.append(life.epoch, record.number, record.bytes.clone(), Box::new(said));
+        if self.trace.is_on() || self.trace.is_witnessed() {
+            let line = self.record_line(record.number, &record.bytes);
+            let text = line.clone().unwrap_or_default();
+            self.trace.saw(self.now, &self.nodes[node].name, "writes", &|| text.clone());
+            if self.trace.is_on() {
+                self.trace.effect(line);
+            }
+        }
     }
 
     fn arm(&mut self, node: usize) {
@@ -300,7 +306,7 @@ impl World {
     fn on_committed(&mut self, node: usize, number: RecordNumber) {
         let lane = self.nodes[node].lane;
         let life = self.nodes[node].life.as_mut().expect("it has just answered");
-        let (appended, bytes) = life.appending.take().expect("one record is on its way");
+        let (appended, bytes) = life.appending.pop_front().expect("a record is on its way");
         assert_eq!(appended, number, "the store answers in order");
         life.committed = number;
         self.checks.on_committed(lane, number, &bytes, &mut self.coverage);

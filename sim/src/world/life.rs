@@ -68,8 +68,8 @@ pub(crate) struct Life {
     pub(crate) said: Said,
     pub(crate) epoch: Epoch,
     pub(crate) committed: RecordNumber,
-    /// The record that is being appended.
-    pub(crate) appending: Option<(RecordNumber, Bytes)>,
+    /// The records that are being appended, in order.
+    pub(crate) appending: VecDeque<(RecordNumber, Bytes)>,
     /// The head is to be renewed, or the lane retired, when nothing else is on its way.
     pub(crate) renew: bool,
     pub(crate) retire: bool,
@@ -116,9 +116,11 @@ impl Life {
         }
     }
 
-    /// The next record, if none is on its way.
+    /// The next record, if none is on its way, or if it is full and the store takes one more.
     pub(crate) fn take_record(&mut self, now: Now) -> Option<Record> {
-        if self.appending.is_some() || self.head_asked {
+        let on_its_way = self.appending.len();
+        let more = on_its_way < self.store.appends_max() && self.core.has_full_record();
+        if !(on_its_way == 0 || more) || self.head_asked {
             return None;
         }
         let record = self.core.take_record(now);
@@ -265,7 +267,7 @@ impl World {
             said: Said::default(),
             epoch: claimed.epoch,
             committed: claimed.last,
-            appending: None,
+            appending: VecDeque::new(),
             renew: false,
             retire: false,
             head_asked: false,
@@ -358,7 +360,7 @@ impl World {
         let Some(life) = self.nodes[node].life.take() else { return };
         let verb = if power == Power::Cut { "loses power" } else { "is killed" };
         self.trace.headline(self.now, &format!("{} {verb}", self.nodes[node].name));
-        self.coverage.add_if("killed while a record was on its way", life.appending.is_some());
+        self.coverage.add_if("killed while a record was on its way", !life.appending.is_empty());
         self.coverage.add_if("killed with effects in the gate", !life.gate.is_empty());
         self.bury(life);
         if power == Power::Cut {

@@ -101,6 +101,13 @@ impl Store for AnyStore {
         }
     }
 
+    fn appends_max(&self) -> usize {
+        match self {
+            Self::Disk(store) => store.appends_max(),
+            Self::Lane(store) => store.appends_max(),
+        }
+    }
+
     fn append(&mut self, epoch: Epoch, number: RecordNumber, record: Bytes, done: Done<Appended>) {
         match self {
             Self::Disk(store) => store.append(epoch, number, record, done),
@@ -555,7 +562,7 @@ impl World {
     /// Renews or retires the head, if that was asked for and nothing else is on its way to it.
     pub(crate) fn pump_head(&mut self, node: usize) {
         let Some(life) = self.nodes[node].life.as_mut() else { return };
-        if life.appending.is_some() || life.head_asked {
+        if !life.appending.is_empty() || life.head_asked {
             return;
         }
         let (renew, retire) = (life.renew, life.retire);

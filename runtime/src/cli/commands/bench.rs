@@ -44,7 +44,7 @@ pub(crate) struct BenchArgs {
     /// How long latency and move-latency measure.
     #[arg(long = "for", value_name = "D", default_value = "5s")]
     pub(crate) span: Period,
-    /// Nodes of its own, in a line; move and move-latency take at least two.
+    /// Nodes of its own, in a line; move and move-latency take at least two, adopt three.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=32))]
     pub(crate) nodes: u16,
     /// The store of its own nodes, as `store.kind` names it.
@@ -70,13 +70,7 @@ impl BenchArgs {
         let at = if self.on_running {
             Where::Running(self.node.nodes.iter().map(ToString::to_string).collect())
         } else {
-            let mut settings = vec![format!("store.kind={}", self.store)];
-            if self.store != "embedded" {
-                // The lanes of an earlier figure stay in the database: nobody is to work on them.
-                settings.push("limits.adopted_lanes=0".into());
-            }
-            settings.extend(self.settings);
-            Where::Own { nodes: self.nodes.into(), store: self.store, settings }
+            Where::Own { nodes: self.nodes.into(), store: self.store, settings: self.settings }
         };
         let figures = if self.figures.is_empty() { USUAL.to_vec() } else { self.figures };
         Plan {

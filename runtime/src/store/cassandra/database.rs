@@ -7,9 +7,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use dpc_core::ids::{Epoch, Incarnation, LaneId, RecordNumber};
+use dpc_core::limits::QUEUE_LOADS_MAX;
 use dpc_core::shared::{Changed, LaneRow, Owner, Set, SharedStore, Table, Update};
 use dpc_core::store::{Done, StoreError};
+use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::super::remote::{self, Lane, QUEUE_COUNT_MAX, Read, Remote, Requests, dead, full};
 use super::super::trouble::Trouble;
@@ -19,6 +22,9 @@ use super::keeper::Keeper;
 use super::reader::{self, Bucket, Reader};
 use super::session::Connection;
 use super::{Cassandra, CassandraOptions, check_password};
+
+/// Reads of a lane under way at a time: as many pages as core asks for ahead of one queue.
+const READS_AT_ONCE: usize = QUEUE_LOADS_MAX;
 
 /// A process's handle of the cluster. The storage thread ends when it and all lanes are dropped.
 pub struct CassandraDatabase {
@@ -176,7 +182,7 @@ async fn work(
     (lane, from, me): (LaneId, Option<(Incarnation, Epoch)>, Owner),
     requests: Requests,
 ) {
-    let Requests { changes, mut reads, dropped } = requests;
+    let Requests { changes, reads, dropped } = requests;
     let (shared, swept) = (Lane::of(lane), Rc::new(Cell::new(0)));
     let (kept, kept_in) = watch::channel(RecordNumber(0));
     // A lane has a coordinator of its own.
@@ -185,11 +191,15 @@ async fn work(
     let sweep = reader::sweep(lane, heads.connection.clone(), Rc::clone(&swept), kept_in);
     let answer_reads = {
         let reader = reader.clone();
-        async move {
-            while let Some(Read(from, bytes_max, done)) = reads.recv().await {
-                done(reader.read(from, bytes_max).await);
-            }
-        }
+        let read = move |Read(from, bytes_max, done): Read| {
+            let reader = reader.clone();
+            async move { (done, reader.read(from, bytes_max).await) }
+        };
+        // They are answered in their order.
+        ReceiverStream::new(reads)
+            .map(read)
+            .buffered(READS_AT_ONCE)
+            .for_each(async |(done, records)| done(records))
     };
     let (connection, end) = (heads.connection.clone(), (shared.clone(), Rc::clone(&swept)));
     let mut keeper = Keeper { lane, heads, reader, me, from, swept };

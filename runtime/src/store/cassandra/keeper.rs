@@ -69,7 +69,7 @@ impl Keep for Keeper {
     }
 
     async fn write(
-        &mut self,
+        &self,
         epoch: Epoch,
         number: RecordNumber,
         record: &Bytes,
@@ -79,7 +79,7 @@ impl Keep for Keeper {
         persist(*patience, write).await
     }
 
-    async fn update(&mut self, update: Update) -> Changed {
+    async fn update(&self, update: Update) -> Changed {
         self.heads.change(update, self.swept.get()).await
     }
 }

@@ -98,6 +98,10 @@ impl Store for Cassandra {
         self.remote.claim(done);
     }
 
+    fn appends_max(&self) -> usize {
+        self.remote.appends_max()
+    }
+
     fn append(&mut self, epoch: Epoch, number: RecordNumber, record: Bytes, done: Done<Appended>) {
         self.remote.append(epoch, number, record, done);
     }

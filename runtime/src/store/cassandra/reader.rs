@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use dpc_core::ids::{LaneId, RecordNumber};
 use dpc_core::record::hash_of;
 use dpc_core::shared::LaneState;
 use dpc_core::store::{READ_BYTES_MAX, StoreError};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use scylla::response::PagingState;
 use tokio::sync::watch;
 
@@ -28,6 +30,15 @@ const PAGE_ROWS_MAX: usize = 32;
 /// A record of the usual size, to guess how many rows are wanted.
 const RECORD_BYTES: usize = 64 << 10;
 
+/// How many records one query of a long read asks for, and of which usual size they are together.
+const SPAN_RECORDS: u64 = 16;
+const SPAN_BYTES: usize = 4 << 20;
+
+/// Queries of a long read under way at a time: one alone waits for the cluster most of the time.
+const SPANS_AT_ONCE: usize = 4;
+
+const _: () = assert!(BUCKET_RECORDS.is_multiple_of(SPAN_RECORDS), "a query is of one partition");
+
 /// The partition of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Bucket(pub(super) u64);
@@ -40,10 +51,17 @@ impl Bucket {
     pub(super) fn next(self) -> Self {
         Self(self.0 + 1)
     }
+}
 
-    fn end(self) -> u64 {
-        self.0 * BUCKET_RECORDS + BUCKET_RECORDS - 1
-    }
+/// The records from one number to another, in spans that each lie in one partition.
+fn spans(
+    from: RecordNumber,
+    to: RecordNumber,
+) -> impl Iterator<Item = (RecordNumber, RecordNumber)> {
+    let span = |first: u64| first / SPAN_RECORDS * SPAN_RECORDS + SPAN_RECORDS - 1;
+    std::iter::successors(Some(from.0), move |first| Some(span(*first) + 1))
+        .take_while(move |first| *first <= to.0)
+        .map(move |first| (RecordNumber(first), RecordNumber(span(first).min(to.0))))
 }
 
 /// The place that damage is named by.
@@ -111,12 +129,15 @@ impl Reader {
         from: RecordNumber,
         bytes_max: usize,
     ) -> Result<Vec<(RecordNumber, Bytes)>, Trouble> {
-        let mut records = Vec::new();
-        let (mut next, mut bytes) = (from, 0);
-        while next <= tip.last && (records.is_empty() || bytes < bytes_max) {
-            let last = RecordNumber(tip.last.0.min(Bucket::of(next).end()));
-            let found = self.bucket(tip.lane, next, last, bytes_max - bytes).await?;
-            let whole = found.len() as u64 == last.0 + 1 - next.0;
+        let read = |(first, last): (RecordNumber, RecordNumber)| async move {
+            let found = self.bucket(tip.lane, first, last, bytes_max).await?;
+            let whole = found.len() as u64 == last.0 + 1 - first.0;
+            Ok::<_, Trouble>((found, whole))
+        };
+        let at_once = (bytes_max / SPAN_BYTES).clamp(1, SPANS_AT_ONCE);
+        let mut spans = pin!(stream::iter(spans(from, tip.last)).map(read).buffered(at_once));
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        while let Some((found, whole)) = spans.try_next().await? {
             for (number, record) in found {
                 if !records.is_empty() && bytes + record.len() > bytes_max {
                     return Ok(records);
@@ -124,11 +145,10 @@ impl Reader {
                 bytes += record.len();
                 records.push((number, record));
             }
-            if !whole {
-                // Either enough was read, or one is missing: who checks them sees it.
+            // Either enough was read, or one is missing: who checks them sees it.
+            if !whole || bytes >= bytes_max {
                 break;
             }
-            next = last.next();
         }
         Ok(records)
     }

@@ -69,7 +69,7 @@ impl Keep for Careless {
     }
 
     async fn write(
-        &mut self,
+        &self,
         epoch: Epoch,
         number: RecordNumber,
         record: &Bytes,
@@ -78,7 +78,7 @@ impl Keep for Careless {
     }
 
     /// Whoever owns the lane now is put into the condition: that is as good as nobody.
-    async fn update(&mut self, mut update: Update) -> Changed {
+    async fn update(&self, mut update: Update) -> Changed {
         if let Set::Publish { .. } = update.set
             && let Ok(Some(found)) = self.0.heads.read(update.lane).await
         {

@@ -202,7 +202,8 @@ impl Keeper {
         answer
     }
 
-    async fn append_at_last(
+    /// Appends where what the caller has seen last is still the last.
+    pub(super) async fn append_at_last(
         &mut self,
         epoch: Epoch,
         number: RecordNumber,

@@ -1,24 +1,98 @@
-//! The torture of lanes ([`super::super::torture`]) in a server that is killed, and whose processes
-//! stand still, now and then.
+//! The torture of lanes ([`super::super::torture`]) in a server that is killed, restarted at once, and
+//! whose processes stand still now and then, all of them or some.
 //!
 //! `cargo test -p runtime --lib postgres::torture` takes seconds; with `DPC_LONG=1` five minutes.
 
+use dpc_core::record::hash_of;
 use dpc_core::shared::SharedStore;
 
 use super::super::testing::ask;
-use super::super::torture::Torture;
 use super::super::torture::dice::Dice;
+use super::super::torture::{Lanes, Torture, seed};
+use super::tests::server::Postgres as Server;
 use super::tests::{database, fresh, options, run_sql, start};
 use super::*;
 
 /// The port that a server listens on unless it is told otherwise.
 const PORT: u16 = 5432;
 
-fn lane(options: &PostgresOptions, lane: LaneId) -> Result<Box<dyn Store>, StoreError> {
+/// As nodes have it.
+fn careful(options: &PostgresOptions, lane: LaneId) -> Result<Box<dyn Store>, StoreError> {
     let mut process = database(options.clone(), fresh());
     let row = ask(&mut process, |process, done| process.head(lane, done))?;
     let from = row.map(|row| (row.owner.incarnation, row.epoch));
     Ok(Box::new(process.lane(lane, from)))
+}
+
+/// The same without owner and epoch in the condition of an append: only the number is there.
+fn careless(options: &PostgresOptions, lane: LaneId) -> Result<Box<dyn Store>, StoreError> {
+    let mut process = database(options.clone(), fresh());
+    let row = ask(&mut process, |process, done| process.head(lane, done))?;
+    let from = row.map(|row| (row.owner.incarnation, row.epoch));
+    let way = parse(&options.url, None)?;
+    let (me, patience) = (process.owner.clone(), options.patience);
+    let (changes, changes_in) = mpsc::channel(QUEUE_COUNT_MAX);
+    let thread = on_a_thread("dpc-store", async move || {
+        let session = Session::new(way.clone());
+        let keeper = Keeper { lane: Lane::of(lane), session, patience, me, from };
+        work_carelessly(keeper, (way, false), changes_in).await;
+    })?;
+    Ok(Box::new(Postgres { changes: Some(changes), reads: None, thread: Some(thread) }))
+}
+
+async fn work_carelessly(
+    mut keeper: Keeper,
+    tables: (Way, bool),
+    mut changes: mpsc::Receiver<Change>,
+) {
+    while let Some(change) = changes.recv().await {
+        let error = keeper.lane.borrow().error();
+        match (change, error) {
+            (Change::Claim(done), _) => done(claim(&mut keeper, &tables).await),
+            (Change::Append(epoch, number, record, _, done), None) => {
+                done(append_carelessly(&mut keeper, epoch, number, record).await);
+            }
+            (change, error) => change.refuse(error.unwrap_or_else(dead)),
+        }
+    }
+}
+
+/// Whoever owns the lane now is put into the condition: that is as good as nobody.
+async fn append_carelessly(
+    keeper: &mut Keeper,
+    epoch: Epoch,
+    number: RecordNumber,
+    record: Bytes,
+) -> Appended {
+    let tip = keeper.lane.borrow().tip;
+    if let Err(error) = tip.admit(epoch, number, &record) {
+        return Appended::DefinitelyNot(error);
+    }
+    let found = match keeper.session.open().await {
+        Ok(open) => head::read(&open.client, tip.lane).await.ok().flatten(),
+        Err(_) => None,
+    };
+    let (owner, there) =
+        found.map_or((keeper.me.incarnation, epoch), |row| (row.owner.incarnation, row.epoch));
+    let me = std::mem::replace(&mut keeper.me.incarnation, owner);
+    let hash = hash_of(&record);
+    let answer = keeper.append_at_last(there, number, &hash, (&record, &[])).await;
+    keeper.me.incarnation = me;
+    let answer = match answer {
+        // Somebody else's record stands there: an owner knows that it was fenced.
+        Appended::DefinitelyNot(StoreError::Damaged { .. }) => {
+            Appended::DefinitelyNot(StoreError::Fenced { epoch: there })
+        }
+        answer => answer,
+    };
+    let mut lane = keeper.lane.borrow_mut();
+    match &answer {
+        Appended::Committed => (lane.tip.last, lane.tip.last_hash) = (number, hash),
+        Appended::DefinitelyNot(error) | Appended::Unknown(error) => {
+            lane.failed = Some(error.clone());
+        }
+    }
+    answer
 }
 
 fn by(options: &PostgresOptions, address: &str, patience: Duration) -> PostgresOptions {
@@ -26,34 +100,45 @@ fn by(options: &PostgresOptions, address: &str, patience: Duration) -> PostgresO
     PostgresOptions { url, patience, ..options.clone() }
 }
 
-#[test]
-fn owners_that_take_a_lane_from_each_other_lose_nothing_and_never_fork_it() {
-    let Some(server) = start() else { return };
+fn torture(
+    server: &Server,
+    lanes: Lanes<PostgresOptions>,
+    check: impl FnOnce(&Torture<'_, PostgresOptions>),
+) {
     // A loopback address of its own: the port is that of the socket.
     let [_, .., a, b, c] = uuid::Uuid::now_v7().into_bytes();
     let host = format!("127.{}.{b}.{c}", a | 128);
-    run_sql(&server, &format!("ALTER SYSTEM SET listen_addresses = '{host}'"));
-    let restart = || {
-        server.order("kill");
-        server.order("start");
-    };
-    restart();
-    let fault = |dice: &mut Dice| {
-        if dice.percent(30) {
-            return restart();
+    run_sql(server, &format!("ALTER SYSTEM SET listen_addresses = '{host}'"));
+    server.order("restart");
+    let fault = |dice: &mut Dice| match dice.index(6) {
+        0 => {
+            server.order("kill");
+            server.order("start");
         }
-        server.order("pause");
-        std::thread::sleep(dice.millis(50, 1_200));
-        server.order("resume");
+        1 => server.order("restart"),
+        all => {
+            server.order(if all < 4 { "pause" } else { "stall" });
+            std::thread::sleep(dice.millis(50, 1_200));
+            server.order("resume");
+        }
     };
-    let target = format!("{host}:{PORT}");
-    Torture {
-        options: options(&server),
-        target,
-        by: &by,
-        lanes: lane,
-        careful: lane,
-        fault: &fault,
-    }
-    .assert_nothing_is_lost();
+    let (options, target) = (options(server), format!("{host}:{PORT}"));
+    check(&Torture { options, target, by: &by, lanes, careful, fault: &fault });
+}
+
+#[test]
+fn owners_that_take_a_lane_from_each_other_lose_nothing_and_never_fork_it() {
+    let Some(server) = start() else { return };
+    torture(&server, careful, |torture| torture.assert_nothing_is_lost());
+}
+
+#[test]
+fn without_owner_and_epoch_in_the_condition_the_torture_finds_a_fork() {
+    let Some(server) = start() else { return };
+    let seed = seed();
+    torture(&server, careless, |torture| {
+        let found = (seed..seed + 15)
+            .find_map(|seed| torture.round(Duration::from_secs(3), seed).wrong.into_iter().next());
+        println!("{}", found.expect("an owner that was fenced has published"));
+    });
 }

@@ -1,0 +1,112 @@
+//! Finished parts of an adopted lane's log whose ids nobody has read. What the lane holds is given away
+//! without them; only who asks for an id that may be there, as a repeated settle does, has to wait until
+//! the records of that part have been read. Then the index has its ids, as it has those of every part.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use dpc_core::effect::PartIds;
+use dpc_core::ids::{Loc, ObjectId, RecordNumber};
+use dpc_core::record::{entries, mentions};
+
+use crate::node::Unread;
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct UnreadParts {
+    parts: BTreeMap<u64, Part>,
+    /// The part that is being read: one at a time, so that the memory for it is bounded.
+    reading: Option<u64>,
+}
+
+struct Part {
+    end: RecordNumber,
+    /// Where to read on.
+    next: RecordNumber,
+    /// What was read so far, in the order of the log.
+    mentions: Vec<(ObjectId, Loc)>,
+    /// Who waits for it.
+    waiting: Vec<ObjectId>,
+}
+
+/// A part that has been read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Its ids, if there are any.
+    pub(crate) ids: Option<PartIds>,
+    /// Those that were asked for meanwhile.
+    pub(crate) waiting: Vec<ObjectId>,
+}
+
+impl UnreadParts {
+    /// Nothing of these has been read.
+    pub(crate) fn of(unread: Vec<Unread>) -> Self {
+        let part = |Unread { part, first, end }| {
+            (part, Part { end, next: first, mentions: Vec::new(), waiting: Vec::new() })
+        };
+        Self { parts: unread.into_iter().map(part).collect(), reading: None }
+    }
+
+    /// Whether a part is one of these.
+    pub(crate) fn has(&self, part: u64) -> bool {
+        self.parts.contains_key(&part)
+    }
+
+    /// Keeps a question for an id until its part has been read, if it has not been yet.
+    pub(crate) fn keeps(&mut self, part: u64, id: ObjectId) -> bool {
+        self.parts.get_mut(&part).map(|part| part.waiting.push(id)).is_some()
+    }
+
+    /// The part to read on, and where, if somebody waits and nothing is being read.
+    pub(crate) fn next_read(&mut self) -> Option<(u64, RecordNumber)> {
+        if self.reading.is_some() {
+            return None;
+        }
+        let (number, part) = self.parts.iter().rev().find(|(_, part)| !part.waiting.is_empty())?;
+        self.reading = Some(*number);
+        Some((*number, part.next))
+    }
+
+    /// Records of the part that is being read. Says what is known when they were the last ones. Of several mentions only those count that `stands` says still count.
+    ///
+    /// # Errors
+    ///
+    /// Which record cannot be understood, or is missing.
+    pub(crate) fn take(
+        &mut self,
+        number: u64,
+        records: &[(RecordNumber, Bytes)],
+        stands: impl Fn(Loc) -> bool,
+    ) -> Result<Option<Known>, String> {
+        self.reading = None;
+        // It was cut off meanwhile: whoever waited has been answered.
+        let Some(part) = self.parts.get_mut(&number) else { return Ok(None) };
+        if records.is_empty() {
+            return Err(format!("record {} is missing", part.next));
+        }
+        for (at, record) in records.iter().filter(|(at, _)| *at < part.end) {
+            let (_, found) = entries(record).map_err(|bad| format!("record {at}: {bad}"))?;
+            part.mentions.extend(mentions(&found));
+            part.next = at.next();
+        }
+        if part.next < part.end {
+            return Ok(None);
+        }
+        let Part { end, mut mentions, waiting, .. } =
+            self.parts.remove(&number).expect("just looked at");
+        mentions.retain(|(_, at)| stands(*at));
+        let some = !mentions.is_empty();
+        Ok(Some(Known { ids: some.then(|| PartIds::of(number, end, mentions)), waiting }))
+    }
+
+    /// The log is cut below a part. Gives what was asked for there: nothing is known of it any more.
+    pub(crate) fn truncate(&mut self, below: u64) -> Vec<(u64, ObjectId)> {
+        let kept = self.parts.split_off(&below);
+        let gone = std::mem::replace(&mut self.parts, kept);
+        let of = |(number, part): (u64, Part)| part.waiting.into_iter().map(move |id| (number, id));
+        gone.into_iter().flat_map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
