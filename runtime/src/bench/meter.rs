@@ -122,8 +122,9 @@ mod tests {
         let used = meter.used();
         assert!(used.nodes_cpu >= Some(Duration::from_millis(20)), "{used:?}");
         assert!(used.written.is_some());
+        // Not compared with each other: other tests of the process take and give memory meanwhile.
         assert!(resident(&[own]) > Some(1 << 20));
-        assert!(peak(&[own]) >= resident(&[own]));
+        assert!(peak(&[own]) > Some(1 << 20));
         assert!(Meter::begin(Vec::new()).used().nodes_cpu.is_none(), "nobody was measured");
     }
 }
