@@ -113,6 +113,7 @@ impl Core {
         let first = self.lane.ticket();
         let part = self.parts.current().number;
         if let Some(ids) = self.remembered.finish_part(part, first) {
+            self.resolving.part_ended(part, &ids.ids);
             self.later.push(Effect::IndexPart(Box::new(ids)));
         }
         self.parts.begin(first);

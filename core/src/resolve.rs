@@ -90,6 +90,16 @@ impl Resolving {
         self.stalled.len()
     }
 
+    /// A part of the log has ended. What is being looked up and is in it has been written anew since it
+    /// was asked for, so that this part knows more than those that were to be asked.
+    pub(crate) fn part_ended(&mut self, part: u64, ids: &[(ObjectId, Loc)]) {
+        for (id, parts) in &mut self.asked {
+            if ids.binary_search_by_key(id, |(id, _)| *id).is_ok() {
+                parts.push_front(part);
+            }
+        }
+    }
+
     /// Whether no further input may wait.
     pub(crate) fn is_full(&self) -> bool {
         self.stalled.len() >= RESOLVING_MAX
@@ -184,16 +194,24 @@ impl Core {
     ) {
         // A held object's end before it may have been carried behind it: that says less.
         let loc = loc.map(|at| self.transfers.held_after(at).unwrap_or(at));
-        let Some(rest) = self.resolving.asked.get_mut(&id) else { return };
+        if !self.resolving.asked.contains_key(&id) {
+            return;
+        }
         match loc {
             Some(at) if self.catalogue.shelf_of(at).is_some() => {
                 self.load(at.record, Purpose::Resolve(id, at), fx);
             }
-            // Nothing is alive there: held once and aborted, perhaps. An older part may know more.
-            _ => match rest.pop_front() {
-                Some(part) => fx.push(Effect::LookUp { part, id }),
-                None => self.on_resolved(id, None, fx),
-            },
+            // Nothing is alive there: held once and aborted, perhaps.
+            _ => self.look_further(id, fx),
+        }
+    }
+
+    /// Another part may know more of an id.
+    fn look_further(&mut self, id: ObjectId, fx: &mut Effects) {
+        let Some(rest) = self.resolving.asked.get_mut(&id) else { return };
+        match rest.pop_front() {
+            Some(part) => fx.push(Effect::LookUp { part, id }),
+            None => self.on_resolved(id, None, fx),
         }
     }
 
@@ -219,7 +237,11 @@ impl Core {
             }
             _ => None,
         };
-        self.on_resolved(id, stored, fx);
+        match stored {
+            Some(_) => self.on_resolved(id, stored, fx),
+            // It has been written elsewhere meanwhile.
+            None => self.look_further(id, fx),
+        }
     }
 
     fn on_resolved(&mut self, id: ObjectId, stored: Option<Stored>, fx: &mut Effects) {
