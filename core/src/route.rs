@@ -146,8 +146,7 @@ impl Core {
         if ways.iter().any(|way| way.open > 0 && is_full(way)) {
             self.transfers.crowded.insert(queue);
         }
-        let beyond = ways.iter().filter(|way| !way.paused).map(|way| way.open).sum();
-        self.want_page(queue, beyond, fx);
+        self.want_page(queue, fx);
     }
 
     /// The least (distance, outstanding over window) among the ways that are open to an object;
