@@ -82,25 +82,9 @@ fn entity(bytes: usize) -> Entity {
 
 fn entry() -> Entry {
     let entity = entity(200);
-    let object = Object {
-        id: ObjectId([5; 16]),
-        hash: entity.hash(),
-        entity,
-        version: 1,
-        pushed_at: Wall(1_700_000_000_000),
-        origin: Name::new("node", "n1").expect("valid"),
-        birth: Birth::default(),
-        not_before: None,
-        expires_at: None,
-        deliveries: 0,
-        failed: 0,
-        moves: 0,
-        path: Vec::new(),
-        handled: Vec::new(),
-        chase: None,
-        marks: Vec::new(),
-        possible_duplicate: false,
-    };
+    let (hash, pushed_at) = (entity.hash(), Wall(1_700_000_000_000));
+    let origin = Name::new("node", "n1").expect("valid");
+    let object = Object::new(ObjectId([5; 16]), entity, hash, pushed_at, origin);
     let (how, standing) = (How::Pushed, Standing::Flowing);
     Entry::Object { how, was: None, place: None, standing, object: Box::new(object) }
 }

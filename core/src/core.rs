@@ -355,11 +355,11 @@ impl Core {
         Some(record)
     }
 
-    /// Whether a record is full and can be taken. One that is not gathers what comes while those before
-    /// it are under way, so a driver whose store takes several at a time takes full ones only, until
-    /// nothing is under way.
-    pub fn has_full_record(&self) -> bool {
-        !self.fenced && self.lane.has_full()
+    /// Whether the driver should take a record now, with so many under way at a store that takes `most`
+    /// at a time. One that is not full gathers what comes while those before it are under way, so beside
+    /// others only full ones go.
+    pub fn may_append(&self, under_way: usize, most: usize) -> bool {
+        under_way == 0 || under_way < most && !self.fenced && self.lane.has_full()
     }
 
     /// The lane's id.

@@ -319,6 +319,30 @@ impl Push {
 }
 
 impl Object {
+    /// An object as its first owner takes it, before anything has happened to it, with the hash of its
+    /// entity. Its birth is told by the commit that first holds it; times are the caller's to set.
+    pub fn new(id: ObjectId, entity: Entity, hash: Hash16, pushed_at: Wall, origin: Name) -> Self {
+        Self {
+            id,
+            entity,
+            version: 1,
+            pushed_at,
+            origin,
+            birth: Birth::default(),
+            hash,
+            not_before: None,
+            expires_at: None,
+            deliveries: 0,
+            failed: 0,
+            moves: 0,
+            path: Vec::new(),
+            handled: Vec::new(),
+            chase: None,
+            marks: Vec::new(),
+            possible_duplicate: false,
+        }
+    }
+
     /// Bytes that it holds in memory, roughly: an empty one is not free.
     pub fn footprint(&self) -> u64 {
         self.weight() + OBJECT_COST_BYTES

@@ -121,25 +121,9 @@ impl Core {
             push.check(&self.limits, self.now).expect("checked before anything was changed");
         let ty = self.queues.intern(&push.entity.ty);
         let queue = self.queue_for(ty, &[]);
-        let mut object = Object {
-            id,
-            entity: push.entity,
-            version: 1,
-            pushed_at: self.now.wall,
-            origin: self.name.clone(),
-            birth: crate::ids::Birth::default(),
-            hash,
-            not_before,
-            expires_at,
-            deliveries: 0,
-            failed: 0,
-            moves: 0,
-            path: Vec::new(),
-            handled: Vec::new(),
-            chase: None,
-            marks: Vec::new(),
-            possible_duplicate: false,
-        };
+        let (pushed_at, origin) = (self.now.wall, self.name.clone());
+        let object = Object::new(id, push.entity, hash, pushed_at, origin);
+        let mut object = Object { not_before, expires_at, ..object };
         self.lane.reserve(entry_bytes(&object));
         let at = self.lane.write_object(how, None, None, &Standing::Flowing, &mut object);
         let books = &mut self.queues.ty_mut(ty).books;

@@ -109,24 +109,12 @@ fn offer(n: u64) -> Message {
     let ty = TypeName::from_type_url("img").expect("valid");
     let entity = Entity { ty, payload: Bytes::from_static(b"x"), headers: Headers::default() };
     let hash = entity.hash();
+    let pushed_at = Wall(1_700_000_000_000);
     let object = Object {
-        id: ObjectId([5; 16]),
-        entity,
-        version: 1,
-        pushed_at: Wall(1_700_000_000_000),
-        origin: name("peer"),
         birth: Birth { lane: PEER, ..Birth::default() },
-        hash,
-        not_before: None,
-        expires_at: None,
-        deliveries: 0,
-        failed: 0,
         moves: 1,
         path: vec![name("peer")],
-        handled: Vec::new(),
-        chase: None,
-        marks: Vec::new(),
-        possible_duplicate: false,
+        ..Object::new(ObjectId([5; 16]), entity, hash, pushed_at, name("peer"))
     };
     Message::Offer(Offer { transfer: transfer(n), key: key(), objects: vec![object].into() })
 }

@@ -133,29 +133,10 @@ fn id(n: u64, wall: Wall, is_ordered: bool) -> ObjectId {
 }
 
 fn pushed(id: ObjectId, wall: Wall) -> Entry {
-    let object = Object {
-        id,
-        entity: Entity {
-            ty: ty(),
-            payload: Bytes::from(vec![1; 200]),
-            headers: Headers::default(),
-        },
-        version: 1,
-        pushed_at: wall,
-        origin: name("a"),
-        birth: Birth { lane: LANE, epoch: Epoch(1), loc: Loc::default() },
-        hash: id.0,
-        not_before: None,
-        expires_at: None,
-        deliveries: 0,
-        failed: 0,
-        moves: 0,
-        path: Vec::new(),
-        handled: Vec::new(),
-        chase: None,
-        marks: Vec::new(),
-        possible_duplicate: false,
-    };
+    let payload = Bytes::from(vec![1; 200]);
+    let entity = Entity { ty: ty(), payload, headers: Headers::default() };
+    let birth = Birth { lane: LANE, epoch: Epoch(1), loc: Loc::default() };
+    let object = Object { birth, ..Object::new(id, entity, id.0, wall, name("a")) };
     let object = Box::new(object);
     Entry::Object { how: How::Pushed, was: None, place: None, standing: Standing::Flowing, object }
 }

@@ -432,10 +432,9 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
     /// Hands the store the next records: one if none is in flight and somebody waits for it, and full
     /// ones as long as the store takes more. What is not full gathers meanwhile.
     fn append_next(&mut self) {
-        while self.head.asked.is_none() {
-            let in_flight = self.appending.len();
-            let more = in_flight < self.edges.store.appends_max() && self.core.has_full_record();
-            if !(in_flight == 0 || more) || !self.append_one() {
+        let most = self.edges.store.appends_max();
+        while self.head.asked.is_none() && self.core.may_append(self.appending.len(), most) {
+            if !self.append_one() {
                 return;
             }
         }

@@ -30,7 +30,7 @@ use crate::serve::{CLIENTS, Connections, NODES, serve_admin, serve_grpc};
 pub use crate::service::{Addresses, Bounds, Identity};
 use crate::service::{Hub, Phase};
 use crate::store::{Embedded, IndexDb};
-use crate::unread::UnreadParts;
+use crate::unread::{Unread, UnreadParts};
 
 /// What a drain may take longer than its own time until the node stops all the same.
 const DRAIN_SLACK: Duration = Duration::from_secs(2);
@@ -486,14 +486,6 @@ pub(crate) async fn recover<S: Store>(
         core.restore_ids(part, end, ids);
     }
     Ok(core)
-}
-
-/// A part of the log whose ids the index does not hold: its records are read for them.
-pub(crate) struct Unread {
-    pub(crate) part: u64,
-    pub(crate) first: RecordNumber,
-    /// The first record behind it.
-    pub(crate) end: RecordNumber,
 }
 
 /// The same, but for the ids that the index has lost.

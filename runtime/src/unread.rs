@@ -9,7 +9,13 @@ use dpc_core::effect::PartIds;
 use dpc_core::ids::{Loc, ObjectId, RecordNumber};
 use dpc_core::record::{entries, mentions};
 
-use crate::node::Unread;
+/// A finished part of the log whose ids the index does not hold: its records are read for them.
+pub(crate) struct Unread {
+    pub(crate) part: u64,
+    pub(crate) first: RecordNumber,
+    /// The first record behind it.
+    pub(crate) end: RecordNumber,
+}
 
 /// See the module.
 #[derive(Default)]
@@ -67,7 +73,8 @@ impl UnreadParts {
         Some((*number, part.next))
     }
 
-    /// Records of the part that is being read. Says what is known when they were the last ones. Of several mentions only those count that `stands` says still count.
+    /// Records of the part that is being read. Says what is known when they were the last ones; only
+    /// mentions count that `stands` says still count.
     ///
     /// # Errors
     ///

@@ -139,6 +139,18 @@ mod tests {
     use crate::record::{End, Ending, HASH_BYTES, HEADER_BYTES, TransferId, Writer, seal};
     use crate::time::Wall;
 
+    fn header(entries: u32) -> Header {
+        Header {
+            lane: LaneId([1; 16]),
+            epoch: Epoch(2),
+            number: RecordNumber(5),
+            wall: Wall(9),
+            previous: [0; 16],
+            checkpoint: RecordNumber(0),
+            entries,
+        }
+    }
+
     /// Every part that an object can have, and the other entries that have strings behind one.
     fn all_sorts() -> Vec<Entry> {
         let name = |text: &str| Name::new("name", text).expect("a good name");
@@ -177,24 +189,10 @@ mod tests {
             marks: marks.clone(),
             possible_duplicate: true,
         };
-        let bare = Object {
-            entity: Entity {
-                ty: ty("acme.Bare"),
-                payload: Bytes::new(),
-                headers: Headers::default(),
-            },
-            version: 1,
-            not_before: None,
-            expires_at: None,
-            deliveries: 0,
-            failed: 0,
-            moves: 0,
-            path: Vec::new(),
-            handled: Vec::new(),
-            chase: None,
-            marks: Vec::new(),
-            ..full.clone()
-        };
+        let entity =
+            Entity { ty: ty("acme.Bare"), payload: Bytes::new(), headers: Headers::default() };
+        let bare = Object::new(id, entity, full.hash, full.pushed_at, full.origin.clone());
+        let bare = Object { birth, possible_duplicate: true, ..bare };
         let object = |standing, object: &Object| Entry::Object {
             how: How::Received,
             was: Some(loc(2, 300)),
@@ -238,15 +236,7 @@ mod tests {
         for entry in &written {
             entry.encode(&mut writer, Birth::default());
         }
-        let header = Header {
-            lane: LaneId([1; 16]),
-            epoch: Epoch(2),
-            number: RecordNumber(5),
-            wall: Wall(9),
-            previous: [0; 16],
-            checkpoint: RecordNumber(0),
-            entries: u32::try_from(written.len()).expect("few"),
-        };
+        let header = header(u32::try_from(written.len()).expect("few"));
         let record = seal(&header, writer.as_slice());
         let (read, entries) = entries_of_sealed(&record).expect("well formed");
         assert!(entries.iter().map(|(_, entry)| entry).eq(&written));
@@ -277,18 +267,7 @@ mod tests {
         let here = Birth::default();
         let written = [Entry::Generation(7), Entry::Verdict(LaneId([3; 16]))];
         written.iter().for_each(|entry| entry.encode(&mut writer, here));
-        let record = |entries| {
-            let header = Header {
-                lane: LaneId([1; 16]),
-                epoch: Epoch(2),
-                number: RecordNumber(5),
-                wall: Wall(9),
-                previous: [0; 16],
-                checkpoint: RecordNumber(0),
-                entries,
-            };
-            seal(&header, writer.as_slice())
-        };
+        let record = |entries| seal(&header(entries), writer.as_slice());
         let (header, read) = entries(&record(2)).expect("well formed");
         assert_eq!(header.number, RecordNumber(5));
         assert_eq!(read[1].0, Loc { record: RecordNumber(5), position: 1 });

@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::sliced::{Cursor, Slices, load};
+use super::sliced::{Cursor, Slices, load_by_position};
 
 /// A map by hash. Its seed is the core's, so that nobody who chooses ids can choose their hashes.
 pub(crate) type Index<K, V> = IndexMap<K, V, FixedState>;
@@ -115,11 +115,8 @@ where
     }
 
     fn load(&mut self, bytes: &[u8]) -> Option<()> {
-        let mut entries = std::collections::BTreeMap::new();
-        load(bytes, |(at, entry): (usize, (K, V))| entries.insert(at, entry).is_none())?;
-        let whole = entries.keys().copied().eq(0..entries.len());
-        let fresh = entries.into_values().all(|(key, value)| self.map.insert(key, value).is_none());
-        (whole && fresh).then_some(())
+        let mut entries = load_by_position(bytes)?;
+        entries.all(|(key, value): (K, V)| self.map.insert(key, value).is_none()).then_some(())
     }
 }
 

@@ -351,23 +351,27 @@ impl<T: Serialize + DeserializeOwned> Slices for SlicedVec<T> {
     }
 
     fn load(&mut self, bytes: &[u8]) -> Option<()> {
-        let mut entries = BTreeMap::new();
-        load(bytes, |(i, value): (usize, T)| entries.insert(i, value).is_none())?;
-        let whole = entries.keys().copied().eq(0..entries.len());
-        self.vec = entries.into_values().collect();
-        whole.then_some(())
+        self.vec = load_by_position(bytes)?.collect();
+        Some(())
     }
 }
 
 /// Reads entries one after the other until one is not taken.
-pub(super) fn load<E: DeserializeOwned>(
-    mut bytes: &[u8],
-    mut take: impl FnMut(E) -> bool,
-) -> Option<()> {
+fn load<E: DeserializeOwned>(mut bytes: &[u8], mut take: impl FnMut(E) -> bool) -> Option<()> {
     while !bytes.is_empty() {
         let (entry, rest) = postcard::take_from_bytes(bytes).ok()?;
         bytes = rest;
         take(entry).then_some(())?;
     }
     Some(())
+}
+
+/// Reads entries with their positions, none of which may be missing, and gives them in that order.
+pub(super) fn load_by_position<T: DeserializeOwned>(
+    bytes: &[u8],
+) -> Option<impl Iterator<Item = T>> {
+    let mut entries = BTreeMap::new();
+    load(bytes, |(at, entry): (usize, T)| entries.insert(at, entry).is_none())?;
+    let whole = entries.keys().copied().eq(0..entries.len());
+    whole.then(|| entries.into_values())
 }

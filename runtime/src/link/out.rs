@@ -175,7 +175,7 @@ impl Gather for BodiesOut {
 
 #[cfg(test)]
 mod tests {
-    use dpc_core::ids::{Birth, Epoch, Incarnation, LaneId, ObjectId};
+    use dpc_core::ids::{Epoch, Incarnation, LaneId, ObjectId};
     use dpc_core::message::{DemandKey, Offer};
     use dpc_core::names::{Name, Pattern, TypeName};
     use dpc_core::object::{Entity, Headers, Object};
@@ -190,29 +190,14 @@ mod tests {
     }
 
     fn offer(n: u64, bytes: usize) -> Message {
-        let object = Object {
-            id: ObjectId([7; 16]),
-            entity: Entity {
-                ty: TypeName::from_type_url("img").expect("valid"),
-                payload: vec![0; bytes].into(),
-                headers: Headers::default(),
-            },
-            version: 1,
-            pushed_at: Wall(0),
-            origin: Name::new("name", "a").expect("valid"),
-            birth: Birth::default(),
-            hash: [0; 16],
-            not_before: None,
-            expires_at: None,
-            deliveries: 0,
-            failed: 0,
-            moves: 1,
-            path: Vec::new(),
-            handled: Vec::new(),
-            chase: None,
-            marks: Vec::new(),
-            possible_duplicate: false,
+        let entity = Entity {
+            ty: TypeName::from_type_url("img").expect("valid"),
+            payload: vec![0; bytes].into(),
+            headers: Headers::default(),
         };
+        let origin = Name::new("name", "a").expect("valid");
+        let object = Object::new(ObjectId([7; 16]), entity, [0; 16], Wall(0), origin);
+        let object = Object { moves: 1, ..object };
         let pattern = Pattern::new("img").expect("valid");
         let key = DemandKey::new(pattern, Name::new("name", "default").expect("valid"));
         Message::Offer(Offer { transfer: transfer(n), key, objects: [object].into() })

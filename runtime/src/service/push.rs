@@ -198,11 +198,8 @@ impl Reader {
         let mut inputs = Vec::with_capacity(count);
         for item in items {
             let seq = item.seq;
-            match object::push_of(
-                item.object.unwrap_or_default(),
-                &self.hub.limits,
-                &mut self.types,
-            ) {
+            let object = item.object.unwrap_or_default();
+            match object::push_of(object, &self.hub.limits, |url| self.types.of(url)) {
                 Ok(push) => {
                     if push.id.is_none() {
                         self.out.with(|out| out.id_chosen.insert(seq));

@@ -27,6 +27,10 @@ const OWNERS: u64 = 3;
 /// How long an outage may last for these owners, so that some outcomes stay unknown.
 const PATIENCE: Duration = Duration::from_secs(4);
 
+/// A round of owners that take no care, and how many there are until one has to have forked the lane.
+const CARELESS_SPAN: Duration = Duration::from_secs(3);
+const CARELESS_ROUNDS_MAX: u64 = 15;
+
 /// A round with less than this has shown nothing, so it goes on for longer on a busy machine.
 const CLAIMS_MIN: usize = 6;
 const COMMITTED_MIN: usize = 21;
@@ -115,6 +119,14 @@ impl<O: Send> Torture<'_, O> {
         assert_eq!(wrong, Vec::<String>::new());
         let tried = claims >= CLAIMS_MIN && committed >= COMMITTED_MIN;
         assert!(tried, "nothing was tried: {claims} claims, {committed} records");
+    }
+
+    /// Owners that take no care fork the log sooner or later, and a round has to find it.
+    pub(super) fn assert_a_fork_is_found(&self) {
+        let seed = seed();
+        let found = (seed..seed + CARELESS_ROUNDS_MAX)
+            .find_map(|seed| self.round(CARELESS_SPAN, seed).wrong.into_iter().next());
+        println!("{}", found.expect("an owner that was fenced has published"));
     }
 
     fn run(&self, lane: LaneId, span: Duration, seed: u64) -> Vec<History> {
@@ -293,7 +305,7 @@ fn check(histories: &[History], log: &BTreeMap<u64, (Epoch, Hash)>) -> Vec<Strin
 }
 
 /// The seed of a test, which it prints.
-pub(super) fn seed() -> u64 {
+fn seed() -> u64 {
     let given = std::env::var("DPC_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| {
         u64::from(Instant::now().elapsed().subsec_nanos()) + u64::from(std::process::id())

@@ -63,11 +63,9 @@ impl Writer {
 
     /// Adds a delivery of the node of that name.
     pub(crate) fn push(&mut self, delivery: &Delivery, node: &str) {
-        let mut one = std::mem::take(&mut self.one);
-        one.clear();
-        write(&mut one, delivery, node);
-        bytes(&mut self.written, DELIVERIES, &one);
-        self.one = one;
+        self.one.clear();
+        write(&mut self.one, delivery, node);
+        bytes(&mut self.written, DELIVERIES, &self.one);
     }
 }
 

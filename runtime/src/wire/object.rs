@@ -36,7 +36,8 @@ const TYPE_NAMES_MAX: usize = 256;
 const TYPE_URL_BYTES_MAX: usize = 512;
 
 impl TypeNames {
-    fn of(&mut self, url: String) -> Result<TypeName, Refusal> {
+    /// The name that a type URL gives.
+    pub(crate) fn of(&mut self, url: String) -> Result<TypeName, Refusal> {
         if let Some(known) = self.0.get(&url) {
             return Ok(known.clone());
         }
@@ -52,17 +53,17 @@ impl TypeNames {
 }
 
 pub(crate) fn push(object: v1::Object, limits: &Limits) -> Result<Push, Refusal> {
-    push_of(object, limits, &mut TypeNames::default())
+    push_of(object, limits, type_name)
 }
 
-/// The same for an object of a stream.
+/// The same by a stream, which knows the names of types ([`TypeNames`]).
 pub(crate) fn push_of(
     object: v1::Object,
     limits: &Limits,
-    types: &mut TypeNames,
+    type_name: impl FnOnce(String) -> Result<TypeName, Refusal>,
 ) -> Result<Push, Refusal> {
     let id = if object.id.is_empty() { None } else { Some(object_id("id", &object.id)?) };
-    let entity = entity_of(object.entity, &object.headers, limits, types)?;
+    let entity = entity_of(object.entity, &object.headers, limits, type_name)?;
     let not_before = match object.start {
         None => None,
         Some(v1::object::Start::NotBefore(at)) => Some(moment("not_before", &at)?),
@@ -81,17 +82,21 @@ pub(crate) fn entity(
     headers: &BTreeMap<String, String>,
     limits: &Limits,
 ) -> Result<Entity, Refusal> {
-    entity_of(any, headers, limits, &mut TypeNames::default())
+    entity_of(any, headers, limits, type_name)
+}
+
+fn type_name(url: String) -> Result<TypeName, Refusal> {
+    TypeName::from_type_url(&url)
 }
 
 fn entity_of(
     any: Option<Any>,
     headers: &BTreeMap<String, String>,
     limits: &Limits,
-    types: &mut TypeNames,
+    type_name: impl FnOnce(String) -> Result<TypeName, Refusal>,
 ) -> Result<Entity, Refusal> {
     let any = any.unwrap_or_default();
-    let ty = types.of(any.type_url)?;
+    let ty = type_name(any.type_url)?;
     let headers =
         Headers::pack(headers.iter().map(|(key, value)| (key.as_str(), value.as_str())), limits)?;
     let entity = Entity { ty, payload: own(any.value), headers };

@@ -118,9 +118,8 @@ impl Life {
 
     /// The next record, if none is on its way, or if it is full and the store takes one more.
     pub(crate) fn take_record(&mut self, now: Now) -> Option<Record> {
-        let on_its_way = self.appending.len();
-        let more = on_its_way < self.store.appends_max() && self.core.has_full_record();
-        if !(on_its_way == 0 || more) || self.head_asked {
+        if self.head_asked || !self.core.may_append(self.appending.len(), self.store.appends_max())
+        {
             return None;
         }
         let record = self.core.take_record(now);

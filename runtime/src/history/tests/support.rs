@@ -127,29 +127,10 @@ pub(super) fn name(text: &str) -> Name {
 }
 
 pub(super) fn pushed(n: u64, at: Wall) -> Entry {
-    let object = Object {
-        id: id(n),
-        entity: Entity {
-            ty: ty(n),
-            payload: Bytes::from(vec![n as u8; 100]),
-            headers: Headers::default(),
-        },
-        version: 1,
-        pushed_at: at,
-        origin: name("a"),
-        birth: Birth { lane: LANE, epoch: Epoch(1), loc: Loc::default() },
-        hash: [n as u8; 16],
-        not_before: None,
-        expires_at: None,
-        deliveries: 0,
-        failed: 0,
-        moves: 0,
-        path: Vec::new(),
-        handled: Vec::new(),
-        chase: None,
-        marks: Vec::new(),
-        possible_duplicate: false,
-    };
+    let payload = Bytes::from(vec![n as u8; 100]);
+    let entity = Entity { ty: ty(n), payload, headers: Headers::default() };
+    let birth = Birth { lane: LANE, epoch: Epoch(1), loc: Loc::default() };
+    let object = Object { birth, ..Object::new(id(n), entity, [n as u8; 16], at, name("a")) };
     Entry::Object {
         how: How::Pushed,
         was: None,
