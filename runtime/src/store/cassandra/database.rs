@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use dpc_core::ids::{Epoch, Incarnation, LaneId, RecordNumber};
+use dpc_core::limits::QUEUE_LOADS_MAX;
 use dpc_core::shared::{Changed, LaneRow, Owner, Set, SharedStore, Table, Update};
 use dpc_core::store::{Done, StoreError};
 use futures_util::StreamExt;
@@ -22,8 +23,8 @@ use super::reader::{self, Bucket, Reader};
 use super::session::Connection;
 use super::{Cassandra, CassandraOptions, check_password};
 
-/// Reads of a lane under way at a time: pages of several queues, and ids that somebody asks for.
-const READS_AT_ONCE: usize = 8;
+/// Reads of a lane under way at a time: as many pages as core asks for ahead of one queue.
+const READS_AT_ONCE: usize = QUEUE_LOADS_MAX;
 
 /// A process's handle of the cluster. The storage thread ends when it and all lanes are dropped.
 pub struct CassandraDatabase {
