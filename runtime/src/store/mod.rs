@@ -27,6 +27,7 @@ mod folder;
 mod head;
 mod index;
 mod log;
+mod pack;
 pub(crate) mod portable;
 mod postgres;
 mod precheck;
