@@ -143,6 +143,7 @@ pub(crate) fn cassandra_options(config: &Config) -> CassandraOptions {
     CassandraOptions {
         url: config.store.url.clone().expect("a checked configuration has it"),
         password: cassandra_password(),
+        tls: config.store.tls(),
         create_tables: config.store.create_tables,
         patience: config.store.patience.0,
     }

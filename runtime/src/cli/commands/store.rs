@@ -14,10 +14,10 @@ use crate::cli::progress::Progress;
 use crate::cli::show::time;
 use crate::cli::stop::Stop;
 use crate::config::{Config, StoreKind};
-use crate::embedded::postgres_options;
+use crate::embedded::{cassandra_options, postgres_options};
 use crate::relocate::{self, Exported, HistoryRebuilt, kind_of};
 use crate::store::portable::{Carried, Imported, Moved};
-use crate::store::{Tables, cassandra_password, cassandra_tables, postgres_tables};
+use crate::store::{Tables, cassandra_tables, postgres_tables};
 use crate::wire::timestamp;
 
 /// What to do with the store.
@@ -333,10 +333,9 @@ async fn show_tables(config: &Config, create: bool, output: &mut Output) -> Resu
 }
 
 async fn tables(config: &Config, create: bool) -> Result<Tables, Failure> {
-    let url = || config.store.url.as_deref().expect("a checked configuration has it");
     let tables = match config.store.kind {
         StoreKind::Postgres => postgres_tables(&postgres_options(config), create).await,
-        StoreKind::Cassandra => cassandra_tables(url(), cassandra_password(), create).await,
+        StoreKind::Cassandra => cassandra_tables(&cassandra_options(config), create).await,
         StoreKind::Embedded => {
             let text = "store.kind is \"embedded\": its folder is made by the first `dpc serve`, and \
                         checked by every one; init and check are for a database";
