@@ -36,6 +36,8 @@ mod rescue;
 mod seat;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod testing_tls;
 mod tls;
 #[cfg(test)]
 mod torture;
