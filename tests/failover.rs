@@ -107,7 +107,7 @@ async fn an_adopted_lane_is_linked_to_the_neighbours_of_its_adopter() {
         if adopted { Ok(owner) } else { Err(format!("{state} by {owner}, epoch {epoch}")) }
     })
     .await;
-    let other = if adopter == "b" { &c } else { &b };
+    let (other, name) = if adopter == "b" { (&c, "c") } else { (&b, "b") };
     let guest = format!("{adopter}.{}", &a.ready.lane[..8]);
     wait_until("a link of the other node to the adopted lane", async || {
         let nodes = other.json(&["node", "ls"]).await;
@@ -116,7 +116,7 @@ async fn an_adopted_lane_is_linked_to_the_neighbours_of_its_adopter() {
     })
     .await;
     let taken = other.json(&["subscribe", "t.Kept", "--count", "1"]).await;
-    assert_eq!(taken[0]["path"], serde_json::json!([guest]), "{taken:?}");
+    assert_eq!(taken[0]["path"], serde_json::json!([guest, name]), "{taken:?}");
     wait_until_retired(&server, &a.ready.lane).await;
 }
 
