@@ -38,7 +38,6 @@ pub(super) fn settings(folder: &Path) -> Vec<(&'static str, String)> {
 }
 
 #[tokio::test]
-#[allow(clippy::await_holding_lock, reason = "the server is this test's alone until it ends")]
 async fn tls_proves_who_a_node_is_and_who_comes() {
     let Some(server) = start() else { return };
     let ours = OURS.get().expect("the node has its certificate from it");
