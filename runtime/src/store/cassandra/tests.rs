@@ -86,7 +86,7 @@ pub(super) fn connection(options: &CassandraOptions) -> Connection {
     Connection::new(Way::of(options).expect("good"), options.create_tables)
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(work)
 }
@@ -408,7 +408,7 @@ fn what_cannot_work_is_refused_at_once_with_what_to_do() {
     let Some(server) = start() else { return };
     let good = options(&server);
     let refused = |options: &CassandraOptions| {
-        let tables = cassandra_tables(&options, false);
+        let tables = cassandra_tables(options, false);
         block_on(tables).expect_err("refused").to_string()
     };
     drop(own(&server, fresh_lane()));
