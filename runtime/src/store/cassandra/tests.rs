@@ -86,7 +86,7 @@ pub(super) fn connection(options: &CassandraOptions) -> Connection {
     Connection::new(Way::of(options).expect("good"), options.create_tables)
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(work)
 }

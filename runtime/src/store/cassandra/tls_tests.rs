@@ -7,7 +7,7 @@ use dpc_core::shared::SharedStore;
 
 use super::super::testing::{Log, fresh_lane};
 use super::super::testing_tls::{Authority, write};
-use super::tests::{options, process, start};
+use super::tests::{block_on, options, process, start};
 use super::*;
 
 /// Of whom the node has its certificate, and whose it accepts.
@@ -37,25 +37,23 @@ pub(super) fn settings(folder: &Path) -> Vec<(&'static str, String)> {
     vec![("NET", net), ("CONFIG", config.to_str().expect("text").to_owned())]
 }
 
-#[tokio::test]
-async fn tls_proves_who_a_node_is_and_who_comes() {
+#[test]
+fn tls_proves_who_a_node_is_and_who_comes() {
     let Some(server) = start() else { return };
     let ours = OURS.get().expect("the node has its certificate from it");
     let folder = tempfile::tempdir().expect("a folder");
     let other = Authority::new(folder.path(), "other");
     let by = |tls: TlsFiles| CassandraOptions { tls: Some(tls), ..options(&server) };
-    let refused = async |tls: TlsFiles| {
-        let error = cassandra_tables(&by(tls), true).await.expect_err("it is not as it should be");
-        error.to_string()
-    };
+    let tables = |options: &CassandraOptions| block_on(cassandra_tables(options, true));
+    let refused = |tls| tables(&by(tls)).expect_err("it is not as it should be").to_string();
 
-    let text = refused(other.trusted()).await;
+    let text = refused(other.trusted());
     assert!(text.contains("TLS to") && text.contains("UnknownIssuer"), "{text}");
-    let text = refused(ours.trusted()).await;
+    let text = refused(ours.trusted());
     assert!(text.contains("TLS to") && text.contains("CertificateRequired"), "{text}");
 
     let shown = by(ours.shown_as("dpc", folder.path()));
-    cassandra_tables(&shown, true).await.expect("both know each other");
+    tables(&shown).expect("both know each other");
     let lane = fresh_lane();
     let mut log = Log::claim(lane, process(shown).lane(lane, None));
     assert_eq!(log.append(1), Appended::Committed);
