@@ -189,6 +189,23 @@ async fn a_refused_settle_leaves_the_lease_to_be_settled_otherwise() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_settled_at_once_is_begun_only_if_that_is_refused() {
+    let net = Net::default();
+    let mut node = net.node("a");
+    let (subscription, mut session) = subscribed(&net.client(&["a"]), &mut node).await;
+    session.deliver([1]);
+    let delivery = next(&subscription).await;
+    let settle = delivery.finalise().into_future();
+    let (seq, item) = session.item().await;
+    assert!(matches!(item, Item::Settle(_)), "{item:?}");
+    session.refuse(refused(seq, None, error(Code::InvalidArgument, "ID_REUSED")));
+    within(settle).await.unwrap_err();
+    let (seq, item) = session.item().await;
+    assert!(matches!(&item, Item::Begin(begin) if begin.leases == [1]), "{item:?}");
+    session.done(seq, seq);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_settle_without_an_answer_is_repeated_by_its_token_at_the_same_lane() {
     let net = Net::default();
     let mut node = net.node("a");

@@ -250,6 +250,10 @@ impl State {
             return true;
         }
         held.settling = false;
+        if !held.begun {
+            // It was to be over at once.
+            self.begins.push(lease);
+        }
         false
     }
 

@@ -31,6 +31,8 @@ const LEASE: Duration = Duration::from_secs(30);
 pub(super) struct Held {
     /// When it was last known to run for its full time.
     pub(super) renewed: Instant,
+    /// The node has been told that it is worked on, or is about to be.
+    pub(super) begun: bool,
     /// A settle is on its way.
     pub(super) settling: bool,
     /// The application has dropped it.
@@ -49,7 +51,8 @@ pub(super) struct State {
     pub(super) stream: u64,
     pub(super) buffer: VecDeque<(Instant, Delivered)>,
     pub(super) leases: BTreeMap<u64, Held>,
-    begins: Vec<u64>,
+    /// Leases that the application works on and the node has not been told so.
+    pub(super) begins: Vec<u64>,
     next_extend: Option<Instant>,
     pub(super) ops: VecDeque<Op>,
     /// Items by `seq - base`; `None` is answered.
@@ -157,8 +160,15 @@ impl State {
         if self.begins.is_empty() {
             return;
         }
-        let leases = &self.leases;
-        self.begins.retain(|lease| leases.contains_key(lease));
+        let leases = &mut self.leases;
+        // What is being settled already is over when the node hears of it.
+        self.begins.retain(|lease| match leases.get_mut(lease) {
+            Some(held) if !held.settling => {
+                held.begun = true;
+                true
+            }
+            _ => false,
+        });
         for some in self.begins.chunks(LEASES_MAX) {
             self.ops.push_front(Op::Begin(some.to_vec()));
         }
@@ -291,7 +301,8 @@ impl State {
             }
             let lease = delivered.lease();
             self.begins.push(lease);
-            self.leases.insert(lease, Held { renewed: arrived, settling: false, dropped: false });
+            let (begun, settling, dropped) = (false, false, false);
+            self.leases.insert(lease, Held { renewed: arrived, begun, settling, dropped });
             let due = arrived + self.lease / 3;
             self.next_extend = Some(self.next_extend.map_or(due, |next| next.min(due)));
             return Some(delivered);
