@@ -38,11 +38,25 @@ async fn lane(server: &Postgres, lane: &str) -> (String, i64, String) {
 }
 
 async fn wait_until_retired(server: &Postgres, id: &str) {
-    wait_until("the lane to be empty and retired", async || {
+    wait_until_lane(server, id, "be empty and retired", |_, state| state == "retired").await;
+}
+
+/// Waits until a lane has such an epoch and state, and says who owns it then.
+async fn wait_until_lane(
+    server: &Postgres,
+    id: &str,
+    what: &str,
+    is: impl Fn(i64, &str) -> bool,
+) -> String {
+    wait_until(&format!("the lane to {what}"), async || {
         let (owner, epoch, state) = lane(server, id).await;
-        if state == "retired" { Ok(()) } else { Err(format!("{state} by {owner}, epoch {epoch}")) }
+        if is(epoch, &state) {
+            Ok(owner)
+        } else {
+            Err(format!("{state} by {owner}, epoch {epoch}"))
+        }
     })
-    .await;
+    .await
 }
 
 #[tokio::test]
@@ -101,12 +115,8 @@ async fn an_adopted_lane_is_linked_to_the_neighbours_of_its_adopter() {
     let c = start(folder.path(), "c", &server, &[&a, &b]);
     a.json(&["push", "t.Kept", "--data", "kept"]).await;
     a.kill();
-    let adopter = wait_until("the lane to be adopted", async || {
-        let (owner, epoch, state) = lane(&server, &a.ready.lane).await;
-        let adopted = epoch > 1 && state == "owned";
-        if adopted { Ok(owner) } else { Err(format!("{state} by {owner}, epoch {epoch}")) }
-    })
-    .await;
+    let adopted = |epoch, state: &str| epoch > 1 && state == "owned";
+    let adopter = wait_until_lane(&server, &a.ready.lane, "be adopted", adopted).await;
     let (other, name) = if adopter == "b" { (&c, "c") } else { (&b, "b") };
     let guest = format!("{adopter}.{}", &a.ready.lane[..8]);
     wait_until("a link of the other node to the adopted lane", async || {

@@ -12,6 +12,7 @@ mod driver;
 pub mod edge;
 pub mod embedded;
 mod failover;
+mod files;
 mod gate;
 pub mod history;
 mod inbox;

@@ -15,7 +15,7 @@ use crate::embedded::{
 };
 use crate::history::{HistoryError, Rebuilding, Rebuilt};
 use crate::node::NodeError;
-use crate::store::portable::{self, Carried, Imported, Moved, Pieces};
+use crate::store::portable::{self, Carried, Imported, Moved, Piece, carry};
 use crate::store::{CassandraIntake, PostgresIntake};
 use read::{ReadLane, read_lane};
 
@@ -92,7 +92,7 @@ impl ReadLane for ToHistory<'_> {
         self,
         store: &mut S,
         (lane, claimed): (LaneId, &Claimed),
-        mut step: impl AsyncFnMut(Carried) -> Result<(), StoreError>,
+        step: impl AsyncFnMut(Carried) -> Result<(), StoreError>,
     ) -> Result<HistoryRebuilt, StoreError> {
         let unusable = |error: HistoryError| match error {
             HistoryError::Kept { .. } => StoreError::Refused(error.to_string()),
@@ -102,19 +102,13 @@ impl ReadLane for ToHistory<'_> {
         };
         let (dir, options) = (&self.0.data_dir, history_options(self.0));
         let mut history = Rebuilding::begin(dir, lane, claimed.last, options).map_err(unusable)?;
-        let mut carried = Carried::none_of(claimed);
-        let mut pieces = Pieces::of(store, claimed);
-        loop {
-            let records = pieces.next().await?;
-            if records.is_empty() {
-                break;
+        let take = async |records: Piece| {
+            for (number, record) in records {
+                history.take(number, &record).map_err(unusable)?;
             }
-            for (number, record) in &records {
-                history.take(*number, record).map_err(unusable)?;
-            }
-            carried.add(&records);
-            step(carried).await?;
-        }
+            Ok(())
+        };
+        let carried = carry(store, claimed, take, step).await?;
         let rebuilt = history.finish().map_err(unusable)?;
         Ok(HistoryRebuilt { lane, carried, rebuilt })
     }

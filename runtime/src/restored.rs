@@ -14,6 +14,7 @@ use dpc_core::record::{Entry, entries};
 use dpc_core::store::{Appended, StoreError};
 use dpc_core::{Core, Effect, Effects, Input, Limits, Now, Settings};
 
+use crate::files::sync_folder;
 use crate::node::{append, claim, read, recover};
 use crate::store::{Embedded, Options};
 
@@ -188,8 +189,7 @@ fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     std::fs::rename(from, to).map_err(|e| io("cannot rename", from, &e))?;
     let parent =
         to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let synced = std::fs::File::open(parent).and_then(|dir| dir.sync_all());
-    synced.map_err(|e| io("cannot sync the folder of", to, &e))
+    sync_folder(parent).map_err(|e| io("cannot sync the folder of", to, &e))
 }
 
 fn io(what: &str, path: &Path, error: &std::io::Error) -> StoreError {

@@ -355,7 +355,7 @@ where
     /// An adopted lane gets links to this node's neighbours: what they want need not pass through this
     /// node's own lane, which would be written twice for it.
     fn link_guests(&mut self) {
-        let Host { hub: own, .. } = &self.host;
+        let own = &self.host.hub;
         let links = own.links.ready_links().into_iter().map(|(_, lane, _)| lane);
         let others = links.filter(|lane| own.guests.get(*lane).is_none());
         let neighbours: Vec<LaneId> = others.take(NEIGHBOURS_MAX).collect();

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::files::if_there;
+
 /// The database.
 pub(super) const FILE: &str = "history.db";
 /// The database of a lane that the node had before, or of before a rebuild: nothing reads it.
@@ -61,11 +63,4 @@ fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(JOURNAL);
     name.into()
-}
-
-fn if_there(done: io::Result<()>) -> io::Result<()> {
-    match done {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
 }

@@ -1,7 +1,6 @@
 //! A history made anew from a whole log, for `dpc store rebuild-history`. The one that is there
 //! stays until the new one is whole, and is kept beside it then.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +12,7 @@ use super::book::Book;
 use super::db::DbResult;
 use super::worker::SYNC_BYTES;
 use super::{HistoryError, HistoryOptions, folder};
+use crate::files::sync_folder;
 
 /// A history that is being made anew. Dropping it leaves what was there before as it was, and a file
 /// that the next try removes.
@@ -97,7 +97,7 @@ fn replace(path: &Path, fresh: &Path) -> io::Result<Option<PathBuf>> {
     let dir = path.parent().expect("a file has a folder");
     let before = folder::keep_before(dir)?;
     folder::rename(fresh, path)?;
-    File::open(dir).and_then(|dir| dir.sync_all())?;
+    sync_folder(dir)?;
     Ok(before)
 }
 

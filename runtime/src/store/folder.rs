@@ -22,6 +22,7 @@ use dpc_core::store::StoreError;
 
 use super::head::Head;
 use super::{damaged, io_error};
+use crate::files::{if_there, sync_folder};
 use crate::history;
 
 /// The version of the folder's layout that this program makes, and the highest it opens.
@@ -374,13 +375,6 @@ fn new_lane() -> std::io::Result<LaneId> {
     Ok(lane)
 }
 
-pub(super) fn if_there(removed: std::io::Result<()>) -> std::io::Result<()> {
-    match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// Writes a file that is there, whole, when this returns.
 fn write_synced(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = File::create(path)?;
@@ -394,10 +388,6 @@ fn replace(folder: &Path, name: &str, text: &str) -> std::io::Result<()> {
     write_synced(&new, text)?;
     fs::rename(&new, folder.join(name))?;
     sync_folder(folder)
-}
-
-pub(super) fn sync_folder(path: &Path) -> std::io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 fn text(lane: LaneId, store: &str) -> String {

@@ -15,6 +15,7 @@ use crate::cli::show::time;
 use crate::cli::stop::Stop;
 use crate::config::{Config, StoreKind};
 use crate::embedded::{cassandra_options, postgres_options};
+use crate::files::sync_folder;
 use crate::relocate::{self, Exported, HistoryRebuilt, kind_of};
 use crate::store::portable::{Carried, Imported, Moved};
 use crate::store::{Tables, cassandra_tables, postgres_tables};
@@ -205,8 +206,7 @@ async fn export_to(
     let exported = relocate::export(config, writer, step).await.map_err(failed)?;
     file.as_file().sync_all().map_err(|error| local(to, &error))?;
     file.persist_noclobber(to).map_err(|error| local(to, &error.error))?;
-    let synced = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(|error| local(dir, &error))?;
+    sync_folder(dir).map_err(|error| local(dir, &error))?;
     Ok(exported)
 }
 

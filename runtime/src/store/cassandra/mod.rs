@@ -74,7 +74,6 @@ pub fn cassandra_password() -> Option<String> {
 }
 
 /// What every connection to a cluster needs to know.
-#[derive(Clone)]
 pub(super) struct Way {
     pub(super) address: Address,
     password: Option<String>,

@@ -22,46 +22,46 @@ pub(crate) struct Carried {
 
 impl Carried {
     /// Nothing yet of a lane as it was claimed.
-    pub(crate) fn none_of(claimed: &Claimed) -> Self {
+    pub(super) fn none_of(claimed: &Claimed) -> Self {
         let total = (claimed.last.0 + 1).saturating_sub(claimed.first.0);
         Self { total, ..Self::default() }
     }
 
     /// Counts records.
-    pub(crate) fn add(&mut self, records: &[(RecordNumber, Bytes)]) {
+    fn add(&mut self, records: &[(RecordNumber, Bytes)]) {
         self.records += records.len() as u64;
         self.bytes += records.iter().map(|(_, record)| record.len() as u64).sum::<u64>();
     }
 }
 
-/// The log of a lane that was claimed, piece by piece.
-pub(crate) struct Pieces<'a, S> {
-    store: &'a mut S,
-    next: RecordNumber,
-    last: RecordNumber,
-}
+/// Records that were read at once, with their numbers.
+pub(crate) type Piece = Vec<(RecordNumber, Bytes)>;
 
-impl<'a, S: Store> Pieces<'a, S> {
-    /// From the first record on.
-    pub(crate) fn of(store: &'a mut S, claimed: &Claimed) -> Self {
-        Self { store, next: claimed.first, last: claimed.last }
-    }
-
-    /// The next records; none at the end. The store has checked them.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`] of the store, or [`StoreError::Damaged`] if a record is missing.
-    pub(crate) async fn next(&mut self) -> Result<Vec<(RecordNumber, Bytes)>, StoreError> {
-        if self.next > self.last {
-            return Ok(Vec::new());
-        }
-        let records = read(self.store, self.next, STEP_BYTES).await?;
+/// Reads the whole log of a lane that was claimed. Each piece goes to `take`, checked by the store, and
+/// `step` is told then how far that was. Returns how far it was in the end.
+///
+/// # Errors
+///
+/// [`StoreError`] of the store, of `take` or of `step`, and [`StoreError::Damaged`] if a record is
+/// missing.
+pub(crate) async fn carry<S: Store>(
+    store: &mut S,
+    claimed: &Claimed,
+    mut take: impl AsyncFnMut(Piece) -> Result<(), StoreError>,
+    mut step: impl AsyncFnMut(Carried) -> Result<(), StoreError>,
+) -> Result<Carried, StoreError> {
+    let mut carried = Carried::none_of(claimed);
+    let mut next = claimed.first;
+    while next <= claimed.last {
+        let records = read(store, next, STEP_BYTES).await?;
         let Some((number, _)) = records.last() else {
-            let (place, what) = (format!("record {}", self.next), "it is missing".into());
+            let (place, what) = (format!("record {next}"), "it is missing".into());
             return Err(StoreError::Damaged { place, what });
         };
-        self.next = number.next();
-        Ok(records)
+        next = number.next();
+        carried.add(&records);
+        take(records).await?;
+        step(carried).await?;
     }
+    Ok(carried)
 }

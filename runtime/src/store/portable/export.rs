@@ -8,7 +8,7 @@ use dpc_proto::{google, v1};
 use tokio::io::AsyncWrite;
 use v1::exported_frame::Frame;
 
-use super::carry::{Carried, Pieces};
+use super::carry::{Carried, Piece, carry};
 use super::frames::FrameWriter;
 
 /// Writes a lane that was claimed. The claim keeps everybody else from changing it; `step` is told
@@ -23,24 +23,18 @@ pub(crate) async fn export<S: Store>(
     (lane, kind): (LaneId, &str),
     claimed: &Claimed,
     to: impl AsyncWrite + Unpin,
-    mut step: impl AsyncFnMut(Carried) -> Result<(), StoreError>,
+    step: impl AsyncFnMut(Carried) -> Result<(), StoreError>,
 ) -> Result<Carried, StoreError> {
     let mut frames = FrameWriter::begin(to).await.map_err(unwritten)?;
     frames.put(Frame::Begin(begin(lane, kind, claimed))).await.map_err(unwritten)?;
-    let mut carried = Carried::none_of(claimed);
-    let mut pieces = Pieces::of(store, claimed);
-    loop {
-        let records = pieces.next().await?;
-        if records.is_empty() {
-            break;
-        }
-        carried.add(&records);
+    let write = async |records: Piece| {
         for (number, record) in records {
             let record = v1::ExportedRecord { number: number.0, record };
             frames.put(Frame::Record(record)).await.map_err(unwritten)?;
         }
-        step(carried).await?;
-    }
+        Ok(())
+    };
+    let carried = carry(store, claimed, write, step).await?;
     let end = v1::ExportedEnd { records: carried.records, bytes: carried.bytes };
     frames.put(Frame::End(end)).await.map_err(unwritten)?;
     frames.finish().await.map_err(unwritten)?;

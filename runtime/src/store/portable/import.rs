@@ -13,10 +13,11 @@ use dpc_core::store::StoreError;
 use dpc_core::{Limits, Now};
 use tokio::io::AsyncRead;
 
-use super::super::folder::{IMPORTING, if_there, lock, sign, sync_folder};
+use super::super::folder::{IMPORTING, lock, sign};
 use super::super::io_error;
 use super::carry::Carried;
 use super::unpack::unpack;
+use crate::files::{if_there, sync_folder};
 use crate::restored::bring_over;
 
 /// What an import has made.

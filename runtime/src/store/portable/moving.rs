@@ -19,7 +19,7 @@ use dpc_core::store::{Claimed, StoreError};
 
 use super::super::embedded::Embedded;
 use super::super::folder::{Moving, finish_move, give_up, moving};
-use super::carry::{Carried, Pieces};
+use super::carry::{Carried, Piece, carry};
 use crate::node::claim;
 
 /// A database that can take in a lane as a whole. Everything may be asked of it twice.
@@ -92,7 +92,12 @@ pub(crate) async fn move_lane(
         }
         (_, None) => {
             let row = head_of(lane, &claimed, owner(lane)?);
-            carried = copy(&mut store, to, lane, &claimed, &mut step).await?;
+            let write = async |records: Piece| to.write(lane, claimed.epoch, &records).await;
+            let told = async |carried| {
+                step(carried);
+                Ok(())
+            };
+            carried = carry(&mut store, &claimed, write, told).await?;
             let begun = Moving { to: target, epoch: claimed.epoch };
             give_up(data_dir, lane, kind, &begun)?;
             (claimed.epoch, to.publish(&row).await.map_err(unfinished)?)
@@ -116,26 +121,6 @@ fn head_of(lane: LaneId, claimed: &Claimed, owner: Owner) -> LaneRow {
         hash: last_hash,
         began: last,
         first,
-    }
-}
-
-async fn copy(
-    store: &mut Embedded,
-    to: &mut impl Intake,
-    lane: LaneId,
-    claimed: &Claimed,
-    step: &mut impl FnMut(Carried),
-) -> Result<Carried, StoreError> {
-    let mut carried = Carried::none_of(claimed);
-    let mut pieces = Pieces::of(store, claimed);
-    loop {
-        let records = pieces.next().await?;
-        if records.is_empty() {
-            return Ok(carried);
-        }
-        to.write(lane, claimed.epoch, &records).await?;
-        carried.add(&records);
-        step(carried);
     }
 }
 
