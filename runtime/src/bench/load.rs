@@ -51,12 +51,14 @@ pub(super) async fn push(
 ) -> Result<(), Failure> {
     let share = plan.objects / plan.producers as u64;
     let rest = plan.objects % plan.producers as u64;
+    let payloads = Payloads::of(plan.size);
     let producers = (0..plan.producers).map(|n| {
         let client = stage.pushing();
         let objects = share + u64::from((n as u64) < rest);
         let producer = Producer {
             types: stage.types().to_vec(),
-            payloads: Payloads::of(plan.size),
+            payloads: payloads.clone(),
+            first: n as u64 * share,
             window: Window { objects: (plan.window / plan.producers).max(1), bytes: 64 << 20 },
             room: room.cloned(),
             pushed: Arc::clone(pushed),
@@ -69,6 +71,8 @@ pub(super) async fn push(
 struct Producer {
     types: Vec<String>,
     payloads: Payloads,
+    /// Which of them is its first: what producers push at the same moment differs, too.
+    first: u64,
     window: Window,
     room: Option<Room>,
     pushed: Arc<AtomicU64>,
@@ -88,7 +92,7 @@ impl Producer {
                 places -= 1;
             }
             let ty = types.next().expect("a plan has a type");
-            pusher.send(Object::new(ty, self.payloads.nth(n))).await?;
+            pusher.send(Object::new(ty, self.payloads.nth(self.first + n))).await?;
             self.pushed.fetch_add(1, Ordering::Relaxed);
         }
         pusher.close().await
@@ -104,7 +108,8 @@ pub(super) fn payload(size: usize) -> Bytes {
 }
 
 /// Payloads one after the other, of which none is like those around it: a store that packs what lies
-/// together finds nothing in them.
+/// together finds nothing in them. Clones share their bytes.
+#[derive(Clone)]
 struct Payloads {
     pool: Bytes,
     size: usize,
