@@ -144,7 +144,7 @@ async fn a_lane_has_one_owner_that_commits() {
     .await;
 }
 
-/// Clients that push, each one object after the other.
+/// Clients that push, and clients that settle.
 const PUSHERS: usize = 16;
 
 /// Settles of each of so many seconds.
@@ -174,11 +174,10 @@ async fn a_node_that_stands_still_costs_less_than_half() {
     let folder = folder();
     let nodes = ["a", "b", "c"].map(|name| start(folder.path(), name, &flags, &[]));
     let shared = Shared::default();
-    let mut clients = Vec::new();
-    for n in 0..PUSHERS {
-        clients.push(pusher(client(&[&nodes[n % nodes.len()]]), shared.clone()));
-    }
-    let subscribers = nodes.each_ref().map(|node| subscriber(client(&[node]), shared.clone()));
+    // As many settle as push, each one object after the other, or a backlog would be left behind.
+    let at = |n: usize| client(&[&nodes[n % nodes.len()]]);
+    let pushers: Vec<_> = (0..PUSHERS).map(|n| pusher(at(n), shared.clone())).collect();
+    let subscribers: Vec<_> = (0..PUSHERS).map(|n| subscriber(at(n), shared.clone())).collect();
     let middle = |rates: &[usize]| {
         let mut sorted = rates.to_vec();
         sorted.sort_unstable();
@@ -194,7 +193,7 @@ async fn a_node_that_stands_still_costs_less_than_half() {
         assert!(beside * 2 >= before, "node {paused}: {beside} a second, {before} before");
     }
     look(&shared, |known| known.stop = true);
-    for pusher in clients {
+    for pusher in pushers {
         pusher.await.expect("no pusher panics");
     }
     wait_until_settled(&shared).await;

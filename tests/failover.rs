@@ -91,6 +91,35 @@ async fn what_a_node_held_that_is_lost_for_ever_is_delivered_by_the_others() {
     assert_eq!(taken[0]["id"], parked.as_str());
 }
 
+/// What a neighbour of the adopter wants does not pass through the adopter's own lane.
+#[tokio::test]
+async fn an_adopted_lane_is_linked_to_the_neighbours_of_its_adopter() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = folder();
+    let mut a = start(folder.path(), "a", &server, &[]);
+    let b = start(folder.path(), "b", &server, &[&a]);
+    let c = start(folder.path(), "c", &server, &[&a, &b]);
+    a.json(&["push", "t.Kept", "--data", "kept"]).await;
+    a.kill();
+    let adopter = wait_until("the lane to be adopted", async || {
+        let (owner, epoch, state) = lane(&server, &a.ready.lane).await;
+        let adopted = epoch > 1 && state == "owned";
+        if adopted { Ok(owner) } else { Err(format!("{state} by {owner}, epoch {epoch}")) }
+    })
+    .await;
+    let (other, name) = if adopter == "b" { (&c, "c") } else { (&b, "b") };
+    let guest = format!("{adopter}.{}", &a.ready.lane[..8]);
+    wait_until("a link of the other node to the adopted lane", async || {
+        let nodes = other.json(&["node", "ls"]).await;
+        let linked = nodes.iter().any(|node| node["node"] == *guest && node["link"] == "up");
+        if linked { Ok(()) } else { Err(format!("{nodes:?}")) }
+    })
+    .await;
+    let taken = other.json(&["subscribe", "t.Kept", "--count", "1"]).await;
+    assert_eq!(taken[0]["path"], serde_json::json!([guest, name]), "{taken:?}");
+    wait_until_retired(&server, &a.ready.lane).await;
+}
+
 #[tokio::test]
 async fn a_node_that_was_stopped_is_fenced_and_comes_back_with_a_new_lane() {
     let Some(server) = Postgres::start() else { return };

@@ -153,3 +153,47 @@ async fn a_lane_moves_to_postgres_while_clients_wait() {
     let parked = node.json(&["parked", "ls"]).await;
     assert_eq!(parked[0]["id"], ids[2].as_str());
 }
+
+#[tokio::test]
+async fn a_history_is_made_anew_from_the_lane_whatever_store_keeps_it() {
+    let Some(server) = Postgres::start() else { return };
+    let folder = folder();
+    for (name, flags) in [("own", Vec::new()), ("shared", database(&server))] {
+        let extra: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let mut node = Node::start(folder.path(), name, &extra);
+        let ids = fill(&node).await;
+        let told = async |node: &Node| {
+            let ended = node.json(&["object", "get", &ids[3]]).await.remove(0);
+            (ended, node.json(&["object", "trace", &ids[3]]).await)
+        };
+        let before = told(&node).await;
+        assert_eq!(before.0["state"], "final");
+        assert!(!before.1.is_empty(), "decisions are known");
+        let running = store(&["rebuild-history"], node.data(), &flags).await;
+        assert_eq!(running.error()["reason"], "STORE_REFUSED", "{}", running.stderr);
+        assert_eq!(node.stop(), Some(0));
+
+        // What is there is worthless: a whole new one takes its place, and it is kept.
+        let (history, kept) =
+            (node.data().join("history.db"), node.data().join("history.db.before"));
+        std::fs::write(&history, "no database").expect("writes");
+        let rebuilt = done(&store(&["rebuild-history"], node.data(), &flags).await);
+        assert_eq!(rebuilt["lane"], node.ready.lane.as_str());
+        assert!(rebuilt["records"].as_u64() > Some(0), "{rebuilt}");
+        let again = store(&["rebuild-history"], node.data(), &flags).await;
+        assert!(again.stderr.contains("move it away or delete it"), "{}", again.stderr);
+        assert_eq!(rebuilt["before"], kept.to_str().expect("text"));
+        assert!(rebuilt["kept_since"].is_null(), "the lane is whole: {rebuilt}");
+        assert_eq!(std::fs::read(&kept).expect("is kept"), b"no database");
+        let made = std::fs::read(&history).expect("the new one is in its place before any start");
+        assert!(made.starts_with(b"SQLite format 3"), "{} bytes", made.len());
+        assert!(!node.data().join("history.db.rebuilding").exists());
+
+        node.start_again_with(&extra);
+        assert_eq!(told(&node).await, before, "it tells the same story");
+        assert!(!node.data().join("history.db.damaged-1").exists(), "the new one is sound");
+        assert_eq!(node.stop(), Some(0));
+    }
+    let none = store(&["rebuild-history"], &folder.path().join("nowhere"), &[]).await;
+    assert!(none.stderr.contains("there is no lane in"), "{}", none.stderr);
+}

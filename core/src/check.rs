@@ -85,6 +85,8 @@ impl Core {
             let known: BTreeSet<RecordNumber> = q.paged_records().collect();
             assert_eq!(known, records, "records of queue {i}");
         }
+        let reading: usize = self.queues.iter().map(|q| q.reading.len()).sum();
+        assert_eq!(self.loads.pages(), reading, "pages being read");
         self.check_counts(counts);
     }
 

@@ -277,7 +277,7 @@ impl Core {
     /// The commit point: the ends and MOVED, in one record.
     fn write_estate_moved(&mut self, n: u64, id: TransferId, receiver: Name, moving: Vec<Legacy>) {
         let bytes: usize = moving.iter().map(|l| 400 + l.object.marks.len() * 80).sum();
-        self.lane.reserve(bytes + 128 + moving.len() * 12);
+        self.lane.reserve_group(bytes + 128 + moving.len() * 12);
         let mut shadows = BTreeSet::new();
         for legacy in &moving {
             self.end_legacy(id, legacy);
@@ -336,7 +336,7 @@ impl Core {
         self.make_way(&estate.objects, fx);
         let reasons = estate.parked.iter().map(|(_, reason)| reason.len()).sum::<usize>();
         let bytes: usize = estate.objects.iter().map(entry_bytes).sum();
-        self.lane.reserve(bytes + reasons + estate.objects.len() * 64);
+        self.lane.reserve_group(bytes + reasons + estate.objects.len() * 64);
         let peer = self.mesh.link(link).expect("checked").name.clone();
         let (mut items, mut refused, mut kept_out) = (Vec::new(), Vec::new(), false);
         for (i, object) in (0u32..).zip(estate.objects.iter()) {

@@ -154,7 +154,7 @@ impl Core {
         let id = offer.transfer;
         self.make_way(&offer.objects, fx);
         let bytes: usize = offer.objects.iter().map(entry_bytes).sum();
-        self.lane.reserve(bytes + offer.objects.len() * 64);
+        self.lane.reserve_group(bytes + offer.objects.len() * 64);
         let peer = Arc::clone(&self.mesh.link(link).expect("checked").who);
         let (mut items, mut refused, mut kept_out) = (Vec::new(), Vec::new(), false);
         for (i, object) in offer.objects.iter().enumerate() {

@@ -15,7 +15,7 @@ use crate::planted::{Bug, planted};
 use crate::record::{
     End, Entry, Header, How, Standing, Writer, write_decision, write_end, write_object,
 };
-use crate::store::Claimed;
+use crate::store::{Claimed, RECORD_BYTES_MAX};
 use crate::time::{Mono, Now};
 
 /// The log's writing end.
@@ -121,6 +121,14 @@ impl Lane {
             let full = self.open_next();
             self.closed.push_back(full);
         }
+    }
+
+    /// The same for many entries of which each was reckoned at its largest: together they are far less.
+    /// A record that is nearly full is closed before them, another one may grow beyond the target. By
+    /// their reckoned size alone offers would stand in half-empty records, each with a commit to pay.
+    pub(crate) fn reserve_group(&mut self, bytes: usize) {
+        let fits = self.open.writer.len() + bytes < RECORD_BYTES_MAX / 2;
+        self.reserve(if fits { bytes.min(self.target / 8) } else { bytes });
     }
 
     /// Opens the next record and gives the one before. It begins with the room that the one before

@@ -151,6 +151,8 @@ pub const TAKE_MAX: u32 = 100;
 pub const TAKE_WAIT_MAX: Span = Span::secs(60);
 /// Most pages being read at once.
 pub const LOADS_MAX: usize = 16;
+/// Most pages being read at once for one queue: as many as are taken from it while a page is read.
+pub const QUEUE_LOADS_MAX: usize = 8;
 /// Most requests that wait for an id to be looked up.
 pub const RESOLVING_MAX: usize = 4_096;
 /// Most objects of one offer.

@@ -9,9 +9,10 @@ use crate::catalogue::{QueueId, Shelf};
 use crate::core::Core;
 use crate::effect::{Effect, Effects};
 use crate::ids::{Loc, ObjectId, RecordNumber};
-use crate::limits::LOADS_MAX;
+use crate::limits::{LOADS_MAX, QUEUE_LOADS_MAX};
 use crate::object::Object;
 use crate::planted::{Bug, planted};
+use crate::queues::Reading;
 use crate::record::{Entry, How};
 use crate::scan::ScanId;
 
@@ -81,10 +82,8 @@ impl Core {
         for purpose in purposes {
             match purpose {
                 Purpose::Queue(queue) => {
-                    self.loads.pages -= 1;
-                    self.queues.get_mut(queue).loading = false;
                     pages = true;
-                    self.bring_in(record, queue, bytes.len(), &entries, fx);
+                    self.on_page(record, queue, bytes.len(), &entries, fx);
                 }
                 Purpose::Resolve(id, at) => self.on_resolve_loaded(id, at, &entries, fx),
                 Purpose::Scan(scan) => self.on_scan_loaded(scan, record, &entries, fx),
@@ -94,27 +93,72 @@ impl Core {
         if pages {
             self.bring_in_others(record, bytes.len(), &entries, fx);
             for queue in std::mem::take(&mut self.loads.starved) {
-                self.want_page(queue, fx);
+                self.want_page(queue, 0, fx);
             }
         }
     }
 
-    /// Asks for a queue's next page when its front runs low.
-    pub(crate) fn want_page(&mut self, queue: QueueId, fx: &mut Effects) {
+    /// Asks for a queue's next pages when its front runs low: for one, and for more if subscribers
+    /// here and peers (`beyond`) would take more than a window's objects while it is read.
+    pub(crate) fn want_page(&mut self, queue: QueueId, beyond: u64, fx: &mut Effects) {
+        let window_objects = self.limits.window_objects;
         let q = self.queues.get(queue);
         let full = self.memory.waiting_bytes >= self.limits.window_bytes && !q.window.is_empty();
-        if q.loading || q.window.len() >= (self.limits.window_objects / 4).max(1) || full {
+        if q.window.len() >= (window_objects / 4).max(1) || full || q.paged.is_empty() {
             return;
         }
-        let Some((_, record)) = q.paged.first() else { return };
-        if self.loads.pages >= LOADS_MAX {
-            self.loads.starved.insert(queue);
+        let here: u64 = q.groups.iter().map(|group| self.subs.group(*group).free).sum();
+        let windows = here.saturating_add(beyond) / window_objects.max(1) as u64;
+        let most = usize::try_from(windows).unwrap_or(usize::MAX).clamp(1, QUEUE_LOADS_MAX);
+        while self.queues.get(queue).reading.len() < most {
+            let Some(record) = self.queues.get(queue).next_page() else { return };
+            if self.loads.pages >= LOADS_MAX {
+                self.loads.starved.insert(queue);
+                return;
+            }
+            self.loads.pages += 1;
+            self.queues.get_mut(queue).reading.push_back(Reading { record, early: false });
+            self.load(record, Purpose::Queue(queue), fx);
+        }
+    }
+
+    /// A page of a queue has been read. One that overtakes an earlier one is not used: the order of
+    /// the objects would be lost. It is read again in its turn.
+    fn on_page(
+        &mut self,
+        record: RecordNumber,
+        queue: QueueId,
+        size: usize,
+        entries: &[(Loc, Entry)],
+        fx: &mut Effects,
+    ) {
+        let q = self.queues.get_mut(queue);
+        let at = q.reading.iter().position(|reading| reading.record == record);
+        let at = at.expect("a page is read for a queue that has asked for it");
+        if at > 0 && q.paged_records().next() != Some(record) {
+            q.reading[at].early = true;
             return;
         }
-        let record = *record;
-        self.loads.pages += 1;
-        self.queues.get_mut(queue).loading = true;
-        self.load(record, Purpose::Queue(queue), fx);
+        q.reading.remove(at);
+        self.loads.pages -= 1;
+        self.bring_in(record, queue, size, entries, fx);
+        self.read_early_again(queue, fx);
+    }
+
+    /// The page whose turn it is came too early: it is read again, unless what it held has been written
+    /// elsewhere or taken since. Then its record may be gone.
+    fn read_early_again(&mut self, queue: QueueId, fx: &mut Effects) {
+        while let Some(next) = self.queues.get_mut(queue).reading.front_mut()
+            && next.early
+        {
+            next.early = false;
+            let record = next.record;
+            if self.queues.get(queue).paged_records().any(|paged| paged == record) {
+                return self.load(record, Purpose::Queue(queue), fx);
+            }
+            self.queues.get_mut(queue).reading.pop_front();
+            self.loads.pages -= 1;
+        }
     }
 
     /// Brings the ready objects of one queue in from a record that has been read.

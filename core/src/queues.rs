@@ -1,7 +1,7 @@
 //! Types and their queues. A queue holds the ready objects of one type that the same processors
 //! have handled, in the order of arrival: its front in memory, the rest in the catalogue.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
@@ -51,10 +51,18 @@ pub(crate) struct Queue {
     pub(crate) paged_count: u64,
     /// Local groups that may take its objects.
     pub(crate) groups: Vec<GroupId>,
-    /// A page is being read for it.
-    pub(crate) loading: bool,
+    /// Pages being read for it, in the order in which they were asked for.
+    pub(crate) reading: VecDeque<Reading>,
     /// Something waits in it that nobody in reach wants.
     pub(crate) no_demand: bool,
+}
+
+/// A page that is being read.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Reading {
+    pub(crate) record: RecordNumber,
+    /// It came before its turn, and is read again then.
+    pub(crate) early: bool,
 }
 
 /// All types and queues.
@@ -75,6 +83,12 @@ impl Queue {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.window.is_empty() && self.paged_count == 0
+    }
+
+    /// The page to read next: the first one that is not being read already.
+    pub(crate) fn next_page(&self) -> Option<RecordNumber> {
+        let is_read = |record: &RecordNumber| self.reading.iter().any(|it| it.record == *record);
+        self.paged_records().find(|record| !is_read(record))
     }
 
     /// The records that hold the rest.
@@ -179,7 +193,7 @@ impl Queues {
             paged: BTreeSet::new(),
             paged_count: 0,
             groups,
-            loading: false,
+            reading: VecDeque::new(),
             no_demand: false,
         });
         let before = self.ty_mut(ty).queues.insert(handled.to_vec(), id);

@@ -146,7 +146,8 @@ impl Core {
         if ways.iter().any(|way| way.open > 0 && is_full(way)) {
             self.transfers.crowded.insert(queue);
         }
-        self.want_page(queue, fx);
+        let beyond = ways.iter().filter(|way| !way.paused).map(|way| way.open).sum();
+        self.want_page(queue, beyond, fx);
     }
 
     /// The least (distance, outstanding over window) among the ways that are open to an object;

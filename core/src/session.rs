@@ -215,7 +215,7 @@ impl Core {
             self.last_fed = Some(group);
             self.note_delivery(group, delivery.object.id, delivery.object.moves);
             fx.push(Effect::Deliver(key.0, Box::new(delivery)));
-            self.want_page(queue, fx);
+            self.want_page(queue, 0, fx);
         }
         true
     }
@@ -236,7 +236,7 @@ impl Core {
             !empty
         });
         for queue in on_disk {
-            self.want_page(queue, fx);
+            self.want_page(queue, 0, fx);
         }
         if let Some(queue) = found {
             self.subs.group_mut(group).cursor = queue;

@@ -121,7 +121,7 @@ impl Core {
             let delivery = self.lease(slot, Holder::Taker, processor, span);
             self.note_delivery(group, delivery.object.id, delivery.object.moves);
             taken.push(delivery);
-            self.want_page(queue, fx);
+            self.want_page(queue, 0, fx);
         }
         if !taken.is_empty() {
             self.end_take(n, Answer::Taken(taken), fx);

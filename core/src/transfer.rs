@@ -368,7 +368,7 @@ impl Core {
     /// Writes the commit point of a transfer: its ends and MOVED, in one record.
     fn write_moved(&mut self, n: u64, id: TransferId, receiver: Name, slots: Vec<Slot>) {
         let bytes: usize = slots.iter().map(|s| 400 + self.object(*s).marks.len() * 80).sum();
-        self.lane.reserve(bytes + 128 + slots.len() * 12);
+        self.lane.reserve_group(bytes + 128 + slots.len() * 12);
         let mut shadows = BTreeSet::new();
         for slot in &slots {
             shadows.insert(self.memory.get(*slot).at);

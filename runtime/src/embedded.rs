@@ -143,6 +143,7 @@ pub(crate) fn cassandra_options(config: &Config) -> CassandraOptions {
     CassandraOptions {
         url: config.store.url.clone().expect("a checked configuration has it"),
         password: cassandra_password(),
+        tls: config.store.tls(),
         create_tables: config.store.create_tables,
         patience: config.store.patience.0,
     }
@@ -412,14 +413,18 @@ fn history(
     last: RecordNumber,
     reports: Reports,
 ) -> Result<(History, RecordNumber), NodeError> {
-    let options = HistoryOptions {
+    History::open(&config.data_dir, lane, last, history_options(config), reports)
+        .map_err(|error| NodeError::History(error.to_string()))
+}
+
+/// The bounds of a history.
+pub(crate) fn history_options(config: &Config) -> HistoryOptions {
+    HistoryOptions {
         bytes: config.history.bytes.0,
         time: Span::from(config.history.time.0),
         lag: config.history.lag.0,
         ..HistoryOptions::default()
-    };
-    History::open(&config.data_dir, lane, last, options, reports)
-        .map_err(|error| NodeError::History(error.to_string()))
+    }
 }
 
 async fn listen(key: &'static str, address: &str) -> Result<TcpListen, NodeError> {

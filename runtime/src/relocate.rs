@@ -1,24 +1,23 @@
-//! What `dpc store export`, `import` and `move` do with the lane of a configuration. The node must
-//! not run: its folder is locked while it does, and locked here.
+//! What `dpc store export`, `import`, `move` and `rebuild-history` do with the lane of a
+//! configuration. The node must not run: its folder is locked while it does, and locked here.
 
-use std::path::Path;
+mod read;
 
 use dpc_core::ids::{Incarnation, LaneId};
-use dpc_core::shared::{Owner, SharedStore};
-use dpc_core::store::StoreError;
+use dpc_core::shared::Owner;
+use dpc_core::store::{Claimed, Store, StoreError};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use crate::config::{Config, StoreKind};
 use crate::edge::{Clock, Entropy, OsEntropy};
-use crate::embedded::{advertised, cassandra_options, limits, postgres_options, setup};
-use crate::failover::{OwnLane, take_lane_again};
-use crate::node::{NodeError, claim};
-use crate::store::portable::{self, Carried, Imported, Moved};
-use crate::store::{
-    CassandraDatabase, CassandraIntake, Embedded, Options, PostgresDatabase, PostgresIntake, Seat,
+use crate::embedded::{
+    advertised, cassandra_options, history_options, limits, postgres_options, setup,
 };
+use crate::history::{HistoryError, Rebuilding, Rebuilt};
+use crate::node::NodeError;
+use crate::store::portable::{self, Carried, Imported, Moved, Pieces};
+use crate::store::{CassandraIntake, PostgresIntake};
+use read::{ReadLane, read_lane};
 
 /// A lane that was exported.
 pub(crate) struct Exported {
@@ -35,93 +34,89 @@ pub(crate) fn kind_of(config: &Config) -> &'static str {
 ///
 /// # Errors
 ///
-/// [`StoreError::Refused`] if there is no lane, a node serves it, or another node has taken it over;
-/// whatever keeps it from being read or written.
+/// As of [`read_lane`]; whatever keeps it from being written.
 pub(crate) async fn export(
     config: &Config,
     to: impl AsyncWrite + Unpin,
     step: impl FnMut(Carried),
 ) -> Result<Exported, StoreError> {
-    let dir = &config.data_dir;
-    if !dir.join("FORMAT").exists() {
-        return Err(StoreError::Refused(format!("there is no lane in {}", dir.display())));
-    }
-    match config.store.kind {
-        StoreKind::Embedded => export_embedded(dir, to, step).await,
-        StoreKind::Postgres => {
-            let open = |owner| PostgresDatabase::open(postgres_options(config), owner);
-            export_shared(config, open, to, step).await
-        }
-        StoreKind::Cassandra => {
-            let open = |owner| CassandraDatabase::open(cassandra_options(config), owner);
-            export_shared(config, open, to, step).await
-        }
+    read_lane(config, ToFile { to, kind: kind_of(config) }, step).await
+}
+
+struct ToFile<W> {
+    to: W,
+    kind: &'static str,
+}
+
+impl<W: AsyncWrite + Unpin> ReadLane for ToFile<W> {
+    type Done = Exported;
+
+    async fn read<S: Store>(
+        self,
+        store: &mut S,
+        (lane, claimed): (LaneId, &Claimed),
+        step: impl AsyncFnMut(Carried) -> Result<(), StoreError>,
+    ) -> Result<Exported, StoreError> {
+        let carried = portable::export(store, (lane, self.kind), claimed, self.to, step).await?;
+        Ok(Exported { lane, carried })
     }
 }
 
-async fn export_embedded(
-    dir: &Path,
-    to: impl AsyncWrite + Unpin,
-    mut step: impl FnMut(Carried),
-) -> Result<Exported, StoreError> {
-    let (mut store, lane) = Embedded::open(dir, &Options::default())?;
-    let claimed = claim(&mut store).await?;
-    let told = async |carried| {
-        step(carried);
-        Ok(())
-    };
-    let carried = portable::export(&mut store, (lane, "embedded"), &claimed, to, told).await?;
-    Ok(Exported { lane, carried })
+/// A history that was made anew, of the lane that was read for it.
+pub(crate) struct HistoryRebuilt {
+    pub(crate) lane: LaneId,
+    pub(crate) carried: Carried,
+    pub(crate) rebuilt: Rebuilt,
 }
 
-async fn export_shared<D: SharedStore>(
+/// Makes the history of a configuration's data folder anew from the lane.
+///
+/// # Errors
+///
+/// As of [`read_lane`]; [`StoreError::Refused`] if a history of before an earlier rebuild is still
+/// kept; [`StoreError::Io`] if the new one cannot be written. The one that was there
+/// is as it was then.
+pub(crate) async fn rebuild_history(
     config: &Config,
-    open: impl FnOnce(Owner) -> Result<D, StoreError>,
-    to: impl AsyncWrite + Unpin,
-    mut step: impl FnMut(Carried),
-) -> Result<Exported, StoreError> {
-    let kind = kind_of(config);
-    let seat = Seat::open(&config.data_dir, kind)?;
-    let lane = seat.lane();
-    let owner = owner_of(config, lane)?;
-    let name = owner.name.clone();
-    let mut database = open(owner)?;
-    let mut beats = Beats::new(config);
-    // Whoever owns a lane and does not beat is declared dead, and the lane is gone.
-    beats.beat(&mut database).await?;
-    let OwnLane { mut store, claimed } =
-        take_lane_again(&mut database, &seat, &name, config.store.patience.0).await?;
-    let told = async |carried| {
-        step(carried);
-        beats.beat(&mut database).await
-    };
-    let carried = portable::export(&mut store, (lane, kind), &claimed, to, told).await?;
-    Ok(Exported { lane, carried })
+    step: impl FnMut(Carried),
+) -> Result<HistoryRebuilt, StoreError> {
+    read_lane(config, ToHistory(config), step).await
 }
 
-/// The beats of a process that owns a lane while it reads it.
-struct Beats {
-    number: u64,
-    every: std::time::Duration,
-    last: Option<Instant>,
-}
+struct ToHistory<'a>(&'a Config);
 
-impl Beats {
-    fn new(config: &Config) -> Self {
-        Self { number: 0, every: config.limits.heartbeat.0, last: None }
-    }
+impl ReadLane for ToHistory<'_> {
+    type Done = HistoryRebuilt;
 
-    /// Beats if it is time to.
-    async fn beat(&mut self, database: &mut impl SharedStore) -> Result<(), StoreError> {
-        if self.last.is_some_and(|last| last.elapsed() < self.every) {
-            return Ok(());
+    async fn read<S: Store>(
+        self,
+        store: &mut S,
+        (lane, claimed): (LaneId, &Claimed),
+        mut step: impl AsyncFnMut(Carried) -> Result<(), StoreError>,
+    ) -> Result<HistoryRebuilt, StoreError> {
+        let unusable = |error: HistoryError| match error {
+            HistoryError::Kept { .. } => StoreError::Refused(error.to_string()),
+            HistoryError::Unusable { .. } | HistoryError::Newer { .. } => {
+                StoreError::Io(error.to_string())
+            }
+        };
+        let (dir, options) = (&self.0.data_dir, history_options(self.0));
+        let mut history = Rebuilding::begin(dir, lane, claimed.last, options).map_err(unusable)?;
+        let mut carried = Carried::none_of(claimed);
+        let mut pieces = Pieces::of(store, claimed);
+        loop {
+            let records = pieces.next().await?;
+            if records.is_empty() {
+                break;
+            }
+            for (number, record) in &records {
+                history.take(*number, record).map_err(unusable)?;
+            }
+            carried.add(&records);
+            step(carried).await?;
         }
-        self.number += 1;
-        self.last = Some(Instant::now());
-        let (done, answer) = oneshot::channel();
-        database.beat(self.number, Box::new(move |beaten| drop(done.send(beaten))));
-        let gone = |_| Err(StoreError::Io("the store ended without an answer".into()));
-        answer.await.unwrap_or_else(gone)
+        let rebuilt = history.finish().map_err(unusable)?;
+        Ok(HistoryRebuilt { lane, carried, rebuilt })
     }
 }
 

@@ -21,6 +21,15 @@ impl Cassandra {
     /// Starts a cluster of so many nodes, if what it needs is installed; `tests/run` says so if it
     /// is not.
     pub fn start(nodes: u8) -> Option<Self> {
+        Self::start_with(nodes, |_| Vec::new())
+    }
+
+    /// The same, with settings of the script: `NET`, `CONFIG` and others. Files that they name may
+    /// be in the folder of the cluster, which goes with it.
+    pub fn start_with(
+        nodes: u8,
+        settings: impl FnOnce(&Path) -> Vec<(&'static str, String)>,
+    ) -> Option<Self> {
         let found = script().arg("bin").output().expect("the script is there");
         if !found.status.success() {
             println!("nothing was tested: {}", String::from_utf8_lossy(&found.stderr));
@@ -33,6 +42,7 @@ impl Cassandra {
             .arg("with")
             .arg(&folder)
             .arg(nodes.to_string())
+            .envs(settings(&folder))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

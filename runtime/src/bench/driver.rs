@@ -1,12 +1,14 @@
 //! The database of a store by its driver alone: what nodes are to be compared with.
 
+use std::time::Duration;
+
 use dpc_core::limits::Limits;
 
 use super::load;
 use super::meter::{Meter, Used};
 use super::plan::{Plan, Where};
 use crate::cli::failure::Failure;
-use crate::store::{cassandra_bare, cassandra_password, postgres_bare};
+use crate::store::{CassandraOptions, cassandra_bare, cassandra_password, postgres_bare};
 
 /// Writes at least as many objects as the plan has, packed as tightly as can be into records of the
 /// size that nodes aim at; for Postgres each object is a row, and a batch has that size. Returns how
@@ -20,7 +22,14 @@ pub(super) async fn measure(plan: &Plan) -> Result<(u64, Used), Failure> {
     let took = match store {
         "cassandra" => {
             let record = load::payload(objects * plan.size);
-            cassandra_bare(url, cassandra_password(), record, records).await
+            let options = CassandraOptions {
+                url: url.to_owned(),
+                password: cassandra_password(),
+                tls: None,
+                create_tables: true,
+                patience: Duration::ZERO,
+            };
+            cassandra_bare(&options, record, records).await
         }
         _ => postgres_bare(url, &load::payload(plan.size), objects, records).await,
     };

@@ -70,7 +70,7 @@ pub(super) async fn push(
         let objects = share + u64::from(n < rest);
         let producer = Producer {
             types: stage.types().to_vec(),
-            payload: payload(plan.size),
+            payloads: Payloads::of(plan.size),
             window: Window { objects: (plan.window / plan.producers).max(1), bytes: 64 << 20 },
             room: room.cloned(),
             pushed: Arc::clone(pushed),
@@ -82,7 +82,7 @@ pub(super) async fn push(
 
 struct Producer {
     types: Vec<String>,
-    payload: Bytes,
+    payloads: Payloads,
     window: Window,
     room: Option<Room>,
     pushed: Arc<AtomicU64>,
@@ -102,7 +102,7 @@ impl Producer {
                 places -= 1;
             }
             let ty = types.next().expect("a plan has a type");
-            pusher.send(Object::new(ty, self.payload.clone())).await?;
+            pusher.send(Object::new(ty, self.payloads.nth(n))).await?;
             self.pushed.fetch_add(1, Ordering::Relaxed);
         }
         pusher.close().await
@@ -115,6 +115,27 @@ pub(super) fn payload(size: usize) -> Bytes {
     let mut bytes = vec![0; size];
     hash.fill(&mut bytes);
     bytes.into()
+}
+
+/// Payloads one after the other, of which none is like those around it: a store that packs what lies
+/// together finds nothing in them.
+struct Payloads {
+    pool: Bytes,
+    size: usize,
+}
+
+impl Payloads {
+    /// Bytes after which payloads come again: more than a record has.
+    const POOL_BYTES: usize = 4 << 20;
+
+    fn of(size: usize) -> Self {
+        Self { pool: payload(Self::POOL_BYTES + size), size }
+    }
+
+    fn nth(&self, n: u64) -> Bytes {
+        let at = (n as usize).wrapping_mul(self.size) % Self::POOL_BYTES;
+        self.pool.slice(at..at + self.size)
+    }
 }
 
 /// What subscribers have done so far.

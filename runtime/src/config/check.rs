@@ -103,10 +103,10 @@ fn check_store(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
     check_tls(loaded, errors);
 }
 
-/// The files of TLS belong together, and to Postgres.
+/// The files of TLS belong together, and to a database.
 fn check_tls(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
     let Store { kind, tls_ca, tls_cert, tls_key, .. } = &loaded.config.store;
-    if *kind != StoreKind::Postgres {
+    if *kind == StoreKind::Embedded {
         let files =
             [("store.tls_ca", tls_ca), ("store.tls_cert", tls_cert), ("store.tls_key", tls_key)];
         let set = files.into_iter().find_map(|(key, file)| Some((key, file.as_ref()?)));

@@ -125,16 +125,22 @@ fn unknown_keys_name_the_nearest_one_and_their_origin() {
 
 #[test]
 fn the_files_of_tls_belong_together() {
-    let postgres = ["store.kind=postgres", "store.url=postgresql://db/dpc"];
+    let databases = ["postgres", "cassandra"].map(|kind| {
+        let scheme = if kind == "postgres" { "postgresql" } else { kind };
+        [format!("store.kind={kind}"), format!("store.url={scheme}://db/dpc")]
+    });
     for (set, missing) in [
         (&["store.tls_cert=a.pem"][..], "store.tls_key"),
         (&["store.tls_key=a.key"], "store.tls_cert"),
         (&["store.tls_cert=a.pem", "store.tls_key=a.key"], "store.tls_ca"),
     ] {
-        let set = postgres.iter().chain(set).map(|&text| text.to_owned()).collect();
-        let errors = Sources { set, ..Sources::default() }.load().expect_err("one is missing");
-        assert_eq!(errors.0.len(), 1, "{errors:?}");
-        assert_eq!(errors.0[0].key(), Some(missing), "{errors:?}");
+        for database in &databases {
+            let files = set.iter().map(|&text| text.to_owned());
+            let set = database.iter().cloned().chain(files).collect();
+            let errors = Sources { set, ..Sources::default() }.load().expect_err("one is missing");
+            assert_eq!(errors.0.len(), 1, "{errors:?}");
+            assert_eq!(errors.0[0].key(), Some(missing), "{errors:?}");
+        }
     }
 }
 

@@ -37,6 +37,9 @@ const PROBE: Duration = Duration::from_secs(1);
 /// How long an adopted lane rests that could not be run, before it is tried again.
 const REST: Duration = Duration::from_secs(30);
 
+/// The most neighbours of this node that an adopted lane gets links to.
+const NEIGHBOURS_MAX: usize = 16;
+
 /// How long adopted lanes are given to write their last records when the process ends.
 const GUESTS_END: Duration = Duration::from_secs(10);
 
@@ -339,18 +342,40 @@ where
             // The driver notes what is in doubt when it turns.
             hub.feed_now(Input::Wake);
             for lane in hub.doubts() {
-                let Some(row) = self.members.lane(lane) else { continue };
-                if row.state == LaneState::Retired {
+                if self.members.lane(lane).is_some_and(|row| row.state == LaneState::Retired) {
                     hub.feed_now(Input::LaneRetired(lane));
-                    continue;
+                } else {
+                    self.dial(&hub, lane);
                 }
-                let (dialer, address) = (self.host.dialer.clone(), row.owner.address.to_string());
-                let key = (hub.identity.lane, lane);
-                let hub = Arc::clone(&hub);
-                self.dialling
-                    .entry(key)
-                    .or_insert_with(|| tokio::spawn(dial_lane(hub, dialer, address, lane)));
             }
         }
+        self.link_guests();
+    }
+
+    /// An adopted lane gets links to this node's neighbours: what they want need not pass through this
+    /// node's own lane, which would be written twice for it.
+    fn link_guests(&mut self) {
+        let Host { hub: own, .. } = &self.host;
+        let links = own.links.ready_links().into_iter().map(|(_, lane, _)| lane);
+        let others = links.filter(|lane| own.guests.get(*lane).is_none());
+        let neighbours: Vec<LaneId> = others.take(NEIGHBOURS_MAX).collect();
+        for hub in self.host.hub.guests.all() {
+            let linked = hub.links.ready_links();
+            for lane in &neighbours {
+                if linked.iter().all(|(_, known, _)| known != lane) {
+                    self.dial(&hub, *lane);
+                }
+            }
+        }
+    }
+
+    /// Dials the owner of a lane, as the list of lanes has it, for one of the lanes that run here.
+    fn dial(&mut self, hub: &Arc<Hub>, lane: LaneId) {
+        let Some(row) = self.members.lane(lane) else { return };
+        let (dialer, address) = (self.host.dialer.clone(), row.owner.address.to_string());
+        let hub = Arc::clone(hub);
+        self.dialling
+            .entry((hub.identity.lane, lane))
+            .or_insert_with(|| tokio::spawn(dial_lane(hub, dialer, address, lane)));
     }
 }

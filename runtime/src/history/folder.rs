@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 
 /// The database.
 pub(super) const FILE: &str = "history.db";
+/// The database of a lane that the node had before, or of before a rebuild: nothing reads it.
+pub(super) const BEFORE: &str = "history.db.before";
+/// The database that a rebuild has not finished.
+pub(super) const REBUILDING: &str = "history.db.rebuilding";
 const ASIDE: &str = "history.db.damaged-";
 const JOURNAL: &str = "-journal";
 
@@ -24,9 +28,26 @@ pub(super) fn put_aside(path: &Path) -> io::Result<PathBuf> {
         }
     }
     let aside = folder.join(format!("{ASIDE}{n}"));
-    if_there(fs::rename(path, &aside))?;
-    if_there(fs::rename(beside(path), beside(&aside)))?;
+    rename(path, &aside)?;
     Ok(aside)
+}
+
+/// Moves the history of a data folder out of the way, to where the one of before was, if there is
+/// one. The folder is not synced.
+pub(crate) fn keep_before(dir: &Path) -> io::Result<Option<PathBuf>> {
+    let (path, before) = (dir.join(FILE), dir.join(BEFORE));
+    if !path.exists() {
+        return Ok(None);
+    }
+    remove(&before)?;
+    rename(&path, &before)?;
+    Ok(Some(before))
+}
+
+/// Renames a database with its journal, if it is there.
+pub(super) fn rename(path: &Path, to: &Path) -> io::Result<()> {
+    if_there(fs::rename(path, to))?;
+    if_there(fs::rename(beside(path), beside(to)))
 }
 
 /// Removes the database and its journal. The journal goes last: without it the database might be

@@ -28,6 +28,7 @@ mod inbox;
 mod index;
 mod pack;
 mod query;
+mod rebuild;
 mod rows;
 mod state;
 #[cfg(test)]
@@ -49,7 +50,9 @@ use tokio::sync::oneshot;
 
 use book::Book;
 use db::DbError;
+pub(crate) use folder::keep_before;
 use inbox::{Ask, Query, Shared, Stop};
+pub(crate) use rebuild::{Rebuilding, Rebuilt};
 pub use rows::{
     Counts, Finished, List, ListQuery, Outcome, OutcomeKind, StatsQuery, StatsRow, TRACE_FIRST,
     TRACE_LAST, Trace, TraceLine,
@@ -102,6 +105,13 @@ pub enum HistoryError {
         path: PathBuf,
         /// What happened.
         what: String,
+    },
+    /// What was kept of an earlier one would go.
+    #[error("{} is there: it was kept when the history was last made anew; move it away or delete it",
+             path.display())]
+    Kept {
+        /// The file.
+        path: PathBuf,
     },
     /// A later program wrote it.
     #[error("history {}: format {found} is newer than {}, the newest this program reads; \

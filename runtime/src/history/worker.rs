@@ -328,4 +328,4 @@ impl Drop for Ended {
 /// Time between two tries of what has failed.
 const RETRY: Duration = Duration::from_secs(2);
 /// Bytes written at which a sync is due.
-const SYNC_BYTES: u64 = 32 << 20;
+pub(super) const SYNC_BYTES: u64 = 32 << 20;

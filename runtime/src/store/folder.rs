@@ -22,15 +22,12 @@ use dpc_core::store::StoreError;
 
 use super::head::Head;
 use super::{damaged, io_error};
+use crate::history;
 
 /// The version of the folder's layout that this program makes, and the highest it opens.
 const FORMAT: u32 = 1;
 
 const TITLE: &str = "dpc data folder";
-
-/// Where the history of a lane stays that the folder has no more: its database, and its journal.
-const HISTORY_BEFORE: [(&str, &str); 2] =
-    [("history.db", "history.db.before"), ("history.db-journal", "history.db.before-journal")];
 
 /// The file that says that the lane was adopted and is empty for good.
 const RETIRED: &str = "RETIRED";
@@ -179,9 +176,7 @@ impl Folder {
     /// Gives a folder whose lane is kept elsewhere another, new one.
     pub(super) fn renew(&mut self, store: &str) -> Result<LaneId, StoreError> {
         let renew = || -> std::io::Result<LaneId> {
-            for (history, before) in HISTORY_BEFORE {
-                if_there(fs::rename(self.path.join(history), self.path.join(before)))?;
-            }
+            history::keep_before(&self.path)?;
             if_there(fs::remove_dir_all(self.path.join("index")))?;
             if_there(fs::remove_file(self.path.join("CLAIMED")))?;
             sync_folder(&self.path)?;

@@ -27,6 +27,7 @@ mod folder;
 mod head;
 mod index;
 mod log;
+mod pack;
 pub(crate) mod portable;
 mod postgres;
 mod precheck;
@@ -35,6 +36,8 @@ mod rescue;
 mod seat;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod testing_tls;
 mod tls;
 #[cfg(test)]
 mod torture;

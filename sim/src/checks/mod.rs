@@ -280,7 +280,7 @@ impl Checker {
                 self.p03_repeated(token, content, seen);
                 self.p01_settle_is_durable(token, version, content);
                 self.p04_emits_are_there(settle);
-                self.p05_ended(token.lane, token.n);
+                self.p05_settled(token);
             }
             Answer::RefusedAt(_, refusal) | Answer::Refused(refusal) => {
                 seen.add("settle refused");
@@ -304,7 +304,7 @@ impl Checker {
         }
         self.p04_p08_transaction(lane, tokens, transaction, answer);
         if matches!(answer, Answer::Done(_)) {
-            tokens.iter().for_each(|(token, _)| self.p05_ended(token.lane, token.n));
+            tokens.iter().for_each(|(token, _)| self.p05_settled(token));
         }
     }
 

@@ -64,7 +64,14 @@ impl Checker {
         self.p05_ended(lane, lease);
     }
 
-    /// A lease has ended: settled, run out, or taken away by a person.
+    /// A lease has been settled, perhaps one of an incarnation before: each counts its leases anew.
+    pub(crate) fn p05_settled(&mut self, token: &Token) {
+        if let Some(of_lane) = self.leased.get_mut(&token.lane) {
+            of_lane.retain(|_, held| (held.epoch, held.lease) != (token.epoch, token.n));
+        }
+    }
+
+    /// A lease has ended without a settle: run out, or taken away by a person.
     pub(crate) fn p05_ended(&mut self, lane: LaneId, lease: u64) {
         if let Some(of_lane) = self.leased.get_mut(&lane) {
             of_lane.retain(|_, held| held.lease != lease);

@@ -11,12 +11,14 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::progress::Progress;
+use crate::cli::show::time;
 use crate::cli::stop::Stop;
 use crate::config::{Config, StoreKind};
-use crate::embedded::postgres_options;
-use crate::relocate::{self, Exported, kind_of};
+use crate::embedded::{cassandra_options, postgres_options};
+use crate::relocate::{self, Exported, HistoryRebuilt, kind_of};
 use crate::store::portable::{Carried, Imported, Moved};
-use crate::store::{Tables, cassandra_password, cassandra_tables, postgres_tables};
+use crate::store::{Tables, cassandra_tables, postgres_tables};
+use crate::wire::timestamp;
 
 /// What to do with the store.
 #[derive(Debug, clap::Subcommand)]
@@ -51,6 +53,13 @@ pub(crate) enum StoreCommand {
     #[command(after_help = "Example:\n  dpc store move --data-dir ./dpc-data \
         --set store.kind=postgres --set store.url=postgresql://dpc@db/dpc")]
     Move(ConfigArgs),
+    /// Make the history of a node that does not run anew, from its lane.
+    ///
+    /// For a history that kept counts only while it was behind (HISTORY_BEHIND), or that you do not
+    /// trust. What the lane no longer holds is not in the new one: the old one stays beside it. A
+    /// damaged history needs no command: the node puts it aside and makes it anew by itself.
+    #[command(after_help = "Example:\n  dpc store rebuild-history --data-dir ./dpc-data")]
+    RebuildHistory(ConfigArgs),
 }
 
 /// A file, and whose lane is meant.
@@ -99,9 +108,24 @@ struct ShownMove<'a> {
     before: &'a Path,
 }
 
+#[derive(Serialize)]
+struct ShownHistory<'a> {
+    store: &'static str,
+    lane: String,
+    records: u64,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept_since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<&'a Path>,
+}
+
 pub(crate) async fn run(command: StoreCommand, output: &mut Output) -> Result<Exit, Failure> {
     let args = match &command {
-        StoreCommand::Init(args) | StoreCommand::Check(args) | StoreCommand::Move(args) => args,
+        StoreCommand::Init(args)
+        | StoreCommand::Check(args)
+        | StoreCommand::Move(args)
+        | StoreCommand::RebuildHistory(args) => args,
         StoreCommand::Export(args) | StoreCommand::Import(args) => &args.config,
     };
     let config = match args.sources().load() {
@@ -118,11 +142,13 @@ pub(crate) async fn run(command: StoreCommand, output: &mut Output) -> Result<Ex
         StoreCommand::Export(args) => unless_stopped(export(&config, &args.file, output)).await,
         StoreCommand::Import(args) => unless_stopped(import(&config, &args.file, output)).await,
         StoreCommand::Move(_) => unless_stopped(move_lane(&config, output)).await,
+        StoreCommand::RebuildHistory(_) => unless_stopped(rebuild_history(&config, output)).await,
     }
 }
 
 /// Whatever is cut off here leaves nothing that counts: an export its temporary file, which goes
-/// with it; an import what no node serves from; a move what the next try takes up.
+/// with it; an import what no node serves from; a move what the next try takes up; a rebuild a file
+/// that the next one removes.
 async fn unless_stopped(
     work: impl Future<Output = Result<Exit, Failure>>,
 ) -> Result<Exit, Failure> {
@@ -231,6 +257,32 @@ async fn move_lane(config: &Config, output: &mut Output) -> Result<Exit, Failure
     Ok(Exit::Done)
 }
 
+async fn rebuild_history(config: &Config, output: &mut Output) -> Result<Exit, Failure> {
+    let mut shown = Shown::new("records read");
+    let done = relocate::rebuild_history(config, |carried| shown.step(carried, output)).await;
+    let HistoryRebuilt { lane, carried: Carried { records, bytes, .. }, rebuilt } =
+        done.map_err(failed)?;
+    shown.finish(output);
+    let (store, lane) = (kind_of(config), lane.to_string());
+    let kept_since = rebuilt.kept_since.and_then(|since| time(timestamp(since)));
+    let before = rebuilt.before.as_deref();
+    if output.is_json() {
+        output.json(&ShownHistory { store, lane, records, bytes, kept_since, before })?;
+    } else {
+        let since = kept_since.map_or_else(String::new, |since| {
+            format!("; decisions are known since {since}, where the lane begins now")
+        });
+        output.text(&format!(
+            "the history of lane {lane} was made anew from {records} records{since}"
+        ))?;
+        if let Some(before) = before {
+            let before = before.display();
+            output.text(&format!("the one before is {before}, to be deleted by you"))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
 /// How far a lane has been carried, as people see it.
 struct Shown {
     what: &'static str,
@@ -281,10 +333,9 @@ async fn show_tables(config: &Config, create: bool, output: &mut Output) -> Resu
 }
 
 async fn tables(config: &Config, create: bool) -> Result<Tables, Failure> {
-    let url = || config.store.url.as_deref().expect("a checked configuration has it");
     let tables = match config.store.kind {
         StoreKind::Postgres => postgres_tables(&postgres_options(config), create).await,
-        StoreKind::Cassandra => cassandra_tables(url(), cassandra_password(), create).await,
+        StoreKind::Cassandra => cassandra_tables(&cassandra_options(config), create).await,
         StoreKind::Embedded => {
             let text = "store.kind is \"embedded\": its folder is made by the first `dpc serve`, and \
                         checked by every one; init and check are for a database";

@@ -9,10 +9,9 @@ use scylla::statement::Statement;
 use uuid::Uuid;
 
 use super::super::trouble::Trouble;
-use super::address::Address;
 use super::head::condition;
 use super::session::{Link, connect, trouble, unprepared};
-use super::{cassandra_tables, check_password};
+use super::{CassandraOptions, Way, cassandra_tables};
 
 /// Tables of its own, gone again afterwards.
 const TABLES: [(&str, &str); 2] = [
@@ -27,18 +26,16 @@ const TABLES: [(&str, &str); 2] = [
 ///
 /// [`StoreError`] at the first thing that goes wrong; nothing is tried again.
 pub(crate) async fn cassandra_bare(
-    url: &str,
-    password: Option<String>,
+    options: &CassandraOptions,
     record: Bytes,
     records: u64,
 ) -> Result<Duration, StoreError> {
-    let address = Address::parse(url)?;
-    check_password(&address, password.as_deref())?;
+    let way = Way::of(options)?;
     // Makes the keyspace, too.
-    cassandra_tables(url, password.clone(), true).await?;
+    cassandra_tables(options, true).await?;
     let write = async || {
-        let link = connect(&address, password.as_deref()).await?;
-        let keyspace = &address.keyspace;
+        let link = connect(&way).await?;
+        let keyspace = &way.address.keyspace;
         for (table, columns) in TABLES {
             let make = format!("CREATE TABLE IF NOT EXISTS {keyspace}.{table} ({columns})");
             link.ask(&make, ()).await?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use dpc_core::ids::{Epoch, Incarnation, LaneId, RecordNumber};
+use dpc_core::limits::QUEUE_LOADS_MAX;
 use dpc_core::shared::{Changed, LaneRow, Owner, Set, SharedStore, Table, Update};
 use dpc_core::store::{Done, StoreError};
 use futures_util::StreamExt;
@@ -15,15 +16,14 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::super::remote::{self, Lane, QUEUE_COUNT_MAX, Read, Remote, Requests, dead, full};
 use super::super::trouble::Trouble;
-use super::address::Address;
 use super::head::{Heads, bits, signed, unreadable, unsigned};
 use super::keeper::Keeper;
 use super::reader::{self, Bucket, Reader};
 use super::session::Connection;
-use super::{Cassandra, CassandraOptions, check_password};
+use super::{Cassandra, CassandraOptions, Way};
 
-/// Reads of a lane under way at a time: pages of several queues, and ids that somebody asks for.
-const READS_AT_ONCE: usize = 8;
+/// Reads of a lane under way at a time: as many pages as core asks for ahead of one queue.
+const READS_AT_ONCE: usize = QUEUE_LOADS_MAX;
 
 /// A process's handle of the cluster. The storage thread ends when it and all lanes are dropped.
 pub struct CassandraDatabase {
@@ -48,12 +48,11 @@ impl CassandraDatabase {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Refused`] if the address cannot be understood, or names a user and there is no
-    /// password.
+    /// [`StoreError::Refused`] if the address cannot be understood, if it names a user and there is
+    /// no password, or if a file of TLS cannot be used.
     pub fn open(options: CassandraOptions, owner: Owner) -> Result<Self, StoreError> {
-        let CassandraOptions { url, password, create_tables, patience } = options;
-        let address = Address::parse(&url)?;
-        check_password(&address, password.as_deref())?;
+        let way = Way::of(&options)?;
+        let CassandraOptions { create_tables, patience, .. } = options;
         let failed = |error: std::io::Error| {
             StoreError::Io(format!("cannot start the storage thread: {error}"))
         };
@@ -62,7 +61,7 @@ impl CassandraDatabase {
         let (asks, asked) = mpsc::channel(QUEUE_COUNT_MAX);
         let me = owner.incarnation;
         let thread = std::thread::Builder::new().name("dpc-store".into()).spawn(move || {
-            let connection = Connection::new(address, password, create_tables);
+            let connection = Connection::new(way, create_tables);
             let heads = Heads::new(connection, patience);
             tokio::task::LocalSet::new().block_on(&runtime, run(heads, me, asked));
         });

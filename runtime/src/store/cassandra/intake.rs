@@ -7,12 +7,11 @@ use dpc_core::store::StoreError;
 
 use super::super::portable::Intake;
 use super::super::trouble::{Trouble, persist};
-use super::address::Address;
 use super::head::{Heads, bits, condition, signed, uuid};
 use super::keeper::write_once;
 use super::reader::Bucket;
 use super::session::Connection;
-use super::{CassandraOptions, check_password};
+use super::{CassandraOptions, Way};
 
 /// See the module. It may be written to again after a fault: a record is the same each time, and
 /// of several tries the one under the highest epoch is read.
@@ -26,14 +25,11 @@ impl CassandraIntake {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Refused`] if the address cannot be understood, or names a user and there is no
-    /// password.
+    /// As of [`Way::of`].
     pub(crate) fn open(options: CassandraOptions) -> Result<Self, StoreError> {
-        let CassandraOptions { url, password, create_tables, patience } = options;
-        let address = Address::parse(&url)?;
-        check_password(&address, password.as_deref())?;
-        let keyspace = address.keyspace.clone();
-        let heads = Heads::new(Connection::new(address, password, create_tables), patience);
+        let way = Way::of(&options)?;
+        let keyspace = way.address.keyspace.clone();
+        let heads = Heads::new(Connection::new(way, options.create_tables), options.patience);
         Ok(Self { keyspace, heads })
     }
 

@@ -14,6 +14,7 @@ use dpc_core::shared::{Changed, LaneRow, LaneState, Owner, Set, Update};
 use dpc_core::store::{Claimed, RECORD_BYTES_MAX, StoreError};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
+use super::super::pack::packed;
 use super::super::remote::{Keep, tip};
 use super::super::trouble::{Patience, Trouble, persist};
 use super::head::{Heads, signed, uuid};
@@ -149,6 +150,7 @@ pub(super) async fn write_once(
     record: &Bytes,
 ) -> Result<(), Trouble> {
     let open = connection.open().await?;
+    let record = packed(record);
     let parts = i32::try_from(record.len().div_ceil(PART_BYTES)).expect("asserted above");
     let key = (uuid(lane), signed(Bucket::of(number).0), signed(number.0), signed(epoch.0));
     let write = |(part, bytes): (i32, &[u8])| {

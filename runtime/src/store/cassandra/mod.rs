@@ -30,10 +30,12 @@ use bytes::Bytes;
 use dpc_core::ids::{Epoch, RecordNumber};
 use dpc_core::shared::SharedLane;
 use dpc_core::store::{Appended, Claimed, Done, ReadDone, Store, StoreError};
+use scylla::client::session::TlsContext;
 use tokio::sync::mpsc;
 
 use super::Tables;
 use super::remote::Remote;
+use super::tls::TlsFiles;
 use super::trouble::Trouble;
 pub(crate) use address::{ACCEPTED, Address};
 pub(crate) use bare::cassandra_bare;
@@ -49,6 +51,8 @@ pub struct CassandraOptions {
     pub url: String,
     /// The password of the user that the address names, if it names one.
     pub password: Option<String>,
+    /// TLS, and whom to trust and what to show; without it there is none.
+    pub tls: Option<TlsFiles>,
     /// Make the keyspace and the tables if they are not there.
     pub create_tables: bool,
     /// How long an outage may last before the node gives up.
@@ -69,12 +73,31 @@ pub fn cassandra_password() -> Option<String> {
     std::env::var("CASSANDRA_PASSWORD").ok()
 }
 
-fn check_password(address: &Address, password: Option<&str>) -> Result<(), StoreError> {
-    if address.needs_password() && password.is_none() {
-        let why = "store.url names a user, and CASSANDRA_PASSWORD is not set";
-        return Err(StoreError::Refused(why.into()));
+/// What every connection to a cluster needs to know.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) address: Address,
+    password: Option<String>,
+    tls: Option<TlsContext>,
+}
+
+impl Way {
+    /// Reads the address and the files.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Refused`] if the address cannot be understood, if it names a user and there is
+    /// no password, or if a file of TLS cannot be used.
+    fn of(options: &CassandraOptions) -> Result<Self, StoreError> {
+        let address = Address::parse(&options.url)?;
+        let password = options.password.clone();
+        if address.needs_password() && password.is_none() {
+            let why = "store.url names a user, and CASSANDRA_PASSWORD is not set";
+            return Err(StoreError::Refused(why.into()));
+        }
+        let tls = options.tls.as_ref().map(TlsFiles::read).transpose()?;
+        Ok(Self { address, password, tls: tls.map(|tls| Arc::new(tls).into()) })
     }
-    Ok(())
 }
 
 /// Checks that a cluster has dpc's tables, which `create` makes if they are not there.
@@ -84,13 +107,10 @@ fn check_password(address: &Address, password: Option<&str>) -> Result<(), Store
 /// [`StoreError`] if the cluster cannot be reached, has no tables, those of another version, or
 /// those of nodes that fence their lanes by another quorum.
 pub async fn cassandra_tables(
-    url: &str,
-    password: Option<String>,
+    options: &CassandraOptions,
     create: bool,
 ) -> Result<Tables, StoreError> {
-    let address = Address::parse(url)?;
-    check_password(&address, password.as_deref())?;
-    Connection::new(address, password, create).tables().await.map_err(Trouble::into_error)
+    Connection::new(Way::of(options)?, create).tables().await.map_err(Trouble::into_error)
 }
 
 impl Store for Cassandra {
@@ -127,5 +147,7 @@ impl SharedLane for Cassandra {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;
 #[cfg(test)]
 mod torture;

@@ -15,6 +15,7 @@ use scylla::response::PagingState;
 use tokio::sync::watch;
 
 use super::super::chain::Tip;
+use super::super::pack::unpacked;
 use super::super::remote::Shared;
 use super::super::trouble::{Trouble, persist};
 use super::head::{Heads, signed, unreadable, unsigned, uuid};
@@ -232,14 +233,15 @@ impl Gathered {
         // A part that is missing leaves a record whose hash does not fit.
         if open.epoch == epoch && open.next == part.part {
             open.next += 1;
-            self.bytes += part.bytes.len();
             open.body.extend_from_slice(&part.bytes);
         }
     }
 
     fn close(&mut self) {
         if let Some(open) = self.open.take() {
-            self.records.push((RecordNumber(open.number), Bytes::from(open.body)));
+            let record = unpacked(Bytes::from(open.body));
+            self.bytes += record.len();
+            self.records.push((RecordNumber(open.number), record));
         }
     }
 

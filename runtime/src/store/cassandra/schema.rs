@@ -1,12 +1,13 @@
 //! The tables of dpc in a cluster: made, and recognised.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use dpc_core::store::StoreError;
+use scylla::value::CqlTimestamp;
 use uuid::Uuid;
 
 use super::super::Tables;
-use super::super::trouble::Trouble;
+use super::super::trouble::{Patience, Trouble};
 use super::address::Address;
 use super::head::{condition, unreadable};
 use super::session::{Link, trouble};
@@ -21,6 +22,10 @@ const ROW: &str = "dpc";
 /// a cluster may answer that it does not know yet what was made a moment ago.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// How long the whole of it is tried again: several nodes that make the tables at the same moment are
+/// in each other's way, and a busy cluster answers such statements late.
+const MAKING: Duration = Duration::from_secs(20);
 
 /// The tables, in the order in which they are made; the last one says that all are there.
 ///
@@ -37,7 +42,8 @@ const TABLES: [(&str, &str); 4] = [
         "lane_log",
         "lane uuid, bucket bigint, number bigint, epoch bigint, part int, parts int, record blob, \
          PRIMARY KEY ((lane, bucket), number, epoch, part)) \
-         WITH CLUSTERING ORDER BY (number ASC, epoch DESC, part ASC)",
+         WITH CLUSTERING ORDER BY (number ASC, epoch DESC, part ASC) \
+         AND compaction = {'class': 'SizeTieredCompactionStrategy', 'min_threshold': 16}",
     ),
     (
         "beat",
@@ -54,20 +60,48 @@ pub(super) async fn ensure(
     address: &Address,
     may_create: bool,
 ) -> Result<Tables, Trouble> {
+    let (mut patience, mut in_doubt) = (Patience::of(MAKING), false);
+    // By it a process recognises what it has signed, if the answer was lost.
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let stamp = CqlTimestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+    loop {
+        let failed = match ensure_once(link, address, may_create, (stamp, in_doubt)).await {
+            Err(Trouble::Refused(error)) => return Err(Trouble::Refused(error)),
+            Ok(tables) => return Ok(tables),
+            Err(failed) => failed,
+        };
+        in_doubt |= matches!(failed, Trouble::Lost(_));
+        if !may_create || !patience.wait().await {
+            return Err(failed);
+        }
+        tracing::debug!("the tables are not made yet: {failed:?}");
+    }
+}
+
+async fn ensure_once(
+    link: &Link,
+    address: &Address,
+    may_create: bool,
+    (stamp, in_doubt): (CqlTimestamp, bool),
+) -> Result<Tables, Trouble> {
     let mut found = version(link, address).await?;
-    let made = may_create && found.is_none() && create(link, address).await?;
+    let mut made = in_doubt && found.as_ref().is_some_and(|signed| signed.stamp == Some(stamp));
     if found.is_none() && may_create {
+        made = create(link, address, stamp).await?;
         // What the driver knows of the tables is what its last look has shown.
         let looked = link.session.refresh_metadata().await;
         looked.map_err(|error| Trouble::NotSent(error.to_string()))?;
         found = version(link, address).await?;
+        if found.is_none() {
+            return Err(Trouble::NotSent("the cluster does not show the new tables yet".into()));
+        }
     }
     let version = check(found, &link.fence(address), &address.keyspace);
     Ok(Tables { version: version.map_err(Trouble::Refused)?, made })
 }
 
 /// Makes keyspace and tables where they are not there. Says whether it was the one to finish it.
-async fn create(link: &Link, address: &Address) -> Result<bool, Trouble> {
+async fn create(link: &Link, address: &Address, stamp: CqlTimestamp) -> Result<bool, Trouble> {
     let Address { keyspace, replication, .. } = address;
     let make = format!(
         "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {} AND durable_writes = true",
@@ -81,18 +115,18 @@ async fn create(link: &Link, address: &Address) -> Result<bool, Trouble> {
             format!("CREATE TABLE IF NOT EXISTS {keyspace}.{name} ({columns} {with} id = {id}");
         apply(link, &make).await?;
     }
-    sign(link, address).await
+    sign(link, address, stamp).await
 }
 
 /// Notes version and fence, once. Says whether it was done just now.
-async fn sign(link: &Link, address: &Address) -> Result<bool, Trouble> {
+async fn sign(link: &Link, address: &Address, stamp: CqlTimestamp) -> Result<bool, Trouble> {
     let note = format!(
-        "INSERT INTO {}.schema_version (name, version, fence, made) \
-         VALUES (?, ?, ?, toTimestamp(now())) IF NOT EXISTS",
+        "INSERT INTO {}.schema_version (name, version, fence, made) VALUES (?, ?, ?, ?) \
+         IF NOT EXISTS",
         address.keyspace
     );
     let fence = link.fence(address);
-    let noted = link.ask(&note, (ROW, SCHEMA, fence)).await?;
+    let noted = link.ask(&note, (ROW, SCHEMA, fence, stamp)).await?;
     Ok(condition(noted)?.is_none())
 }
 
@@ -115,28 +149,42 @@ fn id_of(keyspace: &str, table: &str) -> Uuid {
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// Which version of the tables a keyspace has, and by whose quorum its lanes are fenced.
-async fn version(link: &Link, address: &Address) -> Result<Option<(i32, String)>, Trouble> {
+/// What was noted of the tables.
+struct Signed {
+    version: i32,
+    /// By whose quorum lanes are fenced.
+    fence: String,
+    /// When they were made, by the clock of whoever did.
+    stamp: Option<CqlTimestamp>,
+}
+
+/// What a keyspace's tables are signed with; nothing, if they are not all there.
+async fn version(link: &Link, address: &Address) -> Result<Option<Signed>, Trouble> {
     let tables = link.tables(&address.keyspace);
     if TABLES.iter().any(|(name, _)| !tables.contains(*name)) {
         return Ok(None);
     }
-    let ask =
-        format!("SELECT version, fence FROM {}.schema_version WHERE name = ?", address.keyspace);
+    let ask = format!(
+        "SELECT version, fence, made FROM {}.schema_version WHERE name = ?",
+        address.keyspace
+    );
     let rows = link.ask(&ask, (ROW,)).await?.into_rows_result().map_err(unreadable)?;
-    rows.maybe_first_row::<(i32, String)>().map_err(unreadable)
+    let row = rows.maybe_first_row::<(i32, String, Option<CqlTimestamp>)>().map_err(unreadable)?;
+    Ok(row.map(|(version, fence, stamp)| Signed { version, fence, stamp }))
 }
 
 /// Refuses tables that this program does not know how to use, and says what to do.
-fn check(found: Option<(i32, String)>, fence: &str, keyspace: &str) -> Result<i32, StoreError> {
+fn check(found: Option<Signed>, fence: &str, keyspace: &str) -> Result<i32, StoreError> {
     let why = match found {
-        Some((SCHEMA, signed)) if signed == fence => return Ok(SCHEMA),
-        Some((SCHEMA, signed)) => format!(
+        Some(Signed { version: SCHEMA, fence: signed, .. }) if signed == fence => {
+            return Ok(SCHEMA);
+        }
+        Some(Signed { version: SCHEMA, fence: signed, .. }) => format!(
             "the lanes in keyspace {keyspace} are fenced by {signed}, and this configuration would \
              fence them by {fence}: two such nodes could both own a lane; set dc and consistency in \
              store.url as the others have them"
         ),
-        Some((other, _)) => format!(
+        Some(Signed { version: other, .. }) => format!(
             "keyspace {keyspace} has version {other} of dpc's tables, and this program works with \
              version {SCHEMA}: use the dpc that made them"
         ),

@@ -18,8 +18,9 @@ use scylla::client::session_builder::SessionBuilder;
 use scylla::cluster::Node;
 use scylla::cluster::metadata::Strategy;
 use scylla::errors::{
-    ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
-    MetadataError, NewSessionError, PrepareError, RequestAttemptError,
+    BrokenConnectionError, BrokenConnectionErrorKind, ConnectionError, ConnectionPoolError,
+    ConnectionSetupRequestErrorKind, DbError, ExecutionError, FrameHeaderParseError, MetadataError,
+    NewSessionError, PrepareError, RequestAttemptError,
 };
 use scylla::policies::load_balancing::{
     DefaultPolicy, LoadBalancingPolicy, NodeIdentifier, SingleTargetLoadBalancingPolicy,
@@ -35,7 +36,9 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::super::Tables;
+use super::super::tls::refusal;
 use super::super::trouble::Trouble;
+use super::Way;
 use super::address::{Address, Quorum};
 use super::head::COLUMNS;
 use super::schema;
@@ -106,22 +109,21 @@ pub(super) struct Open {
 /// A way to the cluster, shared by all who use it.
 #[derive(Clone)]
 pub(super) struct Connection {
-    address: Rc<Address>,
-    password: Option<String>,
+    way: Rc<Way>,
     create_tables: bool,
     open: Rc<Mutex<Option<Rc<Open>>>>,
 }
 
 impl Connection {
-    pub(super) fn new(address: Address, password: Option<String>, create_tables: bool) -> Self {
-        Self { address: Rc::new(address), password, create_tables, open: Rc::default() }
+    pub(super) fn new(way: Way, create_tables: bool) -> Self {
+        Self { way: Rc::new(way), create_tables, open: Rc::default() }
     }
 
     /// Checks the tables of the cluster, on a connection that is not kept.
     pub(super) async fn tables(&self) -> Result<Tables, Trouble> {
-        let link = connect(&self.address, self.password.as_deref()).await?;
-        link.warn_of_risks(&self.address).await;
-        schema::ensure(&link, &self.address, self.create_tables).await
+        let link = connect(&self.way).await?;
+        link.warn_of_risks(&self.way.address).await;
+        schema::ensure(&link, &self.way.address, self.create_tables).await
     }
 
     /// The session, made now if there is none.
@@ -139,10 +141,10 @@ impl Connection {
 
     /// A new session.
     async fn make(&self) -> Result<Rc<Open>, Trouble> {
-        let link = connect(&self.address, self.password.as_deref()).await?;
-        schema::ensure(&link, &self.address, self.create_tables).await?;
-        link.warn_of_risks(&self.address).await;
-        let keyspace = self.address.keyspace.clone();
+        let link = connect(&self.way).await?;
+        schema::ensure(&link, &self.way.address, self.create_tables).await?;
+        link.warn_of_risks(&self.way.address).await;
+        let keyspace = self.way.address.keyspace.clone();
         let statements = prepare(&link, &keyspace).await?;
         Ok(Rc::new(Open { link, statements, keyspace }))
     }
@@ -270,7 +272,8 @@ impl Link {
 }
 
 /// Connects to the cluster, and finds out which data centre is meant.
-pub(super) async fn connect(address: &Address, password: Option<&str>) -> Result<Link, Trouble> {
+pub(super) async fn connect(way: &Way) -> Result<Link, Trouble> {
+    let Way { address, password, tls } = way;
     let (quorum, serial, only) = match address.quorum {
         Quorum::Local => {
             (Consistency::LocalQuorum, Consistency::LocalSerial, SerialConsistency::LocalSerial)
@@ -286,29 +289,70 @@ pub(super) async fn connect(address: &Address, password: Option<&str>) -> Result
         .keepalive_timeout(KEEPALIVE_TIMEOUT)
         .pool_size(PoolSize::PerHost(std::num::NonZeroUsize::MIN))
         .keyspaces_to_fetch([&*address.keyspace, USERS])
-        .schema_agreement_timeout(ANSWER_MAX * 3);
+        .schema_agreement_timeout(ANSWER_MAX * 3)
+        .tls_context(tls.clone());
     if let Some(user) = &address.user {
-        builder = builder.user(user, password.unwrap_or_default());
+        builder = builder.user(user, password.as_deref().unwrap_or_default());
     }
-    let session = builder.build().await.map_err(|error| {
-        let text = format!("no connection to {}: {error}", address.contacts.join(", "));
-        if is_login_refused(&error) {
-            Trouble::Refused(StoreError::Refused(text))
-        } else {
-            Trouble::NotSent(text)
-        }
-    })?;
+    let session = builder.build().await.map_err(|error| no_session(address, &error))?;
     let dc = data_centre(&session, address)?;
     Ok(Link { session, serial, dc })
 }
 
-/// Whether waiting does not help: the cluster is there and does not want this user.
-fn is_login_refused(error: &NewSessionError) -> bool {
+/// Why there is no session, and whether waiting does not help.
+fn no_session(address: &Address, error: &NewSessionError) -> Trouble {
+    let contacts = address.contacts.join(", ");
+    let last = last_connection(error);
+    if let Some(refused) = last.and_then(tls_refusal) {
+        return Trouble::Refused(StoreError::Refused(format!(
+            "TLS to {contacts} failed: {refused}; store.tls_ca names whose certificates are trusted, and \
+             a certificate is for the IP address of its node"
+        )));
+    }
+    let text = format!("no connection to {contacts}: {error}");
+    if last.is_some_and(is_login_refused) {
+        Trouble::Refused(StoreError::Refused(text))
+    } else {
+        Trouble::NotSent(text)
+    }
+}
+
+/// What became of the connection that was tried last.
+fn last_connection(error: &NewSessionError) -> Option<&ConnectionError> {
     let NewSessionError::MetadataError(MetadataError::ConnectionPoolError(pool)) = error else {
-        return false;
+        return None;
     };
-    let ConnectionPoolError::Broken { last_connection_error: last } = pool else { return false };
-    let ConnectionError::ConnectionSetupRequestError(setup) = last else { return false };
+    let ConnectionPoolError::Broken { last_connection_error: last } = pool else { return None };
+    Some(last)
+}
+
+/// What TLS found wrong. A node that does not like what it was shown says so only after it has been
+/// taken for connected.
+fn tls_refusal(error: &ConnectionError) -> Option<&rustls::Error> {
+    match error {
+        ConnectionError::IoError(error) => refusal(&**error),
+        ConnectionError::BrokenConnection(broken) => broken_by_tls(broken),
+        ConnectionError::ConnectionSetupRequestError(setup) => match setup.get_error() {
+            ConnectionSetupRequestErrorKind::BrokenConnection(broken) => broken_by_tls(broken),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn broken_by_tls(error: &BrokenConnectionError) -> Option<&rustls::Error> {
+    match error.downcast_ref()? {
+        BrokenConnectionErrorKind::FrameHeaderParseError(FrameHeaderParseError::HeaderIoError(
+            error,
+        ))
+        | BrokenConnectionErrorKind::WriteError(error) => refusal(error),
+        _ => None,
+    }
+}
+
+/// Whether the cluster is there and does not want this user.
+fn is_login_refused(error: &ConnectionError) -> bool {
+    let ConnectionError::ConnectionSetupRequestError(setup) = error else { return false };
     match setup.get_error() {
         ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError, why) => {
             !is_undecided(why)

@@ -22,16 +22,18 @@ use super::*;
 pub(super) use server::Cassandra as Server;
 
 #[path = "../../../../tests/support/cassandra.rs"]
-#[allow(unreachable_pub, reason = "whole-system tests use it, too")]
+#[allow(dead_code, unreachable_pub, reason = "whole-system tests use it, too")]
 mod server;
 
 /// How often the contract's suite cuts the power for real: a node takes seconds to start.
 const POWER_CUT_EVERY: u32 = 8;
 
-/// The one node that all of these tests use, one after the other: some of them kill it.
+/// The one node that all of these tests use, one after the other: some of them kill it. It takes
+/// clients with TLS and without.
 pub(super) fn start() -> Option<MutexGuard<'static, Server>> {
     static SERVER: OnceLock<Option<Mutex<Server>>> = OnceLock::new();
-    let server = SERVER.get_or_init(|| Server::start(1).map(Mutex::new)).as_ref()?;
+    let start = || Server::start_with(1, tls_tests::settings).map(Mutex::new);
+    let server = SERVER.get_or_init(start).as_ref()?;
     // A test that has failed says so itself.
     Some(server.lock().unwrap_or_else(PoisonError::into_inner))
 }
@@ -40,6 +42,7 @@ pub(super) fn options(server: &Server) -> CassandraOptions {
     CassandraOptions {
         url: server.url("dpc", 1),
         password: Some(server::LOGIN.into()),
+        tls: None,
         create_tables: true,
         patience: Duration::from_secs(60),
     }
@@ -80,11 +83,10 @@ fn own(server: &Server, lane: LaneId) -> Log<Cassandra> {
 }
 
 pub(super) fn connection(options: &CassandraOptions) -> Connection {
-    let address = Address::parse(&options.url).expect("good");
-    Connection::new(address, options.password.clone(), options.create_tables)
+    Connection::new(Way::of(options).expect("good"), options.create_tables)
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(work)
 }
@@ -406,7 +408,7 @@ fn what_cannot_work_is_refused_at_once_with_what_to_do() {
     let Some(server) = start() else { return };
     let good = options(&server);
     let refused = |options: &CassandraOptions| {
-        let tables = cassandra_tables(&options.url, options.password.clone(), false);
+        let tables = cassandra_tables(options, false);
         block_on(tables).expect_err("refused").to_string()
     };
     drop(own(&server, fresh_lane()));

@@ -22,32 +22,37 @@ pub(crate) struct Carried {
 
 impl Carried {
     /// Nothing yet of a lane as it was claimed.
-    pub(super) fn none_of(claimed: &Claimed) -> Self {
+    pub(crate) fn none_of(claimed: &Claimed) -> Self {
         let total = (claimed.last.0 + 1).saturating_sub(claimed.first.0);
         Self { total, ..Self::default() }
     }
 
     /// Counts records.
-    pub(super) fn add(&mut self, records: &[(RecordNumber, Bytes)]) {
+    pub(crate) fn add(&mut self, records: &[(RecordNumber, Bytes)]) {
         self.records += records.len() as u64;
         self.bytes += records.iter().map(|(_, record)| record.len() as u64).sum::<u64>();
     }
 }
 
 /// The log of a lane that was claimed, piece by piece.
-pub(super) struct Pieces<'a, S> {
+pub(crate) struct Pieces<'a, S> {
     store: &'a mut S,
     next: RecordNumber,
     last: RecordNumber,
 }
 
 impl<'a, S: Store> Pieces<'a, S> {
-    pub(super) fn of(store: &'a mut S, claimed: &Claimed) -> Self {
+    /// From the first record on.
+    pub(crate) fn of(store: &'a mut S, claimed: &Claimed) -> Self {
         Self { store, next: claimed.first, last: claimed.last }
     }
 
     /// The next records; none at the end. The store has checked them.
-    pub(super) async fn next(&mut self) -> Result<Vec<(RecordNumber, Bytes)>, StoreError> {
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] of the store, or [`StoreError::Damaged`] if a record is missing.
+    pub(crate) async fn next(&mut self) -> Result<Vec<(RecordNumber, Bytes)>, StoreError> {
         if self.next > self.last {
             return Ok(Vec::new());
         }

@@ -12,7 +12,7 @@ mod import;
 mod moving;
 mod unpack;
 
-pub(crate) use carry::Carried;
+pub(crate) use carry::{Carried, Pieces};
 pub(crate) use export::export;
 pub(crate) use import::{Imported, import};
 pub(crate) use moving::{Intake, Moved, move_lane};

@@ -8,6 +8,7 @@ use dpc_core::shared::LaneRow;
 use dpc_core::store::StoreError;
 use uuid::Uuid;
 
+use super::super::pack::packed;
 use super::super::portable::Intake;
 use super::super::trouble::{Trouble, persist};
 use super::head::{self, bits, signed, signed_epoch};
@@ -69,8 +70,9 @@ impl Intake for PostgresIntake {
         records: &[(RecordNumber, Bytes)],
     ) -> Result<(), StoreError> {
         let (lane, epoch) = (Uuid::from_bytes(lane.0), signed_epoch(epoch));
-        let (numbers, records): (Vec<i64>, Vec<&[u8]>) =
-            records.iter().map(|(number, record)| (signed(*number), record.as_ref())).unzip();
+        let packed: Vec<Bytes> = records.iter().map(|(_, record)| packed(record)).collect();
+        let numbers: Vec<i64> = records.iter().map(|(number, _)| signed(*number)).collect();
+        let records: Vec<&[u8]> = packed.iter().map(AsRef::as_ref).collect();
         // An earlier try may have left some of them.
         let write = "INSERT INTO dpc.lane_log (lane, number, epoch, record) \
                      SELECT $1, n, $2, r FROM unnest($3::bigint[], $4::bytea[]) AS u (n, r) \

@@ -19,6 +19,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::super::chain::Tip;
+use super::super::pack::{packed, unpacked};
 use super::super::trouble::{Patience, Trouble};
 use super::head::{self, bits, row_of, signed, signed_epoch};
 use super::session::{Session, within};
@@ -169,7 +170,7 @@ impl Keeper {
         let uuid = Uuid::from_bytes(id.0);
         let row = "SELECT record FROM dpc.lane_log WHERE lane = $1 AND number = $2";
         let row = within(open.client.query_one(row, &[&uuid, &signed(claimed.last)])).await?;
-        let record = Bytes::copy_from_slice(row.get(0));
+        let record = unpacked(Bytes::copy_from_slice(row.get(0)));
         let Claimed { epoch, first, last, last_hash } = *claimed;
         let tip = Tip { lane: id, epoch, first, last, last_hash };
         let checked = tip.check(last, Some(&record), None);
@@ -191,7 +192,8 @@ impl Keeper {
         }
         let hash = hash_of(&record);
         let rows = head::signed_rows(rows);
-        let answer = self.append_at_last(epoch, number, &hash, (&record, &rows)).await;
+        let written = (&packed(&record), &*rows);
+        let answer = self.append_at_last(epoch, number, &hash, written).await;
         let mut lane = self.lane.borrow_mut();
         match &answer {
             Appended::Committed => (lane.tip.last, lane.tip.last_hash) = (number, hash),

@@ -12,6 +12,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::super::chain::Tip;
+use super::super::pack::unpacked;
 use super::super::trouble::{Patience, Trouble};
 use super::head::{self, signed};
 use super::keeper::{Shared, damaged};
@@ -85,14 +86,20 @@ impl Reader {
         let uuid = Uuid::from_bytes(tip.lane.0);
         let most = i64::try_from(bytes_max).unwrap_or(i64::MAX);
         let open = self.session.open().await?;
-        let (from, last) = (signed(from), signed(tip.last));
+        let (first, from, last) = (from, signed(from), signed(tip.last));
         let params: [&(dyn ToSql + Sync); 4] = [&uuid, &from, &last, &most];
         let rows = within(open.client.query(&open.read, &params)).await?;
         let record = |row: &tokio_postgres::Row| {
             let number = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
-            (RecordNumber(number), Bytes::copy_from_slice(row.get(1)))
+            (RecordNumber(number), unpacked(Bytes::copy_from_slice(row.get(1))))
         };
-        Ok(rows.iter().map(record).collect())
+        let mut bytes = 0;
+        let fits = |(number, record): &(RecordNumber, Bytes)| {
+            bytes += record.len();
+            bytes <= bytes_max || *number == first
+        };
+        // What the database has counted is what lies there, packed.
+        Ok(rows.iter().map(record).take_while(fits).collect())
     }
 }
 

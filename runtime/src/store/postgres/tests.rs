@@ -406,7 +406,7 @@ fn damage_is_named_and_never_served() {
         assert_eq!(owner.append(n), Appended::Committed);
     }
     let damage = [
-        ("UPDATE dpc.lane_log SET record = set_byte(record, 90, 255) WHERE number = 3", 3),
+        ("UPDATE dpc.lane_log SET record = set_byte(record, 30, 255) WHERE number = 3", 3),
         ("DELETE FROM dpc.lane_log WHERE number = 2", 2),
         ("DELETE FROM dpc.lane_log WHERE number = 5", 5),
     ];

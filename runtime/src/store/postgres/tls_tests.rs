@@ -1,47 +1,12 @@
 //! TLS to a real server: what it has to prove, and what the node shows.
 
-use std::path::{Path, PathBuf};
-
 use dpc_core::names::Name;
 use dpc_core::shared::SharedStore;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use super::super::testing::{Log, fresh_lane};
+use super::super::testing_tls::Authority;
 use super::tests::server::Postgres as Server;
 use super::*;
-
-/// An authority that makes certificates.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    /// Its own certificate.
-    file: PathBuf,
-}
-
-impl Authority {
-    fn new(folder: &Path, name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().expect("a key");
-        let own = params.self_signed(&key).expect("a certificate");
-        let file = write(folder, &format!("{name}.ca"), &own.pem());
-        Self { issuer: Issuer::new(params, key), file }
-    }
-
-    /// A certificate for an address, and its key, both PEM.
-    fn certificate(&self, address: &str) -> (String, String) {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new([address.to_owned()]).expect("an address");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        (certificate.pem(), key.serialize_pem())
-    }
-}
-
-fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
-    let file = folder.join(name);
-    std::fs::write(&file, text).expect("the folder is there");
-    file
-}
 
 /// Two addresses of this machine that only this process uses.
 fn addresses() -> [String; 2] {
@@ -102,8 +67,7 @@ async fn tls_proves_who_the_server_is_and_who_comes() {
     let addresses = addresses();
     listen(&server, &addresses, &ours).await;
     let [here, there] = addresses;
-    let trusts =
-        |authority: &Authority| Some(TlsFiles { authorities: authority.file.clone(), own: None });
+    let trusts = |authority: &Authority| Some(authority.trusted());
     let tables = async |options: PostgresOptions| postgres_tables(&options, true).await;
     let refused = async |options: PostgresOptions| {
         let error = tables(options).await.expect_err("it is not as it should be");
@@ -122,13 +86,7 @@ async fn tls_proves_who_the_server_is_and_who_comes() {
     let local = PostgresOptions { url: server.url.clone(), ..options("dpc", &here, trusts(&ours)) };
     assert!(refused(local).await.contains("local socket"));
 
-    let (certificate, key) = ours.certificate("node");
-    let own = Some((
-        write(folder.path(), "own.cert", &certificate),
-        write(folder.path(), "own.key", &key),
-    ));
-    let shown = Some(TlsFiles { authorities: ours.file.clone(), own });
-    let shown = options("shown", &here, shown);
+    let shown = options("shown", &here, Some(ours.shown_as("node", folder.path())));
     tables(shown.clone()).await.expect("the server knows who comes");
     commit_to_a_lane(shown);
 }
