@@ -5,7 +5,7 @@
 //! prefix of the log is ever deleted: when nothing in the oldest part is alive, it goes; when the
 //! dead bytes of the whole log pass the live ones by a slack, what is alive in the oldest part is
 //! written again. When nothing else is written for a while, the log is tidied: much less that is
-//! dead is tolerated then (ADR 0027).
+//! dead is tolerated then (ADR 0028).
 
 use std::collections::VecDeque;
 

@@ -2,7 +2,7 @@
 //!
 //! A group is all subscriptions of one pattern and processor name here. Objects are given to
 //! groups, and within a group to its subscriptions with free credit in turn, so that the cost of a
-//! delivery grows with neither types nor subscriptions (ADR 0026).
+//! delivery grows with neither types nor subscriptions (ADR 0027).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
