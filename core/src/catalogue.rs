@@ -9,6 +9,9 @@ use crate::ids::{Loc, RecordNumber};
 use crate::recording::{SlicedMap, Slices};
 use crate::time::Wall;
 
+/// Bytes of an end that stands among its like: its id, its hash, and a little.
+const PACKED_END_BYTES: u64 = 40;
+
 /// A queue: one type and the set of processors that have handled its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct QueueId(pub(crate) u32);
@@ -76,8 +79,10 @@ pub(crate) struct Catalogue {
     /// Records whose last shelf was emptied since the last sweep. An entry often goes from one
     /// shelf to another of the same record, so a record is forgotten only at the sweep.
     emptied: Vec<RecordNumber>,
-    /// The number of live positions, for the share of live bytes.
+    /// The share of the records' bytes that live entries hold.
     live_bytes: u64,
+    /// What they would take if they were carried.
+    packed_bytes: u64,
 }
 
 impl Positions {
@@ -159,6 +164,14 @@ impl Page {
     /// The share of the record's bytes that live entries hold, roughly.
     pub(crate) fn live_bytes(&self) -> u64 {
         u64::from(self.bytes) * self.live() as u64 / u64::from(self.entries.max(1))
+    }
+
+    /// What live entries would take if they were carried, roughly: ends stand among their like
+    /// then, and nothing else does in their record.
+    fn packed_bytes(&self) -> u64 {
+        let ends = self.set(Shelf::Ended).map_or(0, |set| set.positions.len() as u64);
+        let share = u64::from(self.bytes) * ends / u64::from(self.entries.max(1));
+        self.live_bytes() - share.saturating_sub(ends * PACKED_END_BYTES)
     }
 
     pub(crate) fn set(&self, shelf: Shelf) -> Option<&Set> {
@@ -258,14 +271,20 @@ impl Catalogue {
         self.pages.range(from..).next().map(|(n, _)| *n)
     }
 
-    /// Live bytes of the records below `end`, and of all.
+    /// The share of the log's bytes that live entries hold, as last counted.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.live_bytes
+    }
+
+    /// What live entries would take if they were carried, as last counted.
+    pub(crate) fn packed_bytes(&self) -> u64 {
+        self.packed_bytes
     }
 
     /// Counts live bytes anew: done at each checkpoint, not at each change.
     pub(crate) fn recount(&mut self) {
         self.live_bytes = self.pages.values().map(Page::live_bytes).sum();
+        self.packed_bytes = self.pages.values().map(Page::packed_bytes).sum();
     }
 }
 

@@ -251,6 +251,7 @@ impl Core {
         assert!(!self.started, "a core starts once");
         self.started = true;
         self.now = now;
+        self.parts.begin_use(now.mono);
         self.drop_cut_pages();
         self.catalogue.recount();
         self.reserve_generations();
@@ -352,6 +353,7 @@ impl Core {
         let (record, sealed) = self.lane.take(now)?;
         self.catalogue.close(sealed.number, now.wall, sealed.bytes, sealed.entries);
         self.parts.grow(u64::from(sealed.bytes));
+        self.parts.note_use(u64::from(sealed.bytes), now.mono);
         Some(record)
     }
 

@@ -20,7 +20,7 @@ use crate::hold::Meeting;
 use crate::ids::{LaneId, LinkId, Loc};
 use crate::input::{Input, Operator, ReplyTo};
 use crate::lane::entry_bytes;
-use crate::limits::{OFFER_BYTES_MAX, OFFER_OBJECTS_MAX, PATH_MAX};
+use crate::limits::{OFFER_BYTES_MAX, OFFER_OBJECTS_MAX, OFFERS_MAX, PATH_MAX};
 use crate::loads::Purpose;
 use crate::mesh::who;
 use crate::message::{Estate, Message, OfferRefused};
@@ -162,7 +162,7 @@ impl Core {
     fn give_next(&mut self, heir: LaneId, fx: &mut Effects) {
         let e = &self.estates;
         let busy = e.loading || !e.locked.is_empty() || e.rests_until > self.now.mono;
-        if busy || self.mesh.link_to(heir).is_none() {
+        if busy || self.link_for_estate(heir).is_none() {
             return;
         }
         let waits = |t: &crate::queues::Type| t.delayed + t.parked > 0;
@@ -179,9 +179,15 @@ impl Core {
         }
     }
 
+    /// The heir's link, when it may take one more offer.
+    fn link_for_estate(&self, heir: LaneId) -> Option<LinkId> {
+        self.mesh.link_to(heir).filter(|link| self.transfers.offers_over(*link) < OFFERS_MAX)
+    }
+
     pub(crate) fn on_estate_loaded(&mut self, entries: &[(Loc, Entry)], fx: &mut Effects) {
         self.estates.loading = false;
-        let Some(link) = self.estates.heir.and_then(|heir| self.mesh.link_to(heir)) else { return };
+        let heir = self.estates.heir;
+        let Some(link) = heir.and_then(|heir| self.link_for_estate(heir)) else { return };
         let (mut legacies, mut bytes) = (Vec::new(), 0);
         for (at, entry) in entries {
             let Entry::Object { standing, object, .. } = entry else { continue };

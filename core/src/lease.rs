@@ -248,6 +248,9 @@ impl Core {
         if let Holder::Stream(key) = lease.holder {
             if let Some(session) = self.subs.sessions.get_mut(&key.0) {
                 session.leases.remove(&n);
+                if settled {
+                    session.pace.settled(self.now.mono);
+                }
             }
             if let Some(group) = self.subs.free_one(key, settled, self.now.wall) {
                 self.hungry.insert(group);

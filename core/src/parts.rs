@@ -4,7 +4,8 @@
 //! A part ends with a checkpoint, so a restart reads one checkpoint and at most one part. Only a
 //! prefix of the log is ever deleted: when nothing in the oldest part is alive, it goes; when the
 //! dead bytes of the whole log pass the live ones by a slack, what is alive in the oldest part is
-//! written again.
+//! written again. When nothing else is written for a while, the log is tidied: much less that is
+//! dead is tolerated then (ADR 0028).
 
 use std::collections::VecDeque;
 
@@ -16,10 +17,22 @@ use crate::ids::RecordNumber;
 use crate::limits::Limits;
 use crate::record::Entry;
 use crate::remember::Remembered;
-use crate::time::{Span, Wall};
+use crate::time::{Mono, Span, Wall};
 
 /// How often housekeeping on wall time looks around at the latest.
 const WALL_TICK: Span = Span::secs(60);
+
+/// When little was written for so long, nobody is held up by the log being tidied.
+const QUIET: Span = Span::secs(10);
+
+/// Bytes in such a span that are little.
+const QUIET_BYTES: u64 = 4 << 20;
+
+/// Of the slack that is tolerated while the log is in use, what is tolerated when it is tidied.
+const QUIET_SLACK: u64 = 4;
+
+/// Of the live bytes, what may be dead besides when it is tidied.
+const QUIET_SHARE: u64 = 8;
 
 /// Bytes of a checkpoint's piece.
 const PIECE_BYTES: usize = 1 << 20;
@@ -47,6 +60,12 @@ pub(crate) struct Parts {
     history: RecordNumber,
     /// The last checkpoint's size: large ones are made less often.
     checkpoint_bytes: u64,
+    /// When the present span of [`QUIET`] began, the bytes written in it, and in the one before.
+    used: (Mono, u64, u64),
+    /// The last part that the tidying under way goes over.
+    tidying: Option<u64>,
+    /// Dead bytes that the last tidying left: none of them go by tidying again.
+    untidy: u64,
 }
 
 impl Parts {
@@ -59,6 +78,9 @@ impl Parts {
             kept: first,
             history: RecordNumber(u64::MAX),
             checkpoint_bytes: 0,
+            used: (Mono(0), 0, 0),
+            tidying: None,
+            untidy: 0,
         }
     }
 
@@ -73,6 +95,31 @@ impl Parts {
 
     pub(crate) fn current(&self) -> Part {
         *self.parts.back().expect("there is always a part being written")
+    }
+
+    /// The core starts: it counts as used for a while.
+    pub(crate) fn begin_use(&mut self, now: Mono) {
+        self.used = (now, QUIET_BYTES, 0);
+    }
+
+    /// So much was written by somebody who uses the log.
+    pub(crate) fn note_use(&mut self, bytes: u64, now: Mono) {
+        let (since, written, _) = self.used;
+        if now - since >= QUIET {
+            let before = if now - since < QUIET.times(2) { written } else { 0 };
+            self.used = (now, 0, before);
+        }
+        self.used.1 += bytes;
+    }
+
+    /// Whether little was written of late.
+    fn is_quiet(&self, now: Mono) -> bool {
+        let (since, written, before) = self.used;
+        match now - since {
+            age if age < QUIET => written + before < QUIET_BYTES,
+            age if age < QUIET.times(2) => written < QUIET_BYTES,
+            _ => true,
+        }
     }
 
     pub(crate) fn grow(&mut self, bytes: u64) {
@@ -101,8 +148,40 @@ impl Parts {
         self.parts.get(i + 1).map(|next| next.first)
     }
 
-    fn bytes(&self) -> u64 {
-        self.parts.iter().map(|p| p.bytes).sum()
+    /// The part that holds a record.
+    fn of(&self, record: RecordNumber) -> Option<Part> {
+        let behind = self.parts.partition_point(|p| p.first <= record);
+        behind.checked_sub(1).map(|i| self.parts[i])
+    }
+
+    /// Bytes from a part on.
+    fn bytes_from(&self, part: u64) -> u64 {
+        self.parts.iter().filter(|p| p.number >= part).map(|p| p.bytes).sum()
+    }
+
+    /// Whether the oldest part with something alive should be carried because the log is to be
+    /// tidied: so many bytes from it on are dead, beside so many that would stay. Tidying goes over
+    /// each part once, and begins again only when more is dead than the last time left.
+    fn should_tidy(
+        &mut self,
+        oldest: Part,
+        (dead, packed): (u64, u64),
+        slack: u64,
+        now: Mono,
+    ) -> bool {
+        self.untidy = self.untidy.min(dead);
+        // Tidying makes parts, and each ends with a checkpoint.
+        let tolerated = packed / QUIET_SHARE + slack / QUIET_SLACK + 4 * self.checkpoint_bytes;
+        match self.tidying {
+            Some(last) if oldest.number <= last && dead > tolerated => return true,
+            Some(_) => (self.tidying, self.untidy) = (None, dead),
+            None if self.is_quiet(now) && dead > tolerated + self.untidy => {
+                self.tidying = Some(self.current().number - 1);
+                return true;
+            }
+            None => {}
+        }
+        false
     }
 }
 
@@ -188,19 +267,49 @@ impl Core {
         alive.min(self.lane.checkpoint()).min(self.parts.history).min(read)
     }
 
-    /// Carries the oldest part's survivors forward when the log holds too much that is dead, or
-    /// too many records with a little in them.
+    /// Carries the survivors of the oldest part that has any forward when the log holds too much
+    /// that is dead, or too many records with a little in them.
     fn consider_carrying(&mut self, fx: &mut Effects) {
-        let oldest = self.parts.parts[0];
-        let current = self.parts.current().number;
-        if oldest.number == current || self.scans.is_carrying() {
+        let Some(oldest) = self.oldest_with_survivors() else { return };
+        if self.scans.is_carrying() {
             return;
         }
-        let (all, live) = (self.parts.bytes(), self.catalogue.live_bytes());
-        if all > 2 * live + self.limits.carry_slack_bytes || self.pages_are_many() {
-            let end = self.parts.end_of(oldest.number).expect("a later part stands behind it");
-            self.start_carry(end, fx);
+        let (all, live) = (self.parts.bytes_from(oldest.number), self.catalogue.live_bytes());
+        if all > 2 * live + self.limits.carry_slack_bytes
+            || self.pages_are_many()
+            || self.should_tidy(oldest)
+        {
+            self.carry_part(oldest, fx);
         }
+    }
+
+    /// The survivors of a part are written anew. While the log is tidied the next part follows.
+    pub(crate) fn on_carried(&mut self, fx: &mut Effects) {
+        self.catalogue.recount();
+        if let Some(oldest) = self.oldest_with_survivors()
+            && self.parts.tidying.is_some()
+            && self.should_tidy(oldest)
+        {
+            self.carry_part(oldest, fx);
+        }
+    }
+
+    /// The oldest finished part with something alive in it.
+    fn oldest_with_survivors(&self) -> Option<Part> {
+        let alive = self.catalogue.first_from(self.parts.cut)?;
+        self.parts.of(alive).filter(|part| part.number < self.parts.current().number)
+    }
+
+    fn should_tidy(&mut self, oldest: Part) -> bool {
+        let packed = self.catalogue.packed_bytes();
+        let dead = self.parts.bytes_from(oldest.number).saturating_sub(packed);
+        let slack = self.limits.carry_slack_bytes;
+        self.parts.should_tidy(oldest, (dead, packed), slack, self.now.mono)
+    }
+
+    fn carry_part(&mut self, part: Part, fx: &mut Effects) {
+        let end = self.parts.end_of(part.number).expect("a later part stands behind it");
+        self.start_carry(end, fx);
     }
 
     /// Housekeeping on wall time.
@@ -212,7 +321,8 @@ impl Core {
         self.scan_old_parked(fx);
         self.catalogue.recount();
         self.consider_carrying(fx);
-        let mut next = self.now.wall + WALL_TICK;
+        let in_use = self.parts.parts.len() > 1 && !self.parts.is_quiet(self.now.mono);
+        let mut next = self.now.wall + if in_use { QUIET } else { WALL_TICK };
         for at in [
             self.due_pages.first().map(|(at, _)| *at),
             self.expiring.first().map(|(at, _)| *at).filter(|_| self.clock_is_trusted()),

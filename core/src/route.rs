@@ -56,7 +56,8 @@ struct Way {
     open: u64,
     /// Objects under way on its link.
     outstanding: u64,
-    /// Whether the link may take one more offer.
+    /// Whether the link may take the object: one more offer, or one more object in the offer that
+    /// is being gathered.
     has_room: bool,
     /// Whether the peer has refused an offer a moment ago.
     paused: bool,
@@ -245,6 +246,7 @@ impl Core {
         let (id, moves) = (object.id, object.moves);
         let away = self.as_received(slot, way.generation);
         self.decide(decision, (id, moves));
+        let begins = !batches.contains_key(&i);
         let batch = batches.entry(i).or_default();
         batch.2 += away.weight();
         batch.0.push(slot);
@@ -252,6 +254,18 @@ impl Core {
         // Several ways may lead over one link: the window is the demand's, the room is the link's.
         for other in ways.iter_mut().filter(|w| w.link == link) {
             other.outstanding = other.outstanding.max(1);
+        }
+        if begins {
+            self.note_room(link, ways, batches);
+        }
+    }
+
+    /// Offers that are being gathered for a link take its room, too.
+    fn note_room(&self, link: LinkId, ways: &mut [Way], batches: &Batches) {
+        let gathered = batches.keys().filter(|b| ways[**b].link == link).count();
+        let full = self.transfers.offers_over(link) + gathered >= OFFERS_MAX;
+        for (i, way) in ways.iter_mut().enumerate().filter(|(_, w)| w.link == link) {
+            way.has_room = !full || batches.contains_key(&i);
         }
     }
 
@@ -268,10 +282,7 @@ impl Core {
         if full && let Some((slots, objects, _)) = batches.remove(&i) {
             let (link, key) = (ways[i].link, ways[i].key.clone());
             self.offer(link, key, slots, objects, fx);
-            let offers = self.transfers.offers_over(link);
-            ways.iter_mut()
-                .filter(|w| w.link == link)
-                .for_each(|w| w.has_room = offers < OFFERS_MAX);
+            self.note_room(link, ways, batches);
         }
     }
 

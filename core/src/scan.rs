@@ -145,7 +145,7 @@ impl Core {
                 listing.found.truncate(listing.limit);
                 self.reply(listing.to, Answer::Views(listing.found), fx);
             }
-            Work::Carry => self.catalogue.recount(),
+            Work::Carry => self.on_carried(fx),
             Work::Due | Work::Blame | Work::OldParked(_) => {}
         }
     }

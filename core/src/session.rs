@@ -208,7 +208,7 @@ impl Core {
             };
             let slot = *slot;
             self.take_ready(slot);
-            let key = self.subs.next_free(group).expect("can_take was asked");
+            let key = self.subs.next_free(group, self.now.mono).expect("can_take was asked");
             let span = self.subs.subs[&key].lease;
             let processor = self.subs.group(group).key.processor.clone();
             let delivery = self.lease(slot, Holder::Stream(key), processor, span);

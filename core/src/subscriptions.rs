@@ -2,7 +2,7 @@
 //!
 //! A group is all subscriptions of one pattern and processor name here. Objects are given to
 //! groups, and within a group to its subscriptions with free credit in turn, so that the cost of a
-//! delivery grows with neither types nor subscriptions.
+//! delivery grows with neither types nor subscriptions (ADR 0027).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -18,6 +18,14 @@ use crate::planted::{Bug, planted};
 use crate::queues::Type;
 use crate::recording::{SlicedMap, SlicedVec, Slices};
 use crate::time::{Mono, Span, Wall};
+
+/// Objects that one subscription gets at one moment before the next one of its group has its turn,
+/// at most.
+const ROW_MAX: u32 = 64;
+
+/// The span whose settles say how fast a session is: so long at most, by its own pace, an object
+/// waits behind others of its subscription while another subscription has nothing to do.
+const PACE_SPAN: Span = Span::millis(250);
 
 /// A group's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -40,6 +48,16 @@ pub(crate) struct Subscription {
     ringed: bool,
 }
 
+/// A subscription's turn in its group.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Turn {
+    of: SubKey,
+    /// It lasts for one moment.
+    at: Mono,
+    /// So many more it gets.
+    left: u32,
+}
+
 /// All subscriptions of one pattern and processor name.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Group {
@@ -49,6 +67,8 @@ pub(crate) struct Group {
     pub(crate) subs: BTreeSet<SubKey>,
     /// Those with free credit, in turn.
     ring: VecDeque<SubKey>,
+    /// The turn of the first of them, if it has begun.
+    turn: Option<Turn>,
     /// Queues with something ready that it may take.
     pub(crate) ready: BTreeSet<QueueId>,
     /// The queue it took from last.
@@ -73,6 +93,18 @@ pub(crate) struct Group {
 pub(crate) struct Session {
     pub(crate) subs: BTreeSet<SubscriptionId>,
     pub(crate) leases: BTreeSet<u64>,
+    pub(crate) pace: Pace,
+}
+
+/// How fast a session settles.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Pace {
+    /// When the present span began.
+    since: Mono,
+    /// Settles in it.
+    count: u32,
+    /// Settles in the one before.
+    before: u32,
 }
 
 /// Everything about who wants what here.
@@ -145,6 +177,7 @@ impl Subscriptions {
             key,
             subs: BTreeSet::new(),
             ring: VecDeque::new(),
+            turn: None,
             ready: BTreeSet::new(),
             cursor: QueueId(0),
             free: 0,
@@ -225,23 +258,54 @@ impl Subscriptions {
     }
 
     /// The next subscription of a group with free credit; one unit of it is used.
-    pub(crate) fn next_free(&mut self, group: GroupId) -> Option<SubKey> {
+    ///
+    /// At one moment a subscription gets as many in a row as its session has the pace for: each
+    /// message costs far more than what is in it. At different moments each has its turn.
+    pub(crate) fn next_free(&mut self, group: GroupId, now: Mono) -> Option<SubKey> {
+        self.end_turn_before(group, now);
         loop {
-            let key = self.group_mut(group).ring.pop_front()?;
+            let g =
+                self.groups[group.0 as usize].as_mut().expect("groups are used while they stand");
+            let key = *g.ring.front()?;
             let sub = self.subs.get_mut(&key).expect("the ring holds standing subscriptions");
-            sub.ringed = false;
             if sub.in_flight >= sub.credit {
+                sub.ringed = false;
+                g.ring.pop_front();
                 continue;
             }
             sub.delivered += 1;
             if planted(Bug::CreditNotUsedUp) {
-                self.ring(key);
+                g.ring.rotate_left(1);
                 return Some(key);
             }
             sub.in_flight += 1;
-            self.group_mut(group).free -= 1;
-            self.ring(key);
+            g.free -= 1;
+            let left = match g.turn.take() {
+                Some(turn) if turn.of == key => turn.left,
+                _ => self.sessions[&key.0].pace.in_a_row(now),
+            };
+            if sub.in_flight >= sub.credit {
+                sub.ringed = false;
+                g.ring.pop_front();
+            } else if left <= 1 {
+                g.ring.rotate_left(1);
+            } else {
+                g.turn = Some(Turn { of: key, at: now, left: left - 1 });
+            }
             return Some(key);
+        }
+    }
+
+    /// A turn that has begun at an earlier moment is over.
+    fn end_turn_before(&mut self, group: GroupId, now: Mono) {
+        let g = self.group_mut(group);
+        if let Some(turn) = g.turn
+            && turn.at != now
+        {
+            g.turn = None;
+            if g.ring.front() == Some(&turn.of) {
+                g.ring.rotate_left(1);
+            }
         }
     }
 
@@ -277,7 +341,35 @@ impl Subscriptions {
     }
 }
 
+impl Pace {
+    /// The session has settled one.
+    pub(crate) fn settled(&mut self, now: Mono) {
+        let age = now - self.since;
+        if age >= PACE_SPAN {
+            self.before = if age < PACE_SPAN.times(2) { self.count } else { 0 };
+            (self.since, self.count) = (now, 0);
+        }
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// How many objects it may get in a row: what it has settled within the last span, so that
+    /// nobody has more work than that ahead of the others. Whoever is slow, or has just come, gets
+    /// one.
+    fn in_a_row(&self, now: Mono) -> u32 {
+        let age = now - self.since;
+        let settled = match age {
+            age if age < PACE_SPAN => self.before,
+            age if age < PACE_SPAN.times(2) => self.count,
+            _ => 0,
+        };
+        settled.clamp(1, ROW_MAX)
+    }
+}
+
 /// Whether a processor may take objects that these have handled.
 pub(crate) fn may_take(processor: &Name, handled: &[Name]) -> bool {
     handled.binary_search(processor).is_err()
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,12 +8,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::end::Before;
 use super::frame::{HASH_BYTES, HEADER_BYTES, Header, seal_in_place};
 use crate::ids::{Loc, RecordNumber};
 use crate::names::{Name, TypeName};
 use crate::recording::elide;
 
 mod words;
+
+/// Room behind what clients carry: for most of what an entry and a record end with.
+const BEHIND_BYTES: usize = 512;
 
 pub use words::Words;
 
@@ -26,6 +30,8 @@ pub struct Writer {
     /// Where what clients carry stands in it: start and length, in order.
     carried: Vec<(u32, u32)>,
     strings: Words,
+    /// The last end that was written: the next one says only what differs.
+    pub(super) end: Option<Before>,
 }
 
 /// The body of a record as a recording keeps it.
@@ -35,6 +41,7 @@ struct Written {
     carried: Vec<(u32, u32)>,
     /// Where its strings stand in the whole body.
     strings: Vec<(u32, u32)>,
+    end: Option<Before>,
 }
 
 /// Reads the body of one record.
@@ -43,6 +50,8 @@ pub struct Reader {
     body: Bytes,
     at: usize,
     strings: Vec<Word>,
+    /// The last end that was read.
+    pub(super) end: Option<Before>,
 }
 
 /// A string of a record, with what it has been found to be: entries name the same few again and
@@ -67,7 +76,7 @@ pub struct BadEntry {
 impl Serialize for Writer {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let kept = Bytes::from(elide::without(self.as_slice(), &self.carried).concat());
-        (kept, &self.carried, self.strings.places()).serialize(to)
+        (kept, &self.carried, self.strings.places(), &self.end).serialize(to)
     }
 }
 
@@ -80,7 +89,7 @@ impl TryFrom<Written> for Writer {
         let strings = Words::of(&body, written.strings).ok_or("strings behind the end")?;
         let mut writer = Self::with_capacity(body.len());
         writer.fixed(&body);
-        Ok(Self { carried: written.carried, strings, ..writer })
+        Ok(Self { carried: written.carried, strings, end: written.end, ..writer })
     }
 }
 
@@ -95,7 +104,7 @@ impl Writer {
     pub fn with_capacity(bytes: usize) -> Self {
         let mut out = Vec::with_capacity(HEADER_BYTES + bytes + HASH_BYTES);
         out.resize(HEADER_BYTES, 0);
-        Self { out, carried: Vec::new(), strings: Words::default() }
+        Self { out, carried: Vec::new(), strings: Words::default(), end: None }
     }
 
     /// Bytes written so far.
@@ -131,6 +140,8 @@ impl Writer {
 
     /// What clients carry: a recording leaves it out.
     pub(crate) fn carried(&mut self, bytes: &[u8]) {
+        // A large payload is not copied once more for the few bytes behind it.
+        self.out.reserve(bytes.len() + BEHIND_BYTES);
         self.bytes(bytes);
         if !bytes.is_empty() {
             let range = (self.len() - bytes.len(), bytes.len());
@@ -171,7 +182,7 @@ impl Writer {
 impl Reader {
     /// Starts at the first entry of a body.
     pub fn new(body: Bytes) -> Self {
-        Self { body, at: 0, strings: Vec::new() }
+        Self { body, at: 0, strings: Vec::new(), end: None }
     }
 
     /// Whether all has been read.
@@ -200,6 +211,14 @@ impl Reader {
         let bytes = self.body.get(self.at..self.at + N).ok_or_else(|| self.bad("fixed bytes"))?;
         self.at += N;
         Ok(bytes.try_into().expect("N bytes"))
+    }
+
+    /// As many bytes as there is room for.
+    pub(super) fn fill(&mut self, room: &mut [u8]) -> Result<(), BadEntry> {
+        let bytes = self.body.get(self.at..self.at + room.len());
+        room.copy_from_slice(bytes.ok_or_else(|| self.bad("fixed bytes"))?);
+        self.at += room.len();
+        Ok(())
     }
 
     pub(crate) fn int(&mut self) -> Result<u64, BadEntry> {

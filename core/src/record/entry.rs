@@ -9,7 +9,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{BadEntry, Reader, Writer};
-use super::object::{decode_marks, decode_object, encode_marks, skip_marks, write_object};
+use super::end::{END, END_AFTER, decode_end, write_end};
+use super::object::{decode_object, write_object};
 use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use crate::names::{Name, TypeName};
@@ -18,9 +19,6 @@ use crate::time::Wall;
 
 /// The kind of an object's entry.
 pub(super) const OBJECT: u8 = 0;
-
-/// The kind of an end's entry.
-pub(super) const END: u8 = 1;
 
 /// One change of a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -326,7 +324,7 @@ impl Entry {
     pub fn decode(r: &mut Reader, here: Birth) -> Result<Self, BadEntry> {
         Ok(match r.byte()? {
             OBJECT => decode_object(r, here)?,
-            END => Self::End(Box::new(decode_end(r, decode_marks)?)),
+            kind @ (END | END_AFTER) => Self::End(Box::new(decode_end(r, kind)?)),
             2 => Self::Moved {
                 transfer: TransferId::decode(r)?,
                 receiver: name(r)?,
@@ -381,83 +379,6 @@ impl TransferId {
             n: r.int()?,
         })
     }
-}
-
-/// Writes the entry of an end.
-pub(crate) fn write_end(w: &mut Writer, end: &End) {
-    w.byte(END);
-    encode_end(w, end);
-}
-
-fn encode_end(w: &mut Writer, end: &End) {
-    w.fixed(&end.id.0);
-    let flags = [end.was.is_some(), end.by.is_some(), end.carried_from.is_some()];
-    w.byte(flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag)));
-    for at in end.was.iter().chain(&end.carried_from) {
-        w.loc(*at);
-    }
-    match &end.ending {
-        Ending::Final => w.byte(0),
-        Ending::Discarded(reason) => {
-            w.byte(1);
-            w.string(reason);
-        }
-        Ending::Moved(transfer) => {
-            w.byte(2);
-            transfer.encode(w);
-        }
-        Ending::Duplicate => w.byte(3),
-    }
-    w.string(end.ty.as_str());
-    w.int(u64::from(end.version));
-    w.fixed(&end.hash);
-    encode_birth(w, &end.birth);
-    encode_marks(w, &end.marks);
-    if let Some(by) = &end.by {
-        w.string(by.as_str());
-    }
-    w.int(end.at.0);
-    w.int(u64::from(end.moves));
-    w.int(u64::from(end.size));
-    w.int(end.pushed_at.0);
-}
-
-/// Reads what an end says, but for its marks: only the lane itself needs those.
-pub(super) fn glance_at_end(r: &mut Reader) -> Result<End, BadEntry> {
-    decode_end(r, |r| skip_marks(r).map(|()| Vec::new()))
-}
-
-fn decode_end(
-    r: &mut Reader,
-    marks: impl FnOnce(&mut Reader) -> Result<Vec<SettleMark>, BadEntry>,
-) -> Result<End, BadEntry> {
-    let id = ObjectId(r.fixed()?);
-    let flags = r.byte()?;
-    let was = if flags & 1 != 0 { Some(r.loc()?) } else { None };
-    let carried_from = if flags & 4 != 0 { Some(r.loc()?) } else { None };
-    let ending = match r.byte()? {
-        0 => Ending::Final,
-        1 => Ending::Discarded(r.string()?),
-        2 => Ending::Moved(TransferId::decode(r)?),
-        3 => Ending::Duplicate,
-        _ => return Err(r.bad("an ending")),
-    };
-    Ok(End {
-        id,
-        was,
-        carried_from,
-        ending,
-        ty: type_name(r)?,
-        version: r.u32()?,
-        hash: r.fixed()?,
-        birth: decode_birth(r)?,
-        marks: marks(r)?,
-        by: if flags & 2 != 0 { Some(name(r)?) } else { None },
-        at: Wall(r.int()?),
-        moves: r.u32()?,
-        size: r.u32()?,
-        pushed_at: Wall(r.int()?),
-    })
 }
 
 /// Writes a decision's entry.

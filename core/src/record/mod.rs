@@ -1,14 +1,16 @@
 //! Records: one commit of a lane each.
 
 mod codec;
+mod end;
 mod entry;
 mod frame;
 mod object;
 mod walk;
 
 pub use codec::{BadEntry, Reader, Words, Writer};
+pub(crate) use end::write_end;
 pub use entry::{End, Ending, Entry, How, PeerSeen, Standing, TransferId};
-pub(crate) use entry::{decode_locs, encode_locs, name, type_name, write_decision, write_end};
+pub(crate) use entry::{decode_locs, encode_locs, name, type_name, write_decision};
 pub use frame::{
     BadFrame, FORMAT, HASH_BYTES, HEADER_BYTES, Header, hash_of, open, open_header, seal,
 };

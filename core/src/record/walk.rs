@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::codec::{BadEntry, Reader};
-use super::entry::{END, Entry, How, OBJECT, Standing, glance_at_end};
+use super::end::{END, END_AFTER, glance_at_end};
+use super::entry::{Entry, How, OBJECT, Standing};
 use super::frame::{BadFrame, Header, body_of, open, open_header};
 use super::object::glance_at_object;
 use crate::ids::{Birth, Loc, ObjectId};
@@ -79,8 +80,8 @@ impl Glance {
     fn decode(r: &mut Reader, here: Birth) -> Result<Self, BadEntry> {
         if r.takes(OBJECT) {
             glance_at_object(r)
-        } else if r.takes(END) {
-            Ok(Self::Other(Entry::End(Box::new(glance_at_end(r)?))))
+        } else if let Some(kind) = [END, END_AFTER].into_iter().find(|kind| r.takes(*kind)) {
+            Ok(Self::Other(Entry::End(Box::new(glance_at_end(r, kind)?))))
         } else {
             Entry::decode(r, here).map(Self::Other)
         }
@@ -222,7 +223,8 @@ mod tests {
             object(Standing::Held(transfer), &bare),
             object(Standing::Shadow(transfer), &full),
             object(Standing::HeldParked(transfer, "rotten".into()), &full),
-            Entry::End(Box::new(end)),
+            Entry::End(Box::new(end.clone())),
+            Entry::End(Box::new(End { was: None, version: 4, ..end })),
             Entry::Moved { transfer, receiver: name("billing"), shadows: vec![loc(1, 2)] },
             Entry::Duplicate { transfer, id, ty: ty("acme.Bare") },
             Entry::Begun(vec![loc(9, 9)]),

@@ -183,9 +183,10 @@ async fn on_stage(
 }
 
 pub(super) async fn push(plan: &Plan, stage: &Stage, output: &mut Output) -> Result<What, Failure> {
+    let producers = load::producers(plan, stage).await?;
     let meter = Meter::begin(stage.pids());
     let pushed = Arc::default();
-    let pushing = load::push(plan, stage, None, &pushed);
+    let pushing = load::push(plan, stage, &producers, None, &pushed);
     watched("pushed", plan.objects, || pushed.load(Ordering::Relaxed), pushing, output).await?;
     Ok(What::Rate { objects: plan.objects, unit: "objects/s", used: meter.used() })
 }
@@ -204,11 +205,12 @@ async fn drain(plan: &Plan, stage: &Stage, output: &mut Output) -> Result<What, 
 
 async fn end_to_end(plan: &Plan, stage: &Stage, output: &mut Output) -> Result<What, Failure> {
     let subscriptions = load::subscribe(plan, stage).await?;
+    let producers = load::producers(plan, stage).await?;
     let meter = Meter::begin(stage.pids());
     let room = Arc::new(Semaphore::new(plan.backlog));
     let (settled, pushed) = (Settled::of(plan.objects), Arc::default());
     let both = async {
-        let pushing = load::push(plan, stage, Some(&room), &pushed);
+        let pushing = load::push(plan, stage, &producers, Some(&room), &pushed);
         let settling = load::settle(subscriptions, &settled, Some(&room));
         tokio::try_join!(pushing, settling)
     };
@@ -217,13 +219,14 @@ async fn end_to_end(plan: &Plan, stage: &Stage, output: &mut Output) -> Result<W
 }
 
 async fn fill(plan: &Plan, stage: &Stage, output: &mut Output) -> Result<What, Failure> {
+    let producers = load::producers(plan, stage).await?;
     let meter = Meter::begin(stage.pids());
     let part = Plan { objects: (plan.objects / FILL_PARTS).max(1), ..plan.clone() };
     let pushed = Arc::new(AtomicU64::new(0));
     let mut rates = Vec::new();
     for _ in 0..FILL_PARTS {
         let began = Instant::now();
-        let pushing = load::push(&part, stage, None, &pushed);
+        let pushing = load::push(&part, stage, &producers, None, &pushed);
         let done = || pushed.load(Ordering::Relaxed);
         watched("pushed", plan.objects, done, pushing, output).await?;
         rates.push(part.objects as f64 / began.elapsed().as_secs_f64());

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
+use dpc_client::proto::v1::{ShowNodeRequest, operator_service_client::OperatorServiceClient};
 use dpc_client::{BatchSettled, Client, Durability, Error, Object, Subscription, Window};
 use futures_util::future::try_join_all;
 use tokio::sync::{Notify, Semaphore};
@@ -42,28 +43,41 @@ pub(super) async fn durability(stage: &Stage) -> Result<&'static str, Failure> {
 /// Places for objects that are pushed and not settled.
 pub(super) type Room = Arc<Semaphore>;
 
+/// Clients that push, each with its connection open.
+pub(super) async fn producers(plan: &Plan, stage: &Stage) -> Result<Vec<Client>, Failure> {
+    let one = |_| async move {
+        let client = stage.pushing()?;
+        let show = |mut node: OperatorServiceClient<_>| async move {
+            node.show_node(ShowNodeRequest::default()).await
+        };
+        client.ask(show).await.map_err(|error| of_client(&error))?;
+        Ok(client)
+    };
+    try_join_all((0..plan.producers).map(one)).await
+}
+
 /// Pushes all objects of the plan over all producers; each is durable when this returns.
 pub(super) async fn push(
     plan: &Plan,
     stage: &Stage,
+    producers: &[Client],
     room: Option<&Room>,
     pushed: &Arc<AtomicU64>,
 ) -> Result<(), Failure> {
-    let share = plan.objects / plan.producers as u64;
-    let rest = plan.objects % plan.producers as u64;
+    let share = plan.objects / producers.len() as u64;
+    let rest = plan.objects % producers.len() as u64;
     let payloads = Payloads::of(plan.size);
-    let producers = (0..plan.producers).map(|n| {
-        let client = stage.pushing();
-        let objects = share + u64::from((n as u64) < rest);
+    let producers = producers.iter().zip(0..).map(|(client, n)| {
+        let objects = share + u64::from(n < rest);
         let producer = Producer {
             types: stage.types().to_vec(),
             payloads: payloads.clone(),
-            first: n as u64 * share,
+            first: n * share,
             window: Window { objects: (plan.window / plan.producers).max(1), bytes: 64 << 20 },
             room: room.cloned(),
             pushed: Arc::clone(pushed),
         };
-        async move { producer.run(client?, objects).await.map_err(|error| of_client(&error)) }
+        async move { producer.run(client, objects).await.map_err(|error| of_client(&error)) }
     });
     try_join_all(producers).await.map(|_| ())
 }
@@ -79,7 +93,7 @@ struct Producer {
 }
 
 impl Producer {
-    async fn run(self, client: Client, objects: u64) -> Result<(), Error> {
+    async fn run(self, client: &Client, objects: u64) -> Result<(), Error> {
         let pusher = client.push_stream(self.window);
         let mut types = self.types.iter().cycle();
         let mut places = 0;

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! part 8 | 0            → stands at 8, count 8, lowest id 16, highest id 16, filter words 8 each …
-//! part 8 | 1 | first 16 → first id of the next chunk 16 (ones in the last), entries 28 each …
+//! part 8 | 1 | first 16 → first id of the next chunk 16 (ones in the last), entries packed (`chunk`)
 //! ```
 //!
 //! Keys are big-endian, so that they sort; each value ends with a hash over lane, key and content.
@@ -25,8 +25,10 @@ use fjall::{AbstractTree, Database, Keyspace};
 use super::log::{Options, guard, make_room, open};
 use super::{damaged, io_error, precheck};
 
-/// Entries in one chunk: about 3.5 KiB, one block of a table.
-const CHUNK_COUNT: usize = 128;
+mod chunk;
+
+/// Entries in one chunk: about 3 KiB, one block of a table.
+const CHUNK_COUNT: usize = 192;
 
 /// The most requests that wait for the index thread. A caller that goes beyond is refused.
 const QUEUE_COUNT_MAX: usize = 256;
@@ -35,11 +37,10 @@ const QUEUE_COUNT_MAX: usize = 256;
 const STEP_COUNT: usize = 256;
 
 const HASH_BYTES: usize = 16;
-const ENTRY_BYTES: usize = 16 + 8 + 4;
 const NO_NEXT: [u8; 16] = [0xff; 16];
 
 /// Mixed into every hash: another layout is another index.
-const LAYOUT: &[u8] = b"dpc id index 1";
+const LAYOUT: &[u8] = b"dpc id index 2";
 
 /// What the index knows of one part of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -255,11 +256,7 @@ impl Keeper {
         for (i, chunk) in chunks.iter().enumerate() {
             let next = chunks.get(i + 1).map_or(NO_NEXT, |chunk| chunk[0].0.0);
             let mut value = next.to_vec();
-            for (id, loc) in *chunk {
-                value.extend_from_slice(&id.0);
-                value.extend_from_slice(&loc.record.0.to_le_bytes());
-                value.extend_from_slice(&loc.position.to_le_bytes());
-            }
+            chunk::pack(chunk, &mut value);
             rows.push((chunk_key(part.part, chunk[0].0), value));
             if rows.len() == STEP_COUNT {
                 self.put(std::mem::take(&mut rows))?;
@@ -333,9 +330,7 @@ impl Keeper {
         if next != NO_NEXT && *next <= id.0[..] {
             return Err(self.damaged(part, "a chunk is missing"));
         }
-        let (entries, _) = entries.as_chunks::<ENTRY_BYTES>();
-        let found = entries.binary_search_by(|entry| entry[..16].cmp(&id.0)).ok();
-        Ok(found.map(|at| loc_of(&entries[at])))
+        chunk::find(entries, id).ok_or_else(|| self.damaged(part, "a chunk does not decode"))
     }
 
     fn drop_below(&mut self, part: u64) -> Result<(), StoreError> {
@@ -401,13 +396,6 @@ fn chunk_key(part: u64, first: ObjectId) -> Vec<u8> {
 /// The part that a key belongs to. Keys are as long as this thread made them.
 fn part_of(key: &[u8]) -> u64 {
     key.first_chunk().map_or(u64::MAX, |part| u64::from_be_bytes(*part))
-}
-
-fn loc_of(entry: &[u8; ENTRY_BYTES]) -> Loc {
-    Loc {
-        record: RecordNumber(u64::from_le_bytes(entry[16..24].try_into().expect("8 bytes"))),
-        position: u32::from_le_bytes(entry[24..].try_into().expect("4 bytes")),
-    }
 }
 
 fn info_of(part: u64, content: &[u8]) -> Option<PartInfo> {
@@ -476,13 +464,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("index");
         let mut index = IndexDb::open(&path, LANE).unwrap();
-        for (number, count) in [(1, 1), (2, 128), (3, 129), (4, 40_000)] {
+        for (number, count) in [(1, 1), (2, 192), (3, 193), (4, 40_000)] {
             write(&mut index, number, count);
         }
         // Written again with less in it: nothing of the first time is left.
         write(&mut index, 4, 10_000);
         for round in 0..2 {
-            for (number, count) in [(1, 1), (2, 128), (3, 129), (4, 10_000)] {
+            for (number, count) in [(1, 1), (2, 192), (3, 193), (4, 10_000)] {
                 let wanted = part(number, count);
                 let ids = wanted.entries.iter().map(|(id, _)| (number, *id)).collect();
                 let found = ask(&mut index, |index, done| index.lookup(ids, done)).unwrap();

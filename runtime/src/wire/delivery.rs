@@ -46,7 +46,7 @@ const LENGTH_DELIMITED: u8 = 2;
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
     written: Vec<u8>,
-    /// The delivery that is being written: its length goes before it.
+    /// The delivery that is being written, without its payload: its length goes before it.
     one: Vec<u8>,
 }
 
@@ -64,12 +64,19 @@ impl Writer {
     /// Adds a delivery of the node of that name.
     pub(crate) fn push(&mut self, delivery: &Delivery, node: &str) {
         self.one.clear();
-        write(&mut self.one, delivery, node);
-        bytes(&mut self.written, DELIVERIES, &self.one);
+        let behind = write_around_payload(&mut self.one, delivery, node);
+        let payload = &delivery.object.entity.payload[..];
+        let (front, back) = self.one.split_at(behind);
+        key(&mut self.written, DELIVERIES, LENGTH_DELIMITED);
+        encode_varint((self.one.len() + payload.len()) as u64, &mut self.written);
+        for part in [front, payload, back] {
+            self.written.extend_from_slice(part);
+        }
     }
 }
 
-fn write(out: &mut Vec<u8>, delivery: &Delivery, node: &str) {
+/// Writes all of a delivery but its payload, and says where that belongs.
+fn write_around_payload(out: &mut Vec<u8>, delivery: &Delivery, node: &str) -> usize {
     let object = &delivery.object;
     let entity = &object.entity;
     int(out, field::SUBSCRIPTION, delivery.subscription.0);
@@ -87,8 +94,10 @@ fn write(out: &mut Vec<u8>, delivery: &Delivery, node: &str) {
     out.extend_from_slice(TYPE_URL_HOST.as_bytes());
     out.extend_from_slice(ty.as_bytes());
     if value > 0 {
-        bytes(out, SECOND, &entity.payload);
+        key(out, SECOND, LENGTH_DELIMITED);
+        encode_varint(entity.payload.len() as u64, out);
     }
+    let behind = out.len();
     int(out, field::VERSION, object.version.into());
     int(out, field::DELIVERY, object.deliveries.into());
     int(out, field::FAILED_DELIVERIES, object.failed.into());
@@ -110,6 +119,7 @@ fn write(out: &mut Vec<u8>, delivery: &Delivery, node: &str) {
     moment(out, field::PUSHED_AT, object.pushed_at);
     moment(out, field::LEASE_UNTIL, delivery.until_wall);
     int(out, field::POSSIBLE_DUPLICATE, object.possible_duplicate.into());
+    behind
 }
 
 /// An entry of the map of headers.

@@ -63,6 +63,8 @@ impl Checker {
             let o = &thing.object;
             let waits = thing.standing == Standing::Flowing
                 && o.not_before.is_none_or(|at| at <= wall)
+                // Past its time it is nobody's: it is parked, or waits until the clock is trusted.
+                && o.expires_at.is_none_or(|at| at > wall)
                 && !self.is_leased(lane, &(o.id, o.birth), now);
             let Some(idle) = idle.iter().find(|i| i.may_take(o)).filter(|_| waits) else {
                 continue;

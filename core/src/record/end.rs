@@ -1,0 +1,427 @@
+//! An end's entry. Ends are kept for long (P9) and look alike: one finaliser, one type, one moment.
+//! So only the first one of a record is written out; each further one says what differs from the
+//! one before it. Of an end whose neighbours ended with it, little more is left than its id and the
+//! hash of what was pushed.
+
+use serde::{Deserialize, Serialize};
+
+use super::codec::{BadEntry, Reader, Writer};
+use super::entry::{End, Ending, TransferId, decode_birth, encode_birth, name, type_name};
+use super::object::{decode_marks, encode_marks, skip_marks};
+use crate::ids::{Birth, Loc, ObjectId};
+use crate::object::{SettleMark, Token};
+use crate::time::Wall;
+
+/// The kind of an end that is written out.
+pub(super) const END: u8 = 1;
+
+/// The kind of an end that says what differs from the one before it in its record.
+pub(super) const END_AFTER: u8 = 16;
+
+/// The last end of a record: what the next one is compared with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Before {
+    /// The end, without its marks.
+    end: End,
+    /// Its mark, if it has one and no more.
+    mark: Option<SettleMark>,
+}
+
+// How a place is told, in two bits each.
+const WAS: u16 = 0;
+const CARRIED_FROM: u16 = 2;
+const BIRTH: u16 = 4;
+/// There is none. A birth has one: it is where the object stood.
+const NO_PLACE: u16 = 0;
+/// The place behind that of the end before.
+const NEXT_PLACE: u16 = 1;
+/// Another one in the record of that of the end before.
+const SAME_RECORD: u16 = 2;
+const ELSEWHERE: u16 = 3;
+
+// How the marks are told, in two bits.
+const MARKS: u16 = 6;
+const NO_MARKS: u16 = 0;
+/// One like that of the end before, with the next lease.
+const NEXT_LEASE: u16 = 1;
+/// One like that, with another lease.
+const OTHER_LEASE: u16 = 2;
+const WRITTEN_OUT: u16 = 3;
+
+// What is as it was with the end before.
+const SAME_ENDING: u16 = 1 << 8;
+const SAME_TYPE: u16 = 1 << 9;
+const SAME_BY: u16 = 1 << 10;
+const SAME_COUNTS: u16 = 1 << 11;
+const SAME_LANE: u16 = 1 << 12;
+const SAME_AT: u16 = 1 << 13;
+const SAME_PUSHED_AT: u16 = 1 << 14;
+const FLAGS: u16 = (1 << 15) - 1;
+
+/// Writes the entry of an end.
+pub(crate) fn write_end(w: &mut Writer, end: &End) {
+    match w.end.take() {
+        None => {
+            w.byte(END);
+            write_out(w, end);
+            w.end = Some(Before::of(end));
+        }
+        Some(mut before) => {
+            w.byte(END_AFTER);
+            write_after(w, &before, end);
+            before.set(end);
+            w.end = Some(before);
+        }
+    }
+}
+
+/// Reads an end of this kind.
+pub(super) fn decode_end(r: &mut Reader, kind: u8) -> Result<End, BadEntry> {
+    if kind == END {
+        let end = read_out(r, decode_marks)?;
+        r.end = Some(Before::of(&end));
+        return Ok(end);
+    }
+    let mut before = r.end.take().ok_or_else(|| r.bad("an end before this one"))?;
+    let mark = before.mark.take();
+    let end = read_after(r, &before.end, |r, id, how| read_marks(r, id, how, mark))?;
+    before.set(&end);
+    r.end = Some(before);
+    Ok(end)
+}
+
+/// Reads what an end says, but for its marks: only the lane itself needs those.
+pub(super) fn glance_at_end(r: &mut Reader, kind: u8) -> Result<End, BadEntry> {
+    let none = |()| Vec::new();
+    if kind == END {
+        let end = read_out(r, |r| skip_marks(r).map(none))?;
+        r.end = Some(Before::of(&end));
+        return Ok(end);
+    }
+    let mut before = r.end.take().ok_or_else(|| r.bad("an end before this one"))?;
+    let end = read_after(r, &before.end, |r, _, how| match how {
+        WRITTEN_OUT => skip_marks(r).map(none),
+        OTHER_LEASE => r.int().map(|_| Vec::new()),
+        _ => Ok(Vec::new()),
+    })?;
+    before.set(&end);
+    r.end = Some(before);
+    Ok(end)
+}
+
+impl Before {
+    fn of(end: &End) -> Self {
+        let mut before = Self { end: End { marks: Vec::new(), ..end.clone() }, mark: None };
+        before.mark = only(&end.marks).cloned();
+        before
+    }
+
+    /// Takes the next end in place of this one. Names are shared, and mostly the same already.
+    fn set(&mut self, end: &End) {
+        let before = &mut self.end;
+        (before.id, before.was, before.carried_from) = (end.id, end.was, end.carried_from);
+        (before.version, before.moves, before.size) = (end.version, end.moves, end.size);
+        (before.hash, before.birth) = (end.hash, end.birth);
+        (before.at, before.pushed_at) = (end.at, end.pushed_at);
+        if before.ending != end.ending {
+            before.ending.clone_from(&end.ending);
+        }
+        if before.ty != end.ty {
+            before.ty.clone_from(&end.ty);
+        }
+        if before.by != end.by {
+            before.by.clone_from(&end.by);
+        }
+        self.mark = only(&end.marks).cloned();
+    }
+}
+
+fn only(marks: &[SettleMark]) -> Option<&SettleMark> {
+    if let [mark] = marks { Some(mark) } else { None }
+}
+
+fn write_out(w: &mut Writer, end: &End) {
+    w.fixed(&end.id.0);
+    let flags = [end.was.is_some(), end.by.is_some(), end.carried_from.is_some()];
+    w.byte(flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag)));
+    for at in end.was.iter().chain(&end.carried_from) {
+        w.loc(*at);
+    }
+    write_ending(w, &end.ending);
+    w.string(end.ty.as_str());
+    w.int(u64::from(end.version));
+    w.fixed(&end.hash);
+    encode_birth(w, &end.birth);
+    encode_marks(w, &end.marks);
+    if let Some(by) = &end.by {
+        w.string(by.as_str());
+    }
+    w.int(end.at.0);
+    w.int(u64::from(end.moves));
+    w.int(u64::from(end.size));
+    w.int(end.pushed_at.0);
+}
+
+fn read_out(
+    r: &mut Reader,
+    marks: impl FnOnce(&mut Reader) -> Result<Vec<SettleMark>, BadEntry>,
+) -> Result<End, BadEntry> {
+    let id = ObjectId(r.fixed()?);
+    let flags = r.byte()?;
+    Ok(End {
+        id,
+        was: if flags & 1 != 0 { Some(r.loc()?) } else { None },
+        carried_from: if flags & 4 != 0 { Some(r.loc()?) } else { None },
+        ending: read_ending(r)?,
+        ty: type_name(r)?,
+        version: r.u32()?,
+        hash: r.fixed()?,
+        birth: decode_birth(r)?,
+        marks: marks(r)?,
+        by: if flags & 2 != 0 { Some(name(r)?) } else { None },
+        at: Wall(r.int()?),
+        moves: r.u32()?,
+        size: r.u32()?,
+        pushed_at: Wall(r.int()?),
+    })
+}
+
+fn write_ending(w: &mut Writer, ending: &Ending) {
+    match ending {
+        Ending::Final => w.byte(0),
+        Ending::Discarded(reason) => {
+            w.byte(1);
+            w.string(reason);
+        }
+        Ending::Moved(transfer) => {
+            w.byte(2);
+            transfer.encode(w);
+        }
+        Ending::Duplicate => w.byte(3),
+    }
+}
+
+fn read_ending(r: &mut Reader) -> Result<Ending, BadEntry> {
+    Ok(match r.byte()? {
+        0 => Ending::Final,
+        1 => Ending::Discarded(r.string()?),
+        2 => Ending::Moved(TransferId::decode(r)?),
+        3 => Ending::Duplicate,
+        _ => return Err(r.bad("an ending")),
+    })
+}
+
+/// Writes an end beside the one before it: two bytes of flags, then what they leave open.
+fn write_after(w: &mut Writer, Before { end: before, mark }: &Before, end: &End) {
+    let (was, from) =
+        (place_after(before.was, end.was), place_after(before.carried_from, end.carried_from));
+    let birth = match end.birth.loc {
+        loc if Some(loc) == end.was => NO_PLACE,
+        loc => place_after(Some(before.birth.loc), Some(loc)),
+    };
+    let marks = marks_after(mark.as_ref(), end);
+    let counts = |e: &End| (e.version, e.moves, e.size);
+    let flag = |same: bool, bit: u16| if same { bit } else { 0 };
+    let same_lane = (before.birth.lane, before.birth.epoch) == (end.birth.lane, end.birth.epoch);
+    let flags = was << WAS
+        | from << CARRIED_FROM
+        | birth << BIRTH
+        | marks << MARKS
+        | flag(before.ending == end.ending, SAME_ENDING)
+        | flag(before.ty == end.ty, SAME_TYPE)
+        | flag(before.by == end.by, SAME_BY)
+        | flag(counts(before) == counts(end), SAME_COUNTS)
+        | flag(same_lane, SAME_LANE)
+        | flag(before.at == end.at, SAME_AT)
+        | flag(before.pushed_at == end.pushed_at, SAME_PUSHED_AT);
+    w.fixed(&flags.to_le_bytes());
+    write_id(w, before.id, end.id);
+    w.fixed(&end.hash);
+    write_place(w, was, end.was);
+    write_place(w, from, end.carried_from);
+    if flags & SAME_LANE == 0 {
+        w.fixed(&end.birth.lane.0);
+        w.int(end.birth.epoch.0);
+    }
+    write_place(w, birth, Some(end.birth.loc));
+    match (marks, mark, &end.marks[..]) {
+        (OTHER_LEASE, Some(before), [mark]) => write_change(w, before.token.n, mark.token.n),
+        (WRITTEN_OUT, _, marks) => encode_marks(w, marks),
+        _ => {}
+    }
+    if flags & SAME_ENDING == 0 {
+        write_ending(w, &end.ending);
+    }
+    if flags & SAME_TYPE == 0 {
+        w.string(end.ty.as_str());
+    }
+    if flags & SAME_BY == 0 {
+        w.byte(u8::from(end.by.is_some()));
+        end.by.iter().for_each(|by| w.string(by.as_str()));
+    }
+    if flags & SAME_COUNTS == 0 {
+        [end.version, end.moves, end.size].iter().for_each(|n| w.int(u64::from(*n)));
+    }
+    if flags & SAME_AT == 0 {
+        write_change(w, before.at.0, end.at.0);
+    }
+    if flags & SAME_PUSHED_AT == 0 {
+        write_change(w, before.pushed_at.0, end.pushed_at.0);
+    }
+}
+
+fn read_after(
+    r: &mut Reader,
+    before: &End,
+    marks: impl FnOnce(&mut Reader, ObjectId, u16) -> Result<Vec<SettleMark>, BadEntry>,
+) -> Result<End, BadEntry> {
+    let flags = u16::from_le_bytes(r.fixed()?);
+    if flags & !FLAGS != 0 {
+        return Err(r.bad("flags of an end"));
+    }
+    let (same, two) = (|bit: u16| flags & bit != 0, |shift: u16| flags >> shift & 3);
+    let id = read_id(r, before.id)?;
+    let hash = r.fixed()?;
+    let was = read_place(r, two(WAS), before.was)?;
+    let carried_from = read_place(r, two(CARRIED_FROM), before.carried_from)?;
+    let Birth { mut lane, mut epoch, .. } = before.birth;
+    if !same(SAME_LANE) {
+        lane.0 = r.fixed()?;
+        epoch.0 = r.int()?;
+    }
+    let born = read_place(r, two(BIRTH), Some(before.birth.loc))?.or(was);
+    let loc = born.ok_or_else(|| r.bad("the place of a birth"))?;
+    let marks = marks(r, id, two(MARKS))?;
+    let ending = if same(SAME_ENDING) { before.ending.clone() } else { read_ending(r)? };
+    let ty = if same(SAME_TYPE) { before.ty.clone() } else { type_name(r)? };
+    let by = match same(SAME_BY) {
+        true => before.by.clone(),
+        false if r.byte()? == 1 => Some(name(r)?),
+        false => None,
+    };
+    let (version, moves, size) = match same(SAME_COUNTS) {
+        true => (before.version, before.moves, before.size),
+        false => (r.u32()?, r.u32()?, r.u32()?),
+    };
+    let at = if same(SAME_AT) { before.at } else { Wall(read_change(r, before.at.0)?) };
+    let pushed_at = match same(SAME_PUSHED_AT) {
+        true => before.pushed_at,
+        false => Wall(read_change(r, before.pushed_at.0)?),
+    };
+    let birth = Birth { lane, epoch, loc };
+    Ok(End {
+        id,
+        was,
+        carried_from,
+        ending,
+        ty,
+        version,
+        hash,
+        birth,
+        marks,
+        by,
+        at,
+        moves,
+        size,
+        pushed_at,
+    })
+}
+
+/// How the marks of an end are told beside the mark of the one before.
+fn marks_after(before: Option<&SettleMark>, end: &End) -> u16 {
+    let (before, mark) = match (before, &end.marks[..]) {
+        (_, []) => return NO_MARKS,
+        (Some(before), [mark]) => (before, mark),
+        _ => return WRITTEN_OUT,
+    };
+    let token = Token { n: mark.token.n, object: end.id, ..before.token };
+    if *mark != (SettleMark { token, ..before.clone() }) {
+        return WRITTEN_OUT;
+    }
+    if before.token.n.checked_add(1) == Some(mark.token.n) { NEXT_LEASE } else { OTHER_LEASE }
+}
+
+fn read_marks(
+    r: &mut Reader,
+    id: ObjectId,
+    how: u16,
+    before: Option<SettleMark>,
+) -> Result<Vec<SettleMark>, BadEntry> {
+    match how {
+        NO_MARKS => return Ok(Vec::new()),
+        WRITTEN_OUT => return decode_marks(r),
+        _ => {}
+    }
+    let mut mark = before.ok_or_else(|| r.bad("a mark before this one"))?;
+    let n = mark.token.n;
+    mark.token.n = match how {
+        NEXT_LEASE => n.checked_add(1).ok_or_else(|| r.bad("a lease's number"))?,
+        _ => read_change(r, n)?,
+    };
+    mark.token.object = id;
+    Ok(vec![mark])
+}
+
+fn place_after(before: Option<Loc>, at: Option<Loc>) -> u16 {
+    match (before, at) {
+        (_, None) => NO_PLACE,
+        (Some(before), Some(at)) if before.record == at.record => {
+            let next = before.position.checked_add(1) == Some(at.position);
+            if next { NEXT_PLACE } else { SAME_RECORD }
+        }
+        _ => ELSEWHERE,
+    }
+}
+
+fn write_place(w: &mut Writer, how: u16, at: Option<Loc>) {
+    match (how, at) {
+        (SAME_RECORD, Some(at)) => w.int(u64::from(at.position)),
+        (ELSEWHERE, Some(at)) => w.loc(at),
+        _ => {}
+    }
+}
+
+fn read_place(r: &mut Reader, how: u16, before: Option<Loc>) -> Result<Option<Loc>, BadEntry> {
+    match how {
+        NO_PLACE => return Ok(None),
+        ELSEWHERE => return r.loc().map(Some),
+        _ => {}
+    }
+    let Loc { record, position } = before.ok_or_else(|| r.bad("a place before this one"))?;
+    let position = match how {
+        NEXT_PLACE => position.checked_add(1).ok_or_else(|| r.bad("a place"))?,
+        _ => r.u32()?,
+    };
+    Ok(Some(Loc { record, position }))
+}
+
+/// An id beside the one before: how many bytes they share, and the rest. Ids of version 7 begin
+/// with their time.
+fn write_id(w: &mut Writer, before: ObjectId, id: ObjectId) {
+    let shared = before.0.iter().zip(&id.0).take_while(|(a, b)| a == b).count();
+    w.byte(u8::try_from(shared).expect("an id has sixteen bytes"));
+    w.fixed(&id.0[shared..]);
+}
+
+fn read_id(r: &mut Reader, before: ObjectId) -> Result<ObjectId, BadEntry> {
+    let shared = usize::from(r.byte()?);
+    let mut id = before;
+    let rest = id.0.get_mut(shared..).ok_or_else(|| r.bad("the bytes of an id"))?;
+    r.fill(rest)?;
+    Ok(id)
+}
+
+/// A number by how far it is from another one, near ones in few bytes whichever way they lie.
+fn write_change(w: &mut Writer, before: u64, now: u64) {
+    let change = now.wrapping_sub(before).cast_signed();
+    w.int((change << 1 ^ change >> 63).cast_unsigned());
+}
+
+fn read_change(r: &mut Reader, before: u64) -> Result<u64, BadEntry> {
+    let folded = r.int()?;
+    let change = (folded >> 1).cast_signed() ^ -(folded & 1).cast_signed();
+    Ok(before.wrapping_add(change.cast_unsigned()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+use super::*;
+
+const SUBSCRIPTION: SubscriptionId = SubscriptionId(1);
+
+fn at(ms: u64) -> Mono {
+    Mono(0) + Span::millis(ms)
+}
+
+/// Sessions 0, 1 and 2 with one subscription each, all of one group.
+fn three() -> (Subscriptions, GroupId) {
+    let mut subs = Subscriptions::default();
+    let pattern = Pattern::new("acme.Order").expect("a good pattern");
+    let name = Name::new("processor", "billing").expect("a good name");
+    let group = subs.create_group(DemandKey::new(pattern, name));
+    for n in 0..3 {
+        subs.sessions.insert(SessionId(n), Session::default());
+        subs.add((SessionId(n), SUBSCRIPTION), group, (50, 0), Span::secs(30), Wall(0));
+    }
+    (subs, group)
+}
+
+fn settle(subs: &mut Subscriptions, session: u64, count: u32, now: Mono) {
+    let session = subs.sessions.get_mut(&SessionId(session)).expect("it stands");
+    (0..count).for_each(|_| session.pace.settled(now));
+}
+
+/// Who gets so many objects at one moment.
+fn given(subs: &mut Subscriptions, group: GroupId, count: usize, now: Mono) -> Vec<u64> {
+    let mut next = || subs.next_free(group, now).map(|(session, _)| session.0);
+    std::iter::from_fn(&mut next).take(count).collect()
+}
+
+#[test]
+fn those_of_whom_nothing_is_known_have_one_each_in_turn() {
+    let (mut subs, group) = three();
+    assert_eq!(given(&mut subs, group, 7, at(0)), [0, 1, 2, 0, 1, 2, 0]);
+}
+
+#[test]
+fn who_is_fast_gets_as_many_in_a_row_as_it_has_settled_of_late() {
+    let (mut subs, group) = three();
+    settle(&mut subs, 1, 3, at(100));
+    let wanted = [0, 1, 1, 1, 2, 0, 1, 1, 1, 2];
+    assert_eq!(given(&mut subs, group, 10, at(400)), wanted);
+    // What is settled now counts from the next span on, and for as long as one.
+    settle(&mut subs, 1, 2, at(400));
+    assert_eq!(given(&mut subs, group, 6, at(500)), [0, 1, 1, 1, 2, 0]);
+    assert_eq!(given(&mut subs, group, 4, at(650)), [1, 1, 2, 0]);
+    assert_eq!(given(&mut subs, group, 4, at(901)), [1, 2, 0, 1]);
+}
+
+#[test]
+fn at_another_moment_the_next_one_has_its_turn() {
+    let (mut subs, group) = three();
+    (0..3).for_each(|session| settle(&mut subs, session, 9, at(0)));
+    let singly = (0..6).flat_map(|ms| given(&mut subs, group, 1, at(300 + ms)));
+    assert_eq!(singly.collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2]);
+}
+
+#[test]
+fn a_row_ends_with_the_credit_and_is_bounded() {
+    let (mut subs, group) = three();
+    settle(&mut subs, 0, 100_000, at(0));
+    subs.set_credit((SessionId(0), SUBSCRIPTION), 5);
+    assert_eq!(given(&mut subs, group, 7, at(300)), [0, 0, 0, 0, 0, 1, 2]);
+    assert!(subs.free_one((SessionId(0), SUBSCRIPTION), true, Wall(0)).is_some());
+    assert_eq!(given(&mut subs, group, 3, at(300)), [1, 2, 0]);
+    subs.set_credit((SessionId(0), SUBSCRIPTION), 1_000);
+    let given = given(&mut subs, group, 300, at(300));
+    let longest = given.chunk_by(|a, b| a == b).map(<[u64]>::len).max();
+    assert_eq!(longest, Some(ROW_MAX as usize));
+}
