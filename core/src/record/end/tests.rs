@@ -34,6 +34,9 @@ fn usual(n: u32) -> End {
     }
 }
 
+/// What makes an end odd in one way.
+type Change<'a> = &'a dyn Fn(&mut End);
+
 /// The same with the parts changed that the bits of `odd` name.
 fn unusual(n: u32, odd: u32) -> End {
     let mut end = usual(n);
@@ -46,7 +49,7 @@ fn unusual(n: u32, odd: u32) -> End {
         n: u64::from(n),
     };
     let mark = end.marks[0].clone();
-    let changes: [(bool, &dyn Fn(&mut End)); 16] = [
+    let changes: [(bool, Change<'_>); 16] = [
         (is(0), &|end| end.was = None),
         (is(1), &|end| end.carried_from = Some(loc(9, n))),
         (is(2), &|end| end.ending = Ending::Discarded("rotten".into())),
