@@ -364,6 +364,13 @@ impl Core {
         under_way == 0 || under_way < most && !self.fenced && self.lane.has_full()
     }
 
+    /// Whether its log is being written, or survivors carried forward in it: a core that is recovered
+    /// from the log now may not know all that this one knows. What is to be written when something
+    /// else is, such as steps of the history, does not count.
+    pub fn is_writing(&self) -> bool {
+        self.lane.is_writing() || self.scans.is_carrying()
+    }
+
     /// The lane's id.
     pub fn lane_id(&self) -> LaneId {
         self.lane.id

@@ -224,6 +224,12 @@ impl Lane {
         !self.closed.is_empty()
     }
 
+    /// Whether a record is under way, or waited for.
+    pub(crate) fn is_writing(&self) -> bool {
+        let asked = self.open.urgent && self.open.entries > 0;
+        asked || !self.closed.is_empty() || !self.taken.is_empty()
+    }
+
     /// The next record for the store, if somebody waits for it.
     pub(crate) fn take(&mut self, now: Now) -> Option<(Record, Sealed)> {
         let draft = match self.closed.pop_front() {

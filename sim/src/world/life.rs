@@ -301,6 +301,7 @@ impl World {
         for (number, bytes) in records {
             self.checks.on_committed(lane, *number, bytes, &mut self.coverage);
         }
+        self.checks.on_claimed(lane);
         let from = replayed_from(records, claimed.first);
         self.coverage.add_if("restarted from a checkpoint", from > claimed.first);
         let settings = self.settings(node);
