@@ -80,7 +80,17 @@ pub(crate) async fn rebuild_history(
     config: &Config,
     step: impl FnMut(Carried),
 ) -> Result<HistoryRebuilt, StoreError> {
+    Rebuilding::check(&config.data_dir).map_err(no_history)?;
     read_lane(config, ToHistory(config), step).await
+}
+
+fn no_history(error: HistoryError) -> StoreError {
+    match error {
+        HistoryError::Kept { .. } => StoreError::Refused(error.to_string()),
+        HistoryError::Unusable { .. } | HistoryError::Newer { .. } => {
+            StoreError::Io(error.to_string())
+        }
+    }
 }
 
 struct ToHistory<'a>(&'a Config);
@@ -94,22 +104,17 @@ impl ReadLane for ToHistory<'_> {
         (lane, claimed): (LaneId, &Claimed),
         step: impl AsyncFnMut(Carried) -> Result<(), StoreError>,
     ) -> Result<HistoryRebuilt, StoreError> {
-        let unusable = |error: HistoryError| match error {
-            HistoryError::Kept { .. } => StoreError::Refused(error.to_string()),
-            HistoryError::Unusable { .. } | HistoryError::Newer { .. } => {
-                StoreError::Io(error.to_string())
-            }
-        };
         let (dir, options) = (&self.0.data_dir, history_options(self.0));
-        let mut history = Rebuilding::begin(dir, lane, claimed.last, options).map_err(unusable)?;
+        let mut history =
+            Rebuilding::begin(dir, lane, claimed.last, options).map_err(no_history)?;
         let take = async |records: Piece| {
             for (number, record) in records {
-                history.take(number, &record).map_err(unusable)?;
+                history.take(number, &record).map_err(no_history)?;
             }
             Ok(())
         };
         let carried = carry(store, claimed, take, step).await?;
-        let rebuilt = history.finish().map_err(unusable)?;
+        let rebuilt = history.finish().map_err(no_history)?;
         Ok(HistoryRebuilt { lane, carried, rebuilt })
     }
 }

@@ -32,12 +32,22 @@ pub(crate) struct Rebuilt {
 }
 
 impl Rebuilding {
+    /// Whether one may begin in the data folder `dir`: to be asked before a lane is claimed for it.
+    ///
+    /// # Errors
+    ///
+    /// [`HistoryError::Kept`] if it holds what an earlier rebuild kept: the only one left of what the
+    /// log no longer holds.
+    pub(crate) fn check(dir: &Path) -> Result<(), HistoryError> {
+        let kept = dir.join(folder::BEFORE);
+        if kept.exists() { Err(HistoryError::Kept { path: kept }) } else { Ok(()) }
+    }
+
     /// Begins with an empty history, in the data folder `dir`, of a lane whose last record is `last`.
     ///
     /// # Errors
     ///
-    /// [`HistoryError`] if the folder cannot be written, or holds what an earlier rebuild kept: the
-    /// only one left of what the log no longer holds.
+    /// As of [`Self::check`], and [`HistoryError`] if the folder cannot be written.
     pub(crate) fn begin(
         dir: &Path,
         lane: LaneId,
@@ -45,10 +55,7 @@ impl Rebuilding {
         options: HistoryOptions,
     ) -> Result<Self, HistoryError> {
         let (path, fresh) = (dir.join(folder::FILE), dir.join(folder::REBUILDING));
-        let kept = dir.join(folder::BEFORE);
-        if kept.exists() {
-            return Err(HistoryError::Kept { path: kept });
-        }
+        Self::check(dir)?;
         folder::remove(&fresh).map_err(|error| unusable(&fresh, &error))?;
         let book = Book::open(&fresh, lane, last, options);
         let book = book.map_err(|error| error.into_public(&fresh))?;
