@@ -20,7 +20,7 @@ use crate::hold::Meeting;
 use crate::ids::{LaneId, LinkId, Loc};
 use crate::input::{Input, Operator, ReplyTo};
 use crate::lane::entry_bytes;
-use crate::limits::{OFFER_BYTES_MAX, OFFER_OBJECTS_MAX, OFFERS_MAX, PATH_MAX};
+use crate::limits::{OFFER_BYTES_MAX, OFFER_OBJECTS_MAX, PATH_MAX};
 use crate::loads::Purpose;
 use crate::mesh::who;
 use crate::message::{Estate, Message, OfferRefused};
@@ -181,7 +181,7 @@ impl Core {
 
     /// The heir's link, when it may take one more offer.
     fn link_for_estate(&self, heir: LaneId) -> Option<LinkId> {
-        self.mesh.link_to(heir).filter(|link| self.transfers.offers_over(*link) < OFFERS_MAX)
+        self.mesh.link_to(heir).filter(|link| self.transfers.has_room(*link, 1))
     }
 
     pub(crate) fn on_estate_loaded(&mut self, entries: &[(Loc, Entry)], fx: &mut Effects) {

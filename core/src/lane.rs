@@ -224,17 +224,21 @@ impl Lane {
         !self.closed.is_empty()
     }
 
+    /// Whether somebody waits for the open record.
+    fn is_urged(&self) -> bool {
+        self.open.urgent && self.has_riders()
+    }
+
     /// Whether a record is under way, or waited for.
     pub(crate) fn is_writing(&self) -> bool {
-        let asked = self.open.urgent && self.open.entries > 0;
-        asked || !self.closed.is_empty() || !self.taken.is_empty()
+        self.is_urged() || self.has_full() || !self.taken.is_empty()
     }
 
     /// The next record for the store, if somebody waits for it.
     pub(crate) fn take(&mut self, now: Now) -> Option<(Record, Sealed)> {
         let draft = match self.closed.pop_front() {
             Some(draft) => draft,
-            None if self.open.urgent && self.open.entries > 0 => self.open_next(),
+            None if self.is_urged() => self.open_next(),
             None => return None,
         };
         let header = Header {

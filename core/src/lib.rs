@@ -55,6 +55,7 @@ pub mod shared;
 pub mod store;
 mod subscriptions;
 mod take;
+mod tally;
 pub mod time;
 mod transfer;
 mod usage;

@@ -17,6 +17,7 @@ use crate::ids::RecordNumber;
 use crate::limits::Limits;
 use crate::record::Entry;
 use crate::remember::Remembered;
+use crate::tally::Tally;
 use crate::time::{Mono, Span, Wall};
 
 /// How often housekeeping on wall time looks around at the latest.
@@ -60,8 +61,8 @@ pub(crate) struct Parts {
     history: RecordNumber,
     /// The last checkpoint's size: large ones are made less often.
     checkpoint_bytes: u64,
-    /// When the present span of [`QUIET`] began, the bytes written in it, and in the one before.
-    used: (Mono, u64, u64),
+    /// The bytes written in spans of [`QUIET`].
+    used: Tally,
     /// The last part that the tidying under way goes over.
     tidying: Option<u64>,
     /// Dead bytes that the last tidying left: none of them go by tidying again.
@@ -78,7 +79,7 @@ impl Parts {
             kept: first,
             history: RecordNumber(u64::MAX),
             checkpoint_bytes: 0,
-            used: (Mono(0), 0, 0),
+            used: Tally::default(),
             tidying: None,
             untidy: 0,
         }
@@ -99,27 +100,17 @@ impl Parts {
 
     /// The core starts: it counts as used for a while.
     pub(crate) fn begin_use(&mut self, now: Mono) {
-        self.used = (now, QUIET_BYTES, 0);
+        self.used = Tally::begun(now, QUIET_BYTES);
     }
 
     /// So much was written by somebody who uses the log.
     pub(crate) fn note_use(&mut self, bytes: u64, now: Mono) {
-        let (since, written, _) = self.used;
-        if now - since >= QUIET {
-            let before = if now - since < QUIET.times(2) { written } else { 0 };
-            self.used = (now, 0, before);
-        }
-        self.used.1 += bytes;
+        self.used.add(bytes, QUIET, now);
     }
 
     /// Whether little was written of late.
     fn is_quiet(&self, now: Mono) -> bool {
-        let (since, written, before) = self.used;
-        match now - since {
-            age if age < QUIET => written + before < QUIET_BYTES,
-            age if age < QUIET.times(2) => written < QUIET_BYTES,
-            _ => true,
-        }
+        self.used.of_late(QUIET, now) < QUIET_BYTES
     }
 
     pub(crate) fn grow(&mut self, bytes: u64) {

@@ -143,7 +143,7 @@ impl Core {
         for (i, (slots, objects, _)) in batches {
             self.offer(ways[i].link, ways[i].key.clone(), slots, objects, fx);
         }
-        let is_full = |way: &Way| self.transfers.offers_over(way.link) >= OFFERS_MAX;
+        let is_full = |way: &Way| !self.transfers.has_room(way.link, 1);
         if ways.iter().any(|way| way.open > 0 && is_full(way)) {
             self.transfers.crowded.insert(queue);
         }
@@ -263,7 +263,7 @@ impl Core {
     /// Offers that are being gathered for a link take its room, too.
     fn note_room(&self, link: LinkId, ways: &mut [Way], batches: &Batches) {
         let gathered = batches.keys().filter(|b| ways[**b].link == link).count();
-        let full = self.transfers.offers_over(link) + gathered >= OFFERS_MAX;
+        let full = !self.transfers.has_room(link, gathered + 1);
         for (i, way) in ways.iter_mut().enumerate().filter(|(_, w)| w.link == link) {
             way.has_room = !full || batches.contains_key(&i);
         }

@@ -17,11 +17,12 @@ use crate::object::Generation;
 use crate::planted::{Bug, planted};
 use crate::queues::Type;
 use crate::recording::{SlicedMap, SlicedVec, Slices};
+use crate::tally::Tally;
 use crate::time::{Mono, Span, Wall};
 
 /// Objects that one subscription gets at one moment before the next one of its group has its turn,
 /// at most.
-const ROW_MAX: u32 = 64;
+const ROW_MAX: u64 = 64;
 
 /// The span whose settles say how fast a session is: so long at most, by its own pace, an object
 /// waits behind others of its subscription while another subscription has nothing to do.
@@ -55,7 +56,7 @@ struct Turn {
     /// It lasts for one moment.
     at: Mono,
     /// So many more it gets.
-    left: u32,
+    left: u64,
 }
 
 /// All subscriptions of one pattern and processor name.
@@ -98,14 +99,7 @@ pub(crate) struct Session {
 
 /// How fast a session settles.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Pace {
-    /// When the present span began.
-    since: Mono,
-    /// Settles in it.
-    count: u32,
-    /// Settles in the one before.
-    before: u32,
-}
+pub(crate) struct Pace(Tally);
 
 /// Everything about who wants what here.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -344,25 +338,14 @@ impl Subscriptions {
 impl Pace {
     /// The session has settled one.
     pub(crate) fn settled(&mut self, now: Mono) {
-        let age = now - self.since;
-        if age >= PACE_SPAN {
-            self.before = if age < PACE_SPAN.times(2) { self.count } else { 0 };
-            (self.since, self.count) = (now, 0);
-        }
-        self.count = self.count.saturating_add(1);
+        self.0.add(1, PACE_SPAN, now);
     }
 
     /// How many objects it may get in a row: what it has settled within the last span, so that
     /// nobody has more work than that ahead of the others. Whoever is slow, or has just come, gets
     /// one.
-    fn in_a_row(&self, now: Mono) -> u32 {
-        let age = now - self.since;
-        let settled = match age {
-            age if age < PACE_SPAN => self.before,
-            age if age < PACE_SPAN.times(2) => self.count,
-            _ => 0,
-        };
-        settled.clamp(1, ROW_MAX)
+    fn in_a_row(&self, now: Mono) -> u64 {
+        self.0.last(PACE_SPAN, now).clamp(1, ROW_MAX)
     }
 }
 

@@ -22,6 +22,7 @@ use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::effect::{Effect, Effects};
 use crate::estate::Legacy;
 use crate::ids::{Epoch, Incarnation, LaneId, LinkId, Loc, ObjectId, RecordNumber};
+use crate::limits::OFFERS_MAX;
 use crate::memory::{Phase, Slot};
 use crate::mesh::who;
 use crate::message::{DemandKey, Message, Offer, OfferRefused};
@@ -267,8 +268,13 @@ impl Transfers {
         outstanding
     }
 
+    /// Whether a link may have so many offers more.
+    pub(crate) fn has_room(&self, link: LinkId, offers: usize) -> bool {
+        self.offers_over(link) + offers <= OFFERS_MAX
+    }
+
     /// Offers of one link that are not decided.
-    pub(crate) fn offers_over(&self, link: LinkId) -> usize {
+    fn offers_over(&self, link: LinkId) -> usize {
         self.outgoing.values().filter(|offer| offer.link == link).count()
     }
 }

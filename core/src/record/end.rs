@@ -18,6 +18,8 @@ pub(super) const END: u8 = 1;
 /// The kind of an end that says what differs from the one before it in its record.
 pub(super) const END_AFTER: u8 = 16;
 
+type Marks = Vec<SettleMark>;
+
 /// The last end of a record: what the next one is compared with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Before {
@@ -77,33 +79,35 @@ pub(crate) fn write_end(w: &mut Writer, end: &End) {
 
 /// Reads an end of this kind.
 pub(super) fn decode_end(r: &mut Reader, kind: u8) -> Result<End, BadEntry> {
+    read_end(r, kind, read_marks)
+}
+
+/// Reads what an end says, but for its marks: only the lane itself needs those.
+pub(super) fn glance_at_end(r: &mut Reader, kind: u8) -> Result<End, BadEntry> {
+    read_end(r, kind, |r, how, _, _| {
+        match how {
+            WRITTEN_OUT => skip_marks(r)?,
+            OTHER_LEASE => drop(r.int()?),
+            _ => {}
+        }
+        Ok(Vec::new())
+    })
+}
+
+/// Reads an end. Its marks are read by `marks`: told in which way, of which id, after which mark.
+fn read_end(
+    r: &mut Reader,
+    kind: u8,
+    marks: impl FnOnce(&mut Reader, u16, ObjectId, Option<SettleMark>) -> Result<Marks, BadEntry>,
+) -> Result<End, BadEntry> {
     if kind == END {
-        let end = read_out(r, decode_marks)?;
+        let end = read_out(r, |r, id| marks(r, WRITTEN_OUT, id, None))?;
         r.end = Some(Before::of(&end));
         return Ok(end);
     }
     let mut before = r.end.take().ok_or_else(|| r.bad("an end before this one"))?;
     let mark = before.mark.take();
-    let end = read_after(r, &before.end, |r, id, how| read_marks(r, id, how, mark))?;
-    before.set(&end);
-    r.end = Some(before);
-    Ok(end)
-}
-
-/// Reads what an end says, but for its marks: only the lane itself needs those.
-pub(super) fn glance_at_end(r: &mut Reader, kind: u8) -> Result<End, BadEntry> {
-    let none = |()| Vec::new();
-    if kind == END {
-        let end = read_out(r, |r| skip_marks(r).map(none))?;
-        r.end = Some(Before::of(&end));
-        return Ok(end);
-    }
-    let mut before = r.end.take().ok_or_else(|| r.bad("an end before this one"))?;
-    let end = read_after(r, &before.end, |r, _, how| match how {
-        WRITTEN_OUT => skip_marks(r).map(none),
-        OTHER_LEASE => r.int().map(|_| Vec::new()),
-        _ => Ok(Vec::new()),
-    })?;
+    let end = read_after(r, &before.end, |r, id, how| marks(r, how, id, mark))?;
     before.set(&end);
     r.end = Some(before);
     Ok(end)
@@ -111,9 +115,8 @@ pub(super) fn glance_at_end(r: &mut Reader, kind: u8) -> Result<End, BadEntry> {
 
 impl Before {
     fn of(end: &End) -> Self {
-        let mut before = Self { end: End { marks: Vec::new(), ..end.clone() }, mark: None };
-        before.mark = only(&end.marks).cloned();
-        before
+        let mark = only(&end.marks).cloned();
+        Self { end: End { marks: Vec::new(), ..end.clone() }, mark }
     }
 
     /// Takes the next end in place of this one. Names are shared, and mostly the same already.
@@ -164,7 +167,7 @@ fn write_out(w: &mut Writer, end: &End) {
 
 fn read_out(
     r: &mut Reader,
-    marks: impl FnOnce(&mut Reader) -> Result<Vec<SettleMark>, BadEntry>,
+    marks: impl FnOnce(&mut Reader, ObjectId) -> Result<Marks, BadEntry>,
 ) -> Result<End, BadEntry> {
     let id = ObjectId(r.fixed()?);
     let flags = r.byte()?;
@@ -177,7 +180,7 @@ fn read_out(
         version: r.u32()?,
         hash: r.fixed()?,
         birth: decode_birth(r)?,
-        marks: marks(r)?,
+        marks: marks(r, id)?,
         by: if flags & 2 != 0 { Some(name(r)?) } else { None },
         at: Wall(r.int()?),
         moves: r.u32()?,
@@ -273,7 +276,7 @@ fn write_after(w: &mut Writer, Before { end: before, mark }: &Before, end: &End)
 fn read_after(
     r: &mut Reader,
     before: &End,
-    marks: impl FnOnce(&mut Reader, ObjectId, u16) -> Result<Vec<SettleMark>, BadEntry>,
+    marks: impl FnOnce(&mut Reader, ObjectId, u16) -> Result<Marks, BadEntry>,
 ) -> Result<End, BadEntry> {
     let flags = u16::from_le_bytes(r.fixed()?);
     if flags & !FLAGS != 0 {
@@ -343,10 +346,10 @@ fn marks_after(before: Option<&SettleMark>, end: &End) -> u16 {
 
 fn read_marks(
     r: &mut Reader,
-    id: ObjectId,
     how: u16,
+    id: ObjectId,
     before: Option<SettleMark>,
-) -> Result<Vec<SettleMark>, BadEntry> {
+) -> Result<Marks, BadEntry> {
     match how {
         NO_MARKS => return Ok(Vec::new()),
         WRITTEN_OUT => return decode_marks(r),

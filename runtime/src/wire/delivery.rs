@@ -67,8 +67,7 @@ impl Writer {
         let behind = write_around_payload(&mut self.one, delivery, node);
         let payload = &delivery.object.entity.payload[..];
         let (front, back) = self.one.split_at(behind);
-        key(&mut self.written, DELIVERIES, LENGTH_DELIMITED);
-        encode_varint((self.one.len() + payload.len()) as u64, &mut self.written);
+        begin(&mut self.written, DELIVERIES, self.one.len() + payload.len());
         for part in [front, payload, back] {
             self.written.extend_from_slice(part);
         }
@@ -87,15 +86,12 @@ fn write_around_payload(out: &mut Vec<u8>, delivery: &Delivery, node: &str) -> u
     let ty = entity.ty.as_str();
     let url = TYPE_URL_HOST.len() + ty.len();
     let value = if entity.payload.is_empty() { 0 } else { length(entity.payload.len()) };
-    key(out, field::ENTITY, LENGTH_DELIMITED);
-    encode_varint((length(url) + value) as u64, out);
-    key(out, FIRST, LENGTH_DELIMITED);
-    encode_varint(url as u64, out);
+    begin(out, field::ENTITY, length(url) + value);
+    begin(out, FIRST, url);
     out.extend_from_slice(TYPE_URL_HOST.as_bytes());
     out.extend_from_slice(ty.as_bytes());
     if value > 0 {
-        key(out, SECOND, LENGTH_DELIMITED);
-        encode_varint(entity.payload.len() as u64, out);
+        begin(out, SECOND, entity.payload.len());
     }
     let behind = out.len();
     int(out, field::VERSION, object.version.into());
@@ -125,8 +121,7 @@ fn write_around_payload(out: &mut Vec<u8>, delivery: &Delivery, node: &str) -> u
 /// An entry of the map of headers.
 fn header(out: &mut Vec<u8>, name: &str, text: &str) {
     let part = |text: &str| if text.is_empty() { 0 } else { length(text.len()) };
-    key(out, field::HEADERS, LENGTH_DELIMITED);
-    encode_varint((part(name) + part(text)) as u64, out);
+    begin(out, field::HEADERS, part(name) + part(text));
     for (field, text) in [(FIRST, name), (SECOND, text)] {
         if !text.is_empty() {
             bytes(out, field, text.as_bytes());
@@ -138,8 +133,7 @@ fn moment(out: &mut Vec<u8>, field: u8, at: Wall) {
     let at = timestamp(at);
     let [seconds, nanos] = [at.seconds, at.nanos.into()].map(i64::cast_unsigned);
     let part = |n: u64| if n == 0 { 0 } else { 1 + encoded_len_varint(n) };
-    key(out, field, LENGTH_DELIMITED);
-    encode_varint((part(seconds) + part(nanos)) as u64, out);
+    begin(out, field, part(seconds) + part(nanos));
     int(out, FIRST, seconds);
     int(out, SECOND, nanos);
 }
@@ -153,9 +147,14 @@ fn int(out: &mut Vec<u8>, field: u8, n: u64) {
 }
 
 fn bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
-    key(out, field, LENGTH_DELIMITED);
-    encode_varint(bytes.len() as u64, out);
+    begin(out, field, bytes.len());
     out.extend_from_slice(bytes);
+}
+
+/// What stands before a field of so many bytes.
+fn begin(out: &mut Vec<u8>, field: u8, bytes: usize) {
+    key(out, field, LENGTH_DELIMITED);
+    encode_varint(bytes as u64, out);
 }
 
 /// How many bytes so many take as a field.

@@ -18,9 +18,6 @@ const STEPS_PER_ACTION_MAX: u64 = 4_000;
 /// How many seconds after the last fault everything has come to its end.
 const PATIENCE_S: u64 = 300;
 
-/// Milliseconds after which a log that is being written has come to rest, when nothing else goes on.
-const LOG_REST_MS: u64 = 60_000;
-
 /// After so long everybody has noticed that a link is gone, and has dialled anew.
 const NOTICED: Span = Span::secs(45);
 
@@ -227,7 +224,6 @@ impl<'a> Run<'a> {
             world.checks.p13_books_balance(lane, &types);
             self.checked()?;
             if self.world().nodes()[node].disk.damaged().is_empty() {
-                self.let_log_rest(node)?;
                 self.world().compare_with_recovered(node)?;
             }
         }
@@ -237,17 +233,6 @@ impl<'a> Run<'a> {
         self.stay_silent()?;
         self.world().read_all_disks();
         self.checked()
-    }
-
-    /// A log is tidied when nothing else goes on: that has to come to its end, too.
-    fn let_log_rest(&mut self, node: usize) -> Result<(), String> {
-        for _ in 0..LOG_REST_MS {
-            match self.world().nodes()[node].core() {
-                Some(core) if core.is_writing() => self.run_for(Span::millis(1))?,
-                _ => return Ok(()),
-            }
-        }
-        Err(format!("P11: the log of {} is written without end", self.world().nodes()[node].name))
     }
 
     /// Nodes are asked about objects whose push they had answered OK.

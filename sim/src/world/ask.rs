@@ -6,6 +6,9 @@ use dpc_core::{Answer, Input, Limits};
 
 use super::{Mode, World};
 
+/// Milliseconds after which a log that is being written has come to rest, when nothing else goes on.
+const LOG_REST_MS: u64 = 60_000;
+
 impl super::Node {
     /// Whether its process is paused.
     pub fn is_paused(&self) -> bool {
@@ -105,8 +108,20 @@ impl World {
         format!("P11: {id} is stuck at {name}, {left} in all: {text}")
     }
 
-    /// A core recovered from the log must stand where the running one stands.
+    /// A log is tidied when nothing else goes on: that has to come to its end, too.
+    fn let_log_rest(&mut self, node: usize) -> Result<(), String> {
+        for _ in 0..LOG_REST_MS {
+            match self.nodes[node].core() {
+                Some(core) if core.is_writing() => self.run_for(dpc_core::Span::millis(1)),
+                _ => return Ok(()),
+            }
+        }
+        Err(format!("P11: the log of {} is written without end", self.nodes[node].name))
+    }
+
+    /// A core recovered from the log must stand where the running one stands, once the log rests.
     pub fn compare_with_recovered(&mut self, node: usize) -> Result<(), String> {
+        self.let_log_rest(node)?;
         let twin = self.recovered_twin(node).digest();
         let core = self.nodes[node].core().expect("it runs");
         let live = core.digest();

@@ -9,32 +9,33 @@
 //! Numbers are LEB128.
 
 use dpc_core::ids::{Loc, ObjectId, RecordNumber};
+use prost::encoding::{decode_varint, encode_varint};
 
 /// Packs entries, whose ids ascend.
 pub(super) fn pack(entries: &[(ObjectId, Loc)], out: &mut Vec<u8>) {
     let lowest = entries.iter().map(|(_, loc)| loc.record.0).min().unwrap_or(0);
-    write_int(lowest, out);
+    encode_varint(lowest, out);
     let mut before = [0; 16];
     for (ObjectId(id), loc) in entries {
         let shared = before.iter().zip(id).take_while(|(a, b)| a == b).count();
         out.push(u8::try_from(shared).expect("an id has sixteen bytes"));
         out.extend_from_slice(&id[shared..]);
-        write_int(loc.record.0 - lowest, out);
-        write_int(u64::from(loc.position), out);
+        encode_varint(loc.record.0 - lowest, out);
+        encode_varint(u64::from(loc.position), out);
         before = *id;
     }
 }
 
 /// Where an object of this id is, if the chunk says so. `None`: these bytes are no chunk.
 pub(super) fn find(mut chunk: &[u8], wanted: ObjectId) -> Option<Option<Loc>> {
-    let lowest = read_int(&mut chunk)?;
+    let lowest = decode_varint(&mut chunk).ok()?;
     let mut id = [0; 16];
     while !chunk.is_empty() {
         let shared = usize::from(*chunk.split_off_first()?);
         let rest = id.get_mut(shared..)?;
         rest.copy_from_slice(chunk.split_off(..rest.len())?);
-        let record = RecordNumber(lowest.checked_add(read_int(&mut chunk)?)?);
-        let position = u32::try_from(read_int(&mut chunk)?).ok()?;
+        let record = RecordNumber(lowest.checked_add(decode_varint(&mut chunk).ok()?)?);
+        let position = u32::try_from(decode_varint(&mut chunk).ok()?).ok()?;
         if id == wanted.0 {
             return Some(Some(Loc { record, position }));
         }
@@ -43,26 +44,6 @@ pub(super) fn find(mut chunk: &[u8], wanted: ObjectId) -> Option<Option<Loc>> {
         }
     }
     Some(None)
-}
-
-fn write_int(mut n: u64, out: &mut Vec<u8>) {
-    while n >= 0x80 {
-        out.push((n as u8) | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
-}
-
-fn read_int(from: &mut &[u8]) -> Option<u64> {
-    let mut n = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = *from.split_off_first()?;
-        n |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(n);
-        }
-    }
-    None
 }
 
 #[cfg(test)]
