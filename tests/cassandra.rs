@@ -236,6 +236,8 @@ async fn three_and_three_lose_one_each_and_nothing_else() {
     let b = start(folder.path(), "b", &flags, &[&times[..], &["--peer", &a.ready.nodes]].concat());
     let peers = ["--peer", &a.ready.nodes, "--peer", &b.ready.nodes];
     let c = start(folder.path(), "c", &flags, &[&times[..], &peers].concat());
+    let old = client(&[&a]).push(Object::new("t.Old", "old")).await.expect("stored").id;
+    a.json(&["subscribe", "t.Old", "--count", "1"]).await;
     let shared = Shared::default();
     let pushers = [client(&[&a, &b, &c]), client(&[&c, &b])].map(|c| pusher(c, shared.clone()));
     let subscribers = [client(&[&b, &c]), client(&[&c, &b])].map(|c| subscriber(c, shared.clone()));
@@ -283,4 +285,7 @@ async fn three_and_three_lose_one_each_and_nothing_else() {
     wait_until_settled(&shared).await;
     assert_settled_once(&shared);
     subscribers.into_iter().for_each(|subscriber| subscriber.abort());
+    for other in [&b, &c] {
+        other.knows_the_story(old, "a").await;
+    }
 }

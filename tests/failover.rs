@@ -70,12 +70,15 @@ async fn what_a_node_held_that_is_lost_for_ever_is_delivered_by_the_others() {
     let only_a = client(&[&a]);
     let parked = only_a.push(Object::new("p.Parked", "parked")).await.expect("stored").id;
     a.json(&["subscribe", "p.Parked", "--count", "1", "--settle", "reject"]).await;
+    let old = only_a.push(Object::new("t.Old", "old")).await.expect("stored").id;
+    a.json(&["subscribe", "t.Old", "--count", "1"]).await;
     let delayed = Object::new("t.Later", "later").delay(Duration::from_secs(4));
     let delayed = only_a.push(delayed).await.expect("stored").id;
     let backlog = (0..BACKLOG).map(|n| Object::new("t.Load", format!("{n}"))).collect();
-    for receipt in only_a.push_all(backlog).await.expect("answered") {
-        look(&shared, |known| known.stored.insert(receipt.expect("stored").id));
-    }
+    let receipts = only_a.push_all(backlog).await.expect("answered").into_iter();
+    let backlog: Vec<_> = receipts.map(|receipt| receipt.expect("stored").id).collect();
+    let first = backlog[0];
+    look(&shared, |known| known.stored.extend(backlog));
     look(&shared, |known| known.stored.insert(delayed));
 
     let pushers = [client(&[&a, &b, &c]), client(&[&c, &b])].map(|c| pusher(c, shared.clone()));
@@ -103,6 +106,17 @@ async fn what_a_node_held_that_is_lost_for_ever_is_delivered_by_the_others() {
     adopter.json(&["parked", "redrive", &parked]).await;
     let taken = adopter.json(&["subscribe", "p.Parked", "--count", "1"]).await;
     assert_eq!(taken[0]["id"], parked.as_str());
+
+    for other in [&b, &c] {
+        other.knows_the_story(old, "a").await;
+    }
+    // What has moved on is told with the steps that it took there.
+    for other in [&b, &c] {
+        let trace = other.trace(first).await;
+        assert!(trace.complete, "{trace:?}");
+        let first = trace.decisions.first().map(|decision| decision.node.as_str());
+        assert_eq!(first, Some("a"), "{trace:?}");
+    }
 }
 
 /// What a neighbour of the adopter wants does not pass through the adopter's own lane.

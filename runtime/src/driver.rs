@@ -15,8 +15,9 @@ use dpc_core::{Core, Effects, Input};
 use tokio::sync::{mpsc, watch};
 
 use crate::edge::Index;
+use crate::failover::Stories;
 use crate::gate::Gate;
-use crate::history::{HistoryHandle, Report};
+use crate::history::{History, HistoryHandle, Report};
 use crate::observe;
 use crate::recorder::Recorder;
 use crate::service::{Batch, Hub, OF_INBOX};
@@ -43,6 +44,8 @@ pub(crate) enum Completed {
     LookedUp(u64, ObjectId, Result<Option<Loc>, StoreError>),
     /// The history has something to say.
     History(Report),
+    /// The history that is kept when the lane ends is open, or cannot be.
+    LastHistory(Result<History, String>),
     /// The log has been cut, or not.
     Truncated(Result<(), StoreError>),
     /// The lane's head was renewed, or the lane retired, or not.
@@ -57,6 +60,22 @@ pub(crate) struct Disk {
     pub(crate) reserve: u64,
 }
 
+/// What follows the log.
+pub(crate) enum Followed {
+    /// Nothing.
+    Nothing,
+    /// A history.
+    Now(HistoryHandle),
+    /// A history, but only when the lane ends: until then the log is kept. Empty while it is opened.
+    AtTheEnd(Option<Box<Stories>>),
+}
+
+impl Followed {
+    pub(crate) fn at_the_end(stories: Stories) -> Self {
+        Self::AtTheEnd(Some(Box::new(stories)))
+    }
+}
+
 /// What the driver works with besides core.
 pub(crate) struct Edges<S, I> {
     /// The log.
@@ -65,8 +84,8 @@ pub(crate) struct Edges<S, I> {
     pub(crate) index: I,
     /// Finished parts of the log whose ids are not in the index yet.
     pub(crate) unread: UnreadParts,
-    /// What follows the log, if anything does.
-    pub(crate) history: Option<HistoryHandle>,
+    /// What follows the log.
+    pub(crate) history: Followed,
     /// The disk under the log.
     pub(crate) disk: Disk,
     /// Where their answers come, and the end that they hold.
@@ -87,6 +106,10 @@ pub(crate) struct Driver<S, I> {
     /// Rows of the database's inbox, by the record that holds their objects.
     rows: BTreeMap<RecordNumber, Vec<InboxRow>>,
     head: Head,
+    /// Where the history stands.
+    history_stands: RecordNumber,
+    /// The history that was opened when the lane ended.
+    last_history: Option<History>,
     disk_low: bool,
     looked_at: Option<Mono>,
     fx: Effects,
@@ -140,6 +163,8 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
             appending: VecDeque::new(),
             rows: BTreeMap::new(),
             head: Head::default(),
+            history_stands: RecordNumber(0),
+            last_history: None,
             disk_low: false,
             looked_at: None,
             fx: Effects::new(),
@@ -240,8 +265,9 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
         self.gate.give_back(due);
         self.perform_new()?;
         match &self.edges.history {
-            Some(history) => history.feed(number, record),
-            None => self.handle(Input::HistoryStands(number.next()))?,
+            Followed::Now(history) => history.feed(number, record),
+            Followed::Nothing => self.handle(Input::HistoryStands(number.next()))?,
+            Followed::AtTheEnd(_) => {}
         }
         Ok(())
     }
@@ -301,7 +327,10 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
                 }
             }
             Effect::Note(note) => observe::note(&self.hub, &note),
-            Effect::Retire => self.head.retire = true,
+            Effect::Retire => {
+                self.head.retire = true;
+                self.open_last_history();
+            }
             Effect::Renew => self.head.renew = true,
             Effect::Fenced(epoch) => return Err(Halt::Fenced(epoch)),
             Effect::Stop(why) => return Err(why.into()),
@@ -384,7 +413,16 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
                 "the id index has no answer for part {part}: {error}; the next start builds it again"
             )
             .into()),
-            Completed::History(Report::Stands(number)) => self.handle(Input::HistoryStands(number)),
+            Completed::History(Report::Stands(number)) => {
+                self.history_stands = number;
+                self.handle(Input::HistoryStands(number))
+            }
+            Completed::LastHistory(Ok(history)) => {
+                self.edges.history = Followed::Now(history.handle());
+                self.last_history = Some(history);
+                Ok(())
+            }
+            Completed::LastHistory(Err(why)) => Err(why.into()),
             Completed::History(Report::Behind(behind)) => {
                 observe::history_behind(&self.hub, behind);
                 Ok(())
@@ -420,13 +458,37 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
     }
 
     fn read_for_history(&mut self, from: RecordNumber, bytes: usize) {
-        let Some(history) = self.edges.history.clone() else { return };
-        let from = from.max(self.first);
+        let Followed::Now(history) = &self.edges.history else { return };
+        let (history, from) = (history.clone(), from.max(self.first));
         if from > self.gate.committed() {
             return history.pulled(Ok(Vec::new()));
         }
         let done = Box::new(move |records| history.pulled(records));
         self.edges.store.read(from, bytes.min(READ_BYTES_MAX), done);
+    }
+
+    /// The lane ends: what ended in it is told elsewhere first.
+    fn open_last_history(&mut self) {
+        let Followed::AtTheEnd(stories) = &mut self.edges.history else { return };
+        let Some(stories) = stories.take() else { return };
+        let (lane, last) = (self.hub.identity.lane, self.gate.committed());
+        let (now, completed) = (self.hub.clock.now().wall, self.edges.completed.0.clone());
+        let reports = completed.clone();
+        tokio::spawn(async move {
+            // The driver has ended: nobody waits for reports.
+            let report = move |report| drop(reports.send(Completed::History(report)));
+            let opened = stories.open(lane, last, now, Box::new(report)).await;
+            drop(completed.send(Completed::LastHistory(opened)));
+        });
+    }
+
+    /// Whether what ended in the lane is told elsewhere, or by nobody.
+    fn is_told(&self) -> bool {
+        match &self.edges.history {
+            Followed::Nothing => true,
+            Followed::Now(_) => self.history_stands > self.gate.committed(),
+            Followed::AtTheEnd(_) => false,
+        }
     }
 
     /// Hands the store the next records: one if none is in flight and somebody waits for it, and full
@@ -467,10 +529,11 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
 
     /// Renews the head, or ends the lane, if that is asked for.
     fn ask_head(&mut self) {
-        let Head { renew, retire, .. } = std::mem::take(&mut self.head);
-        if !renew && !retire {
+        let retire = self.head.retire && self.is_told();
+        if !self.head.renew && !retire {
             return;
         }
+        self.head = Head { renew: false, retire: self.head.retire && !retire, asked: None };
         let done = self.done(Completed::Head);
         self.head.asked = Some(retire);
         if retire {

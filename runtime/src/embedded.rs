@@ -19,10 +19,11 @@ use tokio::sync::{oneshot, watch};
 use crate::config::{Config, StoreKind};
 use crate::edge::{Clock, Entropy, Index, Listen, OsEntropy, TcpDial, TcpListen};
 use crate::failover::{OwnLane, take_own_lane};
+use crate::history::shared::{HistoryTables, PART_LOG_BYTES, SharedHistory};
 use crate::history::{History, HistoryOptions};
 use crate::node::{
     self, Addresses, Bounds, Chance, Data, NodeError, Order, Pace, Ready, Reports, Rescued, Setup,
-    Shared, Sockets,
+    Shared, Sockets, Stories,
 };
 use crate::recorder::RecorderPlace;
 use crate::store::{
@@ -32,6 +33,9 @@ use crate::store::{
 
 /// Bytes after which a part of a lane ends that others may take over: two seconds of reading.
 const SHARED_PART_BYTES: u64 = 16 << 20;
+
+/// The folder in a data folder of what the node needs for lanes that it has adopted.
+const ADOPTED: &str = "adopted";
 
 /// How long a port that was just given back is waited for.
 const PORT_AGAIN: Duration = Duration::from_secs(5);
@@ -75,14 +79,22 @@ pub async fn serve(
         };
         let ended = match config.store.kind {
             StoreKind::Cassandra => {
-                let open = |owner| CassandraDatabase::open(cassandra_options(config), owner);
+                let open = |owner| {
+                    let database = CassandraDatabase::open(cassandra_options(config), owner)?;
+                    let history = database.history();
+                    Ok((database, history))
+                };
                 let kind = ("cassandra", v1::Durability::Quorum);
                 let open = (open, |_: &Seat, _: Incarnation, _: &Claimed| Ok(None));
                 serve_shared(config, (start, fenced), kind, open, (sockets, orders.clone()), tell)
                     .await
             }
             StoreKind::Postgres => {
-                let open = |owner| PostgresDatabase::open(postgres_options(config), owner);
+                let open = |owner| {
+                    let database = PostgresDatabase::open(postgres_options(config), owner)?;
+                    let history = database.history()?;
+                    Ok((database, history))
+                };
                 let inbox = |seat: &Seat, me, claimed: &Claimed| {
                     let options = postgres_options(config);
                     PostgresInbox::open(&options, (seat.lane(), claimed.epoch), me).map(Some)
@@ -156,7 +168,7 @@ async fn serve_shared<D>(
     (start, fenced): (&Start, bool),
     (kind, durability): (&'static str, v1::Durability),
     (open, open_inbox): (
-        impl FnOnce(Owner) -> Result<D, StoreError>,
+        impl FnOnce(Owner) -> Result<(D, Arc<dyn HistoryTables>), StoreError>,
         impl FnOnce(&Seat, Incarnation, &Claimed) -> Result<Option<PostgresInbox>, StoreError>,
     ),
     (sockets, orders): (Sockets<TcpListen, TcpDial>, watch::Receiver<Order>),
@@ -181,11 +193,16 @@ where
         address: advertised(config, &sockets.nodes.address()).into(),
     };
     let incarnation = owner.incarnation;
-    let database = open(owner)?;
+    let (database, tables) = open(owner)?;
     let name = (!fenced).then_some(&setup.name);
     let patience = config.store.patience.0;
     let (own, mut shared) =
         join(config, Box::new(database), &mut seat, kind, (name, incarnation, patience)).await?;
+    shared.stories = Some(Stories {
+        to: SharedHistory { tables, node: setup.name.clone() },
+        options: history_options(config),
+        folder: config.data_dir.join(ADOPTED),
+    });
     shared.inbox = open_inbox(&seat, incarnation, &shared.claimed)?;
     let setup = Setup { lane: seat.lane(), ..setup };
     // The disk under the lane is the database's own: it refuses when it is full.
@@ -205,7 +222,7 @@ async fn join<S: SharedLane>(
 ) -> Result<(S, Shared<S, IndexDb>), NodeError> {
     let OwnLane { store: own, claimed } =
         take_own_lane(store.as_mut(), seat, kind, name, patience).await?;
-    let adopted = config.data_dir.join("adopted");
+    let adopted = config.data_dir.join(ADOPTED);
     remove(&adopted)?;
     let open_index = Box::new(move |lane: LaneId| {
         let place = adopted.join(lane.to_string());
@@ -213,7 +230,9 @@ async fn join<S: SharedLane>(
         IndexDb::open(&place, lane)
     });
     let pace = pace(config);
-    let shared = Shared { store, incarnation, claimed, pace, open_index, beats: 0, inbox: None };
+    let stories = None;
+    let shared =
+        Shared { store, incarnation, claimed, pace, open_index, stories, beats: 0, inbox: None };
     Ok((own, shared))
 }
 
@@ -283,10 +302,12 @@ async fn run<S: SharedLane + Send + 'static>(
     let data = Data { store, index, parts, free, shared, rescued };
     let chance = Chance { clock: Clock::of_machine(), entropy: Box::new(|| Box::new(OsEntropy)) };
     let opened = Arc::new(std::sync::Mutex::new(None));
+    let tables = data.shared.as_ref().and_then(|shared| shared.stories.as_ref());
+    let tables = tables.map(|stories| stories.to.clone());
     let open_history = {
         let (config, opened) = (config.clone(), Arc::clone(&opened));
         Box::new(move |claimed: &Claimed, reports: Reports| {
-            let (history, stands) = history(&config, lane, claimed.last, reports)?;
+            let (history, stands) = history(&config, lane, claimed.last, tables, reports)?;
             let handle = history.handle();
             *opened.lock().expect("nobody panics while holding it") = Some(history);
             Ok(Some((handle, stands)))
@@ -411,9 +432,11 @@ fn history(
     config: &Config,
     lane: LaneId,
     last: RecordNumber,
+    tables: Option<SharedHistory>,
     reports: Reports,
 ) -> Result<(History, RecordNumber), NodeError> {
-    History::open(&config.data_dir, lane, last, history_options(config), reports)
+    let lane = (lane, last, RecordNumber(1));
+    History::open_shared(&config.data_dir, lane, history_options(config), tables, reports)
         .map_err(|error| NodeError::History(error.to_string()))
 }
 
@@ -423,6 +446,10 @@ pub(crate) fn history_options(config: &Config) -> HistoryOptions {
         bytes: config.history.bytes.0,
         time: Span::from(config.history.time.0),
         lag: config.history.lag.0,
+        part_log: match config.store.kind {
+            StoreKind::Embedded => u64::MAX,
+            StoreKind::Postgres | StoreKind::Cassandra => PART_LOG_BYTES,
+        },
         ..HistoryOptions::default()
     }
 }

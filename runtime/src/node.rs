@@ -17,10 +17,10 @@ use dpc_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::driver::{Completed, Disk, Driver, Edges, Halt};
+use crate::driver::{Completed, Disk, Driver, Edges, Followed, Halt};
 use crate::edge::{Clock, Dial, Entropy, Index, Listen};
 use crate::failover::{Host, Randomness, rescue, take_part};
-pub use crate::failover::{OpenIndex, Pace, Shared};
+pub use crate::failover::{OpenIndex, Pace, Shared, Stories};
 use crate::history::{HistoryHandle, Report};
 use crate::inbox;
 use crate::link::{Links, keep_dialling};
@@ -238,13 +238,14 @@ where
         durability: setup.durability,
     };
     let links = Links::new(&setup.peers);
-    let (hub, inbox) =
-        Hub::new(identity.clone(), (setup.limits, setup.bounds), clock, links, history.clone());
+    let stories = data.shared.as_ref().and_then(|shared| shared.stories.as_ref());
+    let told = (history.clone(), stories.map(Stories::finding));
+    let (hub, inbox) = Hub::new(identity.clone(), (setup.limits, setup.bounds), clock, links, told);
     let edges = Edges {
         store: data.store,
         index: data.index,
         unread: UnreadParts::default(),
-        history,
+        history: history.map_or(Followed::Nothing, Followed::Now),
         disk: Disk { free: data.free, reserve: setup.disk_reserve },
         completed,
     };

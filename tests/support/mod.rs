@@ -249,6 +249,32 @@ impl Node {
         answer.await.expect("the node answers").types
     }
 
+    /// What can be known of an object, asked here.
+    pub async fn object(&self, id: Uuid) -> v1::GetObjectResponse {
+        let request = v1::GetObjectRequest { id: id.to_string(), local: false };
+        let answer = self.client().operator().get_object(request).await;
+        answer.expect("somebody knows it").into_inner()
+    }
+
+    /// Everything that was decided about an object, asked here.
+    pub async fn trace(&self, id: Uuid) -> v1::TraceObjectResponse {
+        let request = v1::TraceObjectRequest { id: id.to_string(), local: false };
+        let answer = self.client().operator().trace_object(request).await;
+        answer.expect("somebody knows it").into_inner()
+    }
+
+    /// This node tells of an object that ended at a node that is gone.
+    pub async fn knows_the_story(&self, id: Uuid, gone: &str) {
+        let got = self.object(id).await;
+        let object = got.object.as_ref().expect("an answer has an object");
+        assert_eq!(object.state(), v1::ObjectState::Final, "{got:?}");
+        assert_eq!(object.owner, gone, "{got:?}");
+        assert!(got.complete && got.asked.iter().any(|who| who == "the store"), "{got:?}");
+        let trace = self.trace(id).await;
+        assert!(trace.complete && !trace.decisions.is_empty(), "{trace:?}");
+        assert!(trace.decisions.iter().all(|decision| decision.node == gone), "{trace:?}");
+    }
+
     /// The state of an object as this node alone knows it.
     pub async fn state(&self, id: Uuid) -> Option<v1::ObjectState> {
         let request = v1::GetObjectRequest { id: id.to_string(), local: true };

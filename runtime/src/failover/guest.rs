@@ -16,8 +16,8 @@ use dpc_core::{Input, PartInfo, Settings};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::Host;
-use crate::driver::{Disk, Driver, Edges, Halt};
+use super::{Host, Stories};
+use crate::driver::{Disk, Driver, Edges, Followed, Halt};
 use crate::edge::{Dial, Index};
 use crate::link::{Links, keep_dialling};
 use crate::node::recover_unread;
@@ -42,6 +42,8 @@ pub(crate) struct Guest<S, I> {
     pub(crate) fence: Option<Span>,
     /// Nodes that are dialled besides the host: where no list says who owns a lane in doubt.
     pub(crate) peers: Vec<String>,
+    /// How its history is kept, if the store has tables for that.
+    pub(crate) stories: Option<Stories>,
 }
 
 /// Runs the lane until it is retired, lost, or the process ends.
@@ -75,12 +77,14 @@ where
         std::iter::once(host.hub.addresses().nodes).chain(guest.peers).collect();
     let bounds = (host.hub.limits.clone(), host.hub.bounds.clone());
     let links = Links::new(&addresses);
-    let (hub, inbox) = Hub::new(identity, bounds, host.hub.clock.clone(), links, None);
+    let stories = guest.stories;
+    let told = (None, stories.as_ref().map(Stories::finding));
+    let (hub, inbox) = Hub::new(identity, bounds, host.hub.clock.clone(), links, told);
     let edges = Edges {
         store: guest.store,
         index: guest.index,
         unread: UnreadParts::of(unread),
-        history: None,
+        history: stories.clone().map_or(Followed::Nothing, Followed::at_the_end),
         // It writes nothing but what makes the lane smaller.
         disk: Disk { free: Box::new(|| None), reserve: 0 },
         completed: mpsc::unbounded_channel(),
@@ -96,6 +100,9 @@ where
     let driver = Driver::new(core, Arc::clone(&hub), inbox, edges, &claimed, None);
     let ended = driver.run(host.stop.clone()).await;
     around.abort_all();
+    if let Some(stories) = stories {
+        stories.remove(lane);
+    }
     host.hub.guests.remove(lane);
     hub.end_all("the adopted lane has ended here");
     hub.links.cut_all();

@@ -6,6 +6,7 @@
 
 mod guest;
 mod own;
+mod story;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 
 pub(crate) use guest::Guest;
 pub(crate) use own::{OwnLane, take_lane_again, take_own_lane};
+pub use story::Stories;
 
 use crate::driver::Halt;
 use crate::edge::{Dial, Entropy, Index};
@@ -68,6 +70,8 @@ pub struct Shared<S, I> {
     pub pace: Pace,
     /// Makes an empty index for an adopted lane.
     pub open_index: OpenIndex<I>,
+    /// How the histories of adopted lanes are kept, if the store has tables for that.
+    pub stories: Option<Stories>,
     /// How often it has beaten already.
     pub beats: u64,
     /// What callers push inside their own transactions, if the store has that.
@@ -137,7 +141,8 @@ where
 /// Empties the lane of a rescued disk, or runs it until the process ends.
 pub(crate) async fn rescue<D: Dial>(host: Host<D>, rescued: Rescued, peers: Vec<String>) {
     let Rescued { folder, lane, claimed, store, index, parts } = rescued;
-    let guest = Guest { lane, claimed, store, index, parts, fence: None, peers };
+    let stories = None;
+    let guest = Guest { lane, claimed, store, index, parts, fence: None, peers, stories };
     let folder = folder.display();
     // A panic of one lane's core is not the end of the others.
     match tokio::spawn(guest::run(host, guest)).await {
@@ -294,6 +299,11 @@ where
         let index = (self.shared.open_index)(lane);
         let (host, said) = (self.host.clone(), self.said.clone());
         let fence = Some(self.shared.pace.self_fence_after);
+        let mut stories = self.shared.stories.clone();
+        if let (Some(stories), Some(row)) = (&mut stories, self.members.lane(lane)) {
+            // What it tells happened at that node.
+            stories.to.node = row.owner.name.clone();
+        }
         let mut stop = self.host.stop.clone();
         let work = async move {
             // The process ends: nobody waits for what is said.
@@ -310,7 +320,7 @@ where
                 Ok(index) => {
                     let parts: Vec<PartInfo> = Vec::new();
                     let peers = Vec::new();
-                    let guest = Guest { lane, claimed, store, index, parts, fence, peers };
+                    let guest = Guest { lane, claimed, store, index, parts, fence, peers, stories };
                     // A panic of one lane's core is not the end of the others.
                     tokio::spawn(guest::run(host, guest)).await
                 }

@@ -43,6 +43,12 @@ pub(super) struct Book {
     part_began: Option<Wall>,
     /// Bytes of blocks in the open part.
     part_bytes: u64,
+    /// Bytes of log in the open part.
+    part_log: u64,
+    /// Bytes of log in closed parts, by the record after their last one: of as many as matter.
+    closed_log: VecDeque<(RecordNumber, u64)>,
+    /// Everything below is durable.
+    pub(super) synced: RecordNumber,
     /// Bytes written since the last sync.
     unsynced: u64,
     is_dirty: bool,
@@ -78,6 +84,9 @@ impl Book {
             counts: HashMap::new(),
             part_began: None,
             part_bytes: 0,
+            part_log: 0,
+            closed_log: VecDeque::new(),
+            synced: RecordNumber(0),
             unsynced: 0,
             is_dirty: false,
             glances: Vec::new(),
@@ -86,7 +95,17 @@ impl Book {
         if book.state.lane != lane {
             book.state.turn_to(lane, last);
         }
+        book.synced = book.state.next;
         Ok(book)
+    }
+
+    /// An empty one begins with this record: what was before is told elsewhere.
+    pub(super) fn begin_at(&mut self, from: RecordNumber) {
+        if self.state.began.is_none() && from > self.state.next {
+            self.state.next = from;
+            self.state.learns_until = RecordNumber(from.0 - 1);
+            self.synced = from;
+        }
     }
 
     fn load(&mut self) -> DbResult<()> {
@@ -124,6 +143,7 @@ impl Book {
         assert!(number >= self.state.next, "what is known is not taken in again");
         self.db.begin()?;
         self.is_dirty = true;
+        self.part_log += record.len() as u64;
         let mut glances = std::mem::take(&mut self.glances);
         // It was sealed here, or the store has checked it.
         let applied = match record::glance_at_sealed(record, &mut glances) {
@@ -274,7 +294,9 @@ impl Book {
     /// Closes a part that is full, and lets the oldest go as time and bytes demand.
     fn keep_bounds(&mut self, now: Wall, is_turned: bool) -> DbResult<()> {
         let bytes = self.part_bytes + (self.decided.len() + self.ended.len()) as u64;
-        let is_full = self.refs.len() >= PART_REFS_MAX || bytes >= self.options.bytes / 16;
+        let is_full = self.refs.len() >= PART_REFS_MAX
+            || bytes >= self.options.bytes / 16
+            || self.part_log >= self.options.part_log && !self.refs.is_empty();
         if is_full {
             self.close_part()?;
         }
@@ -356,6 +378,10 @@ impl Book {
         self.state.tail.start = self.state.tail.end;
         self.saved = 0;
         self.part_bytes = 0;
+        self.closed_log.push_back((self.state.next, std::mem::take(&mut self.part_log)));
+        if self.closed_log.len() > CLOSED_MAX {
+            self.closed_log.pop_front();
+        }
         Ok(())
     }
 
@@ -395,6 +421,22 @@ impl Book {
         Ok(())
     }
 
+    /// Closes the part that is open, however little there is in it.
+    pub(super) fn conclude(&mut self) -> DbResult<()> {
+        if self.refs.is_empty() {
+            return Ok(());
+        }
+        self.db.begin()?;
+        self.is_dirty = true;
+        self.close_part()
+    }
+
+    /// Bytes of log from a record on, as far as this process has read them.
+    pub(super) fn log_since(&self, from: RecordNumber) -> u64 {
+        let closed = self.closed_log.iter().filter(|(next, _)| *next > from);
+        self.part_log + closed.map(|(_, bytes)| bytes).sum::<u64>()
+    }
+
     /// Makes everything durable and returns the number below which it is.
     pub(super) fn sync(&mut self) -> DbResult<RecordNumber> {
         if !self.is_dirty {
@@ -413,6 +455,7 @@ impl Book {
         self.db.commit()?;
         self.is_dirty = false;
         self.unsynced = 0;
+        self.synced = self.state.next;
         Ok(self.state.next)
     }
 }
@@ -430,6 +473,8 @@ fn receivers(glances: &[(Loc, Glance)]) -> Vec<(TransferId, &Name)> {
 
 /// Bytes at which a block is full.
 const BLOCK_BYTES: usize = 12 << 10;
+/// Closed parts whose bytes of log are remembered.
+const CLOSED_MAX: usize = 4_096;
 /// References at which a part is full: they are all that is kept in memory.
 const PART_REFS_MAX: usize = 128 << 10;
 /// Counts in memory at which they are written.

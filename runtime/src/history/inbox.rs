@@ -10,6 +10,7 @@ use dpc_core::store::StoreError;
 use tokio::sync::oneshot;
 
 use super::rows::{Finished, List, ListQuery, StatsQuery, StatsRow, Trace};
+use super::shared::sending::Told;
 use super::{HistoryOptions, QueryError};
 
 /// Records of the log, as a store's `read` answers.
@@ -54,6 +55,10 @@ pub(super) struct Inbox {
     pub(super) pulled: Option<Pulled>,
     pub(super) queries: VecDeque<Query>,
     pub(super) rebuild: bool,
+    /// The lane ends: what there is goes to the shared tables.
+    pub(super) conclude: bool,
+    /// Answers of the shared tables.
+    pub(super) told: VecDeque<Told>,
     pub(super) stop: Option<Stop>,
     pub(super) is_ended: bool,
     changed: bool,

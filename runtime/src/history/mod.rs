@@ -30,6 +30,7 @@ mod pack;
 mod query;
 mod rebuild;
 mod rows;
+pub(crate) mod shared;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -57,6 +58,8 @@ pub use rows::{
     Counts, Finished, List, ListQuery, Outcome, OutcomeKind, StatsQuery, StatsRow, TRACE_FIRST,
     TRACE_LAST, Trace, TraceLine,
 };
+use shared::SharedHistory;
+use shared::sending::Sending;
 use worker::Worker;
 
 /// The bounds of a history.
@@ -72,6 +75,8 @@ pub struct HistoryOptions {
     pub queue: u64,
     /// Longest time from taking a record in to its being durable.
     pub sync: Span,
+    /// Bytes of log after which a part ends.
+    pub part_log: u64,
     /// A database of at most so many bytes has its structure checked as a whole when it is opened. A
     /// larger one is checked where it is read.
     pub checked: u64,
@@ -164,6 +169,7 @@ impl Default for HistoryOptions {
             lag: 1 << 30,
             queue: 16 << 20,
             sync: Span::secs(2),
+            part_log: u64::MAX,
             checked: 64 << 20,
         }
     }
@@ -181,12 +187,27 @@ impl History {
         options: HistoryOptions,
         report: Box<dyn FnMut(Report) + Send>,
     ) -> Result<(Self, RecordNumber), HistoryError> {
+        Self::open_shared(dir, (lane, last, RecordNumber(1)), options, None, report)
+    }
+
+    /// The same, of a lane in a store that has tables for histories. An empty history begins with the
+    /// record `from`, as the tables tell what was before. The log may be cut nowhere before
+    /// [`Report::Stands`] says so.
+    pub(crate) fn open_shared(
+        dir: &Path,
+        (lane, last, from): (LaneId, RecordNumber, RecordNumber),
+        options: HistoryOptions,
+        tables: Option<SharedHistory>,
+        report: Box<dyn FnMut(Report) + Send>,
+    ) -> Result<(Self, RecordNumber), HistoryError> {
         let path = dir.join(folder::FILE);
         let unusable = |what: String| HistoryError::Unusable { path: path.clone(), what };
         std::fs::create_dir_all(dir).map_err(|error| unusable(error.to_string()))?;
-        let book = open_or_replace(&path, lane, last, &options)?;
-        let stands = book.state.next;
+        let mut book = open_or_replace(&path, lane, last, &options)?;
+        book.begin_at(from);
+        let stands = if tables.is_some() { RecordNumber(0) } else { book.state.next };
         let shared = Arc::new(Shared::new(last, options.clone()));
+        let sending = tables.map(|to| Sending::new(lane, to, shared.clone()));
         let worker = Worker {
             shared: shared.clone(),
             path: path.clone(),
@@ -199,8 +220,13 @@ impl History {
             retry_at: None,
             sync_at: None,
             queries: Vec::new(),
+            sending,
+            said: None,
+            from,
+            concludes: false,
             counted: last,
             is_behind: false,
+            alarmed: false,
         };
         let thread = std::thread::Builder::new()
             .name("dpc-history".into())
@@ -251,6 +277,11 @@ impl HistoryHandle {
     /// Throws the database away and makes it anew from the log.
     pub fn rebuild(&self) {
         self.shared.tell(|inbox| inbox.rebuild = true);
+    }
+
+    /// The lane ends: as soon as everything has been taken in it goes to the shared tables.
+    pub(crate) fn conclude(&self) {
+        self.shared.tell(|inbox| inbox.conclude = true);
     }
 
     /// Bytes of log that were fed and are not in the history yet.

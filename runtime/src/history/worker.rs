@@ -13,6 +13,7 @@ use super::book::Book;
 use super::db::{DbError, DbResult};
 use super::folder;
 use super::inbox::{Ask, Pulled, Query, Shared, Stop};
+use super::shared::sending::Sending;
 use super::{HistoryOptions, PULL_BYTES, QueryError, Report};
 
 pub(super) struct Worker {
@@ -31,9 +32,19 @@ pub(super) struct Worker {
     pub(super) retry_at: Option<Instant>,
     pub(super) sync_at: Option<Instant>,
     pub(super) queries: Vec<Query>,
+    /// What sends the history to the shared tables, if there are any.
+    pub(super) sending: Option<Sending>,
+    /// Where the log may be cut, as it was last said.
+    pub(super) said: Option<RecordNumber>,
+    /// A new database begins with this record: what is before is told elsewhere.
+    pub(super) from: RecordNumber,
+    /// The lane ends.
+    pub(super) concludes: bool,
     /// Up to here, records are no longer part of the lag.
     pub(super) counted: RecordNumber,
     pub(super) is_behind: bool,
+    /// Whether the alarm is on.
+    pub(super) alarmed: bool,
 }
 
 impl Worker {
@@ -65,15 +76,18 @@ impl Worker {
             return Turn::End;
         }
         self.answer_ready();
+        self.conclude_if_due();
         if self.is_sync_due() {
             self.sync();
         }
+        self.send();
         if worked {
             return Turn::Again;
         }
         self.pull_if_wanted();
         let deadlines = self.queries.iter().map(|query| query.deadline);
-        let timers = self.sync_at.into_iter().chain(self.retry_at).chain(deadlines);
+        let sends = self.sending.as_ref().and_then(Sending::retry_at);
+        let timers = self.sync_at.into_iter().chain(self.retry_at).chain(sends).chain(deadlines);
         Turn::Wait(timers.min())
     }
 
@@ -82,7 +96,12 @@ impl Worker {
         self.queries.extend(inbox.queries.drain(..));
         let pulled = inbox.pulled.take();
         let orders = (inbox.stop, std::mem::take(&mut inbox.rebuild));
+        self.concludes |= inbox.conclude;
+        let told = std::mem::take(&mut inbox.told);
         drop(inbox);
+        if let Some(sending) = &mut self.sending {
+            told.into_iter().for_each(|told| sending.hear(told, self.options.bytes));
+        }
         if let Some(answer) = pulled {
             self.take_answer(answer);
         }
@@ -133,8 +152,8 @@ impl Worker {
             } else {
                 tracing::info!(lag, "the history keeps detail again");
             }
-            (self.report)(Report::Behind(is_behind));
         }
+        self.say_behind();
         match applied {
             Ok(()) => {
                 self.sync_at.get_or_insert_with(|| Instant::now() + self.options.sync.to_std());
@@ -168,7 +187,53 @@ impl Worker {
             return;
         }
         match book.sync() {
-            Ok(number) => (self.report)(Report::Stands(number)),
+            Ok(_) => self.say_stands(),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Says where the log may be cut, if that has changed.
+    fn say_stands(&mut self) {
+        let Some(book) = &self.book else { return };
+        let stands = match &mut self.sending {
+            None => Some(book.synced),
+            Some(sending) => sending.stands(book),
+        };
+        if let Some(number) = stands.filter(|_| stands != self.said) {
+            self.said = stands;
+            (self.report)(Report::Stands(number));
+        }
+    }
+
+    /// Says whether something is left out, if that has changed.
+    fn say_behind(&mut self) {
+        let is_behind = self.is_behind || self.sending.as_ref().is_some_and(Sending::is_behind);
+        if is_behind != self.alarmed {
+            self.alarmed = is_behind;
+            (self.report)(Report::Behind(is_behind));
+        }
+    }
+
+    /// Goes on with sending closed parts to the shared tables.
+    fn send(&mut self) {
+        let (Some(sending), Some(book)) = (&mut self.sending, &self.book) else { return };
+        match sending.go_on(book) {
+            Ok(()) => {
+                self.say_stands();
+                self.say_behind();
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// At the end of a lane, what there is makes the last part.
+    fn conclude_if_due(&mut self) {
+        let Some(book) = &mut self.book else { return };
+        if !self.concludes || book.state.next <= self.shared.lock().last || book.refs.is_empty() {
+            return;
+        }
+        match book.conclude() {
+            Ok(()) => self.sync(),
             Err(error) => self.fail(error),
         }
     }
@@ -229,6 +294,9 @@ impl Worker {
 
     fn forget(&mut self) {
         self.book = None;
+        if let Some(sending) = &mut self.sending {
+            sending.forget();
+        }
         self.sync_at = None;
         self.pulled.clear();
     }
@@ -268,7 +336,9 @@ impl Worker {
     fn open(&mut self) -> DbResult<()> {
         self.retry_at = None;
         let last = self.shared.lock().last;
-        self.book = Some(Book::open(&self.path, self.lane, last, self.options.clone())?);
+        let mut book = Book::open(&self.path, self.lane, last, self.options.clone())?;
+        book.begin_at(self.from);
+        self.book = Some(book);
         Ok(())
     }
 
@@ -326,6 +396,6 @@ impl Drop for Ended {
 }
 
 /// Time between two tries of what has failed.
-const RETRY: Duration = Duration::from_secs(2);
+pub(super) const RETRY: Duration = Duration::from_secs(2);
 /// Bytes written at which a sync is due.
 pub(super) const SYNC_BYTES: u64 = 32 << 20;

@@ -26,6 +26,7 @@ use crate::admin::alarms::Alarms;
 use crate::admin::metrics::Metrics;
 use crate::edge::Clock;
 use crate::history::HistoryHandle;
+use crate::history::shared::finding::Finding;
 use crate::link::Links;
 use crate::recorder::RecorderHandle;
 use crate::wire::error;
@@ -156,6 +157,8 @@ pub(crate) struct Hub {
     pub(crate) links: Links,
     /// What has ended, where a history is kept.
     pub(crate) history: Option<HistoryHandle>,
+    /// What has ended in other lanes, where the store has tables for that.
+    pub(crate) stories: Option<Finding>,
     /// Whether the lane is surely owned still.
     pub(crate) fence: Fence,
     /// Other lanes that this process runs.
@@ -180,7 +183,7 @@ impl Hub {
         (limits, bounds): (Limits, Bounds),
         clock: Clock,
         links: Links,
-        history: Option<HistoryHandle>,
+        (history, stories): (Option<HistoryHandle>, Option<Finding>),
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Batch>) {
         let (inbox, outlet) = mpsc::unbounded_channel();
         let fence = Fence::new(clock.clone());
@@ -194,6 +197,7 @@ impl Hub {
             alarms: Alarms::default(),
             links,
             history,
+            stories,
             fence,
             guests: Guests::default(),
             doubts: Mutex::default(),

@@ -1,7 +1,8 @@
 //! What is known of one object, here and at the nodes it went to or came from.
 //!
 //! The question goes from node to node over the links: at most `max_hops` far, for a bounded time,
-//! never to a lane that has been asked. What could not be asked makes the answer incomplete.
+//! never to a lane that has been asked. Where nodes share a store, the histories that nodes have left
+//! there are asked last. What could not be asked makes the answer incomplete.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use dpc_core::Answer;
 use dpc_core::ids::{LaneId, ObjectId};
 use dpc_core::input::Operator;
+use dpc_core::names::Name;
 use dpc_core::refusal::{Code, Refusal};
 use dpc_core::view::{Ended, State, View};
 use dpc_proto::v1;
@@ -18,7 +20,8 @@ use tonic::Status;
 use v1::told::Answer as Known;
 
 use super::hub::Hub;
-use crate::history::{Finished, Outcome};
+use crate::history::shared::finding::{Lanes, Story};
+use crate::history::{Finished, Outcome, TraceLine};
 use crate::link::Link;
 use crate::wire::link::{fixed, lane_from_wire};
 use crate::wire::{error, view};
@@ -36,6 +39,8 @@ struct Question {
     hops_left: u32,
     deadline: Instant,
     visited: BTreeSet<LaneId>,
+    /// Where histories of other lanes are asked: at the node that a client has asked.
+    asks_store: bool,
 }
 
 /// What is known, and how much of what could be known that is.
@@ -43,6 +48,14 @@ struct Found {
     known: Option<Known>,
     complete: bool,
     asked: Vec<String>,
+    /// Who would know more and cannot be asked.
+    missing: Vec<Missing>,
+}
+
+/// Somebody who cannot be asked.
+enum Missing {
+    Lane(LaneId),
+    Node(Name),
 }
 
 /// Answers a client's question.
@@ -58,6 +71,7 @@ pub(crate) async fn inspect(
         hops_left: if local { 0 } else { hub.limits.max_hops },
         deadline: Instant::now() + hub.bounds.follow,
         visited: BTreeSet::new(),
+        asks_store: !local,
     };
     let mut found = question.answer(hub).await?;
     if local {
@@ -99,6 +113,7 @@ async fn answer_inspect(
         hops_left: hops_left.min(hub.limits.max_hops),
         deadline: Instant::now() + wait,
         visited,
+        asks_store: false,
     };
     question.answer(hub).await?.into_answer(id)
 }
@@ -111,6 +126,7 @@ impl Question {
             known: None,
             complete: true,
             asked: vec![hub.identity.name.as_str().to_owned()],
+            missing: Vec::new(),
         };
         let targets = self.targets(hub, here.as_ref(), &mut found);
         if let Some(view) = &here {
@@ -124,7 +140,42 @@ impl Question {
             }
             self.ask_peer(&link, &mut found).await;
         }
+        self.ask_store(hub, &mut found).await;
+        found.complete &= found.missing.is_empty();
         Ok(found)
+    }
+
+    /// Asks the histories of lanes that nodes have left in a shared store. An adopted lane has no
+    /// other history than that.
+    async fn ask_store(&self, hub: &Arc<Hub>, found: &mut Found) {
+        let Some(finding) = &hub.stories else { return };
+        let is_wanted = found.known.is_none() || self.kind == v1::InspectKind::Trace;
+        let lanes = match &hub.history {
+            None => Lanes::Only(hub.identity.lane),
+            Some(_) if self.asks_store => {
+                let mut asked = self.visited.clone();
+                if found.known.is_none() {
+                    // Its own disk may have lost what it had.
+                    asked.remove(&hub.identity.lane);
+                }
+                Lanes::Except(asked)
+            }
+            Some(_) => return,
+        };
+        if !is_wanted {
+            return;
+        }
+        let now = hub.clock.now().wall;
+        let asking = finding.stories(self.id, &lanes, now);
+        match tokio::time::timeout_at(self.deadline, asking).await {
+            Ok(Ok(stories)) => stories.iter().for_each(|story| found.add_story(story, self.kind)),
+            Ok(Err(error)) => {
+                tracing::warn!("the histories in the store do not answer: {error}");
+                found.complete = false;
+            }
+            Err(_) => found.complete = false,
+        }
+        found.asked.push("the store".to_owned());
     }
 
     /// What core or the history knows here.
@@ -156,24 +207,19 @@ impl Question {
             Some(view) => {
                 let moved_on = view.moved_to.as_ref().filter(|_| view.state == State::Moved);
                 let next = moved_on.map(|(_, lane)| *lane);
-                let before = view
-                    .came_from
-                    .as_ref()
-                    .filter(|_| self.kind == v1::InspectKind::Trace)
-                    .map(dpc_core::names::Name::as_str);
+                let before =
+                    view.came_from.as_ref().filter(|_| self.kind == v1::InspectKind::Trace);
                 let has = |lane: LaneId| links.iter().any(|(_, known, _)| *known == lane);
-                if next.is_some_and(|lane| !has(lane) && !self.visited.contains(&lane)) {
-                    found.complete = false;
-                }
-                if before
-                    .is_some_and(|name| !links.iter().any(|(known, _, _)| known.as_str() == name))
-                    && self.visited.len() == 1
-                {
-                    found.complete = false;
+                let unknown = |lane: &LaneId| !has(*lane) && !self.visited.contains(lane);
+                found.missing.extend(next.filter(unknown).map(Missing::Lane));
+                let unknown = |name: &&Name| !links.iter().any(|(known, _, _)| known == *name);
+                if self.visited.len() == 1 {
+                    let node = before.filter(unknown).cloned();
+                    found.missing.extend(node.map(Missing::Node));
                 }
                 links
                     .into_iter()
-                    .filter(|(name, lane, _)| Some(*lane) == next || Some(name.as_str()) == before)
+                    .filter(|(name, lane, _)| Some(*lane) == next || Some(name) == before)
                     .map(|(_, _, link)| link)
                     .collect()
             }
@@ -230,17 +276,7 @@ impl Question {
         };
         *complete &= trace.dropped == 0 && !trace.detail_dropped;
         let here = &hub.identity.name;
-        let step = |line: &crate::history::TraceLine| {
-            let decision = dpc_core::decision::Decision {
-                at: line.at,
-                step: line.step,
-                chosen: line.chosen.clone(),
-                generation: line.generation,
-                candidates: line.candidates.clone(),
-            };
-            view::decision(&decision, here, line.loc.record.0, line.moves)
-        };
-        trace.lines.iter().map(step).collect()
+        trace.lines.iter().map(|line| step(line, here)).collect()
     }
 
     /// Asks one peer and adds what it knows.
@@ -302,6 +338,50 @@ impl Found {
         }
     }
 
+    /// Adds what the history of a lane tells that was left in the store.
+    fn add_story(&mut self, story: &Story, kind: v1::InspectKind) {
+        let Ok(node) = Name::new("node", &story.node) else {
+            tracing::warn!(lane = %story.lane, node = %story.node, "no node has such a name");
+            self.complete = false;
+            return;
+        };
+        if kind == v1::InspectKind::Trace {
+            self.complete &= story.dropped == 0;
+            // Its decisions come before its end: with the end, all of them are there.
+            if story.end.is_some() {
+                let adopted = format!(".{}", story.lane.short());
+                self.missing.retain(|missing| match missing {
+                    Missing::Lane(lane) => *lane != story.lane,
+                    Missing::Node(name) => *name != node && !name.as_str().ends_with(&adopted),
+                });
+            }
+            let decisions: Vec<_> = story.lines.iter().map(|line| step(line, &node)).collect();
+            if !decisions.is_empty() {
+                let complete = true;
+                let trace = v1::TraceObjectResponse { decisions, complete, ..Default::default() };
+                self.add(Known::Trace(trace));
+            }
+            return;
+        }
+        let Some(end) = story.end.as_ref().filter(|_| self.known.is_none()) else { return };
+        let mut view = view_of_finished(end);
+        view.text = format!(
+            "It is {} at node {node}, known from the history that the node has left in the store.",
+            view.state.as_str()
+        );
+        self.known = Some(if kind == v1::InspectKind::Why {
+            Known::Why(v1::WhyObjectResponse {
+                why: Some(view::object_why(&view, &node)),
+                ..v1::WhyObjectResponse::default()
+            })
+        } else {
+            Known::Object(v1::GetObjectResponse {
+                object: Some(view::object_info(&view, &node, true)),
+                ..v1::GetObjectResponse::default()
+            })
+        });
+    }
+
     /// The answer, or why there is none.
     fn into_answer(mut self, id: ObjectId) -> Result<Known, Status> {
         let asked = std::mem::take(&mut self.asked);
@@ -319,6 +399,17 @@ impl Found {
             Some(Known::Error(_)) | None => Err(unknown(id, complete, &asked)),
         }
     }
+}
+
+fn step(line: &TraceLine, node: &Name) -> v1::Decision {
+    let decision = dpc_core::decision::Decision {
+        at: line.at,
+        step: line.step,
+        chosen: line.chosen.clone(),
+        generation: line.generation,
+        candidates: line.candidates.clone(),
+    };
+    view::decision(&decision, node, line.loc.record.0, line.moves)
 }
 
 fn unknown(id: ObjectId, complete: bool, asked: &[String]) -> Status {

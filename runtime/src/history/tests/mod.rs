@@ -3,4 +3,6 @@
 mod bounds;
 mod damage;
 mod life;
+mod memory;
+mod shared;
 mod support;

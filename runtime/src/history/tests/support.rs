@@ -13,6 +13,7 @@ use dpc_core::object::{Entity, Generation, Headers, Object};
 use dpc_core::record::{self, End, Ending, Entry, Header, How, Standing, Writer};
 use dpc_core::{Span, Wall};
 
+use super::super::shared::SharedHistory;
 use super::super::{
     Finished, History, HistoryHandle, HistoryOptions, List, ListQuery, QueryError, Report,
     StatsQuery, StatsRow, Trace,
@@ -183,8 +184,18 @@ pub(super) struct Running {
 impl Running {
     /// Opens the history of `log`, which it has not been fed.
     pub(super) fn open(dir: &Path, log: &Log, options: HistoryOptions) -> Self {
+        Self::open_shared(dir, (log, RecordNumber(1)), options, None)
+    }
+
+    /// The same, with tables; an empty one begins with a record.
+    pub(super) fn open_shared(
+        dir: &Path,
+        (log, from): (&Log, RecordNumber),
+        options: HistoryOptions,
+        tables: Option<SharedHistory>,
+    ) -> Self {
         let (to, wishes) = channel();
-        let running = Self::open_with(dir, log, options, to);
+        let running = Self::open_all(dir, (log, from), options, tables, to);
         let (log, handle) = (running.log.clone(), running.handle.clone());
         // It ends with the history, which holds the other end of the channel.
         std::thread::spawn(move || {
@@ -203,6 +214,16 @@ impl Running {
         options: HistoryOptions,
         wishes: Sender<(RecordNumber, usize)>,
     ) -> Self {
+        Self::open_all(dir, (log, RecordNumber(1)), options, None, wishes)
+    }
+
+    fn open_all(
+        dir: &Path,
+        (log, from): (&Log, RecordNumber),
+        options: HistoryOptions,
+        tables: Option<SharedHistory>,
+        wishes: Sender<(RecordNumber, usize)>,
+    ) -> Self {
         let (to, reports) = channel();
         let report = move |report| {
             if let Report::Wants { from, bytes } = report {
@@ -212,7 +233,8 @@ impl Running {
             to.send(report).ok();
         };
         let (history, stands) =
-            History::open(dir, LANE, log.last(), options, Box::new(report)).unwrap();
+            History::open_shared(dir, (LANE, log.last(), from), options, tables, Box::new(report))
+                .unwrap();
         let handle = history.handle();
         let log = Arc::new(Mutex::new(log.clone()));
         Self { history: Some(history), handle, stands, log, reports, seen: Vec::new() }
@@ -237,6 +259,11 @@ impl Running {
             let report = self.reports.recv_timeout(Duration::from_secs(20));
             self.seen.push(report.expect("the report comes"));
         }
+    }
+
+    /// What it has said so far.
+    pub(super) fn seen(&self) -> &[Report] {
+        &self.seen
     }
 
     pub(super) fn close(mut self) {

@@ -17,10 +17,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::super::remote::{self, Lane, QUEUE_COUNT_MAX, Read, Remote, Requests, dead, full};
 use super::super::trouble::Trouble;
 use super::head::{Heads, bits, signed, unreadable, unsigned};
+use super::history::{self, CassandraHistory};
 use super::keeper::Keeper;
 use super::reader::{self, Bucket, Reader};
 use super::session::Connection;
 use super::{Cassandra, CassandraOptions, Way};
+use crate::history::shared::{self, HistoryTables};
 
 /// Reads of a lane under way at a time: as many pages as core asks for ahead of one queue.
 const READS_AT_ONCE: usize = QUEUE_LOADS_MAX;
@@ -41,6 +43,7 @@ pub(super) enum Ask {
     Head(LaneId, Done<Result<Option<LaneRow>, StoreError>>),
     Dead(Update, Done<Changed>),
     Lane(LaneId, Option<(Incarnation, Epoch)>, Owner, Requests),
+    History(shared::Ask),
 }
 
 impl CassandraDatabase {
@@ -69,12 +72,23 @@ impl CassandraDatabase {
         Ok(Self { owner, asks, thread })
     }
 
+    /// The tables in which histories are kept.
+    pub(crate) fn history(&self) -> Arc<dyn HistoryTables> {
+        let (asks, thread) = (self.asks.clone(), Arc::clone(&self.thread));
+        Arc::new(CassandraHistory { asks, _thread: thread })
+    }
+
     fn ask(&self, ask: Ask) {
-        match self.asks.try_send(ask) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(ask)) => ask.refuse(full()),
-            Err(mpsc::error::TrySendError::Closed(ask)) => ask.refuse(dead()),
-        }
+        send(&self.asks, ask);
+    }
+}
+
+/// Asks the storage thread.
+pub(super) fn send(asks: &mpsc::Sender<Ask>, ask: Ask) {
+    match asks.try_send(ask) {
+        Ok(()) => {}
+        Err(mpsc::error::TrySendError::Full(ask)) => ask.refuse(full()),
+        Err(mpsc::error::TrySendError::Closed(ask)) => ask.refuse(dead()),
     }
 }
 
@@ -87,6 +101,7 @@ impl Ask {
             Self::Dead(_, done) => done(Changed::Nothing(error)),
             // Without its requests, whoever asks the lane is told that nobody answers.
             Self::Lane(..) => {}
+            Self::History(ask) => ask.refuse(error),
         }
     }
 }
@@ -148,6 +163,7 @@ async fn run(heads: Heads, me: Incarnation, mut asked: mpsc::Receiver<Ask>) {
                     done(head.map(|standing| standing.map(|standing| standing.row)));
                 }
                 Ask::Dead(update, done) => done(heads.change(update, 0).await),
+                Ask::History(ask) => history::answer(&heads.connection, ask).await,
                 Ask::Lane(lane, from, owner, requests) => {
                     work(heads, (lane, from, owner), requests).await;
                 }

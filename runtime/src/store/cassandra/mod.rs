@@ -5,6 +5,7 @@
 //! lane_head   lane → owner, epoch, state, first and last record, hash of the last
 //! lane_log    (lane, bucket), number, epoch, part → record
 //! beat        process → the number of its last beat
+//! history_part, history_row   what ended and what was decided (`crate::history::shared`)
 //! ```
 //!
 //! A process has one [`CassandraDatabase`], and a [`Cassandra`] for each lane that it runs. All of
@@ -17,6 +18,7 @@ mod address;
 mod bare;
 mod database;
 mod head;
+mod history;
 mod intake;
 mod keeper;
 mod reader;

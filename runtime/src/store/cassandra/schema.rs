@@ -31,7 +31,7 @@ const MAKING: Duration = Duration::from_secs(20);
 ///
 /// A table has an id that follows from its name. Two nodes of dpc that make it at the same moment
 /// by two nodes of the cluster would else make two tables, one of which is lost with its rows.
-const TABLES: [(&str, &str); 4] = [
+const TABLES: [(&str, &str); 6] = [
     (
         "lane_head",
         "lane uuid PRIMARY KEY, owner bigint, node text, address text, epoch bigint, state text, \
@@ -49,6 +49,24 @@ const TABLES: [(&str, &str); 4] = [
         "beat",
         "cluster int, owner bigint, number bigint, written timestamp, \
          PRIMARY KEY (cluster, owner)) WITH default_time_to_live = 86400",
+    ),
+    // What is in these two lives for a time and is then dropped, whole files at once. Rows go with the
+    // part that names them.
+    (
+        "history_row",
+        "lane uuid, part uuid, kind text, key blob, body blob, \
+         PRIMARY KEY ((lane, part), kind, key)) WITH CLUSTERING ORDER BY (kind ASC, key DESC) \
+         AND compaction = {'class': 'TimeWindowCompactionStrategy', \
+         'compaction_window_unit': 'HOURS', 'compaction_window_size': 1} \
+         AND gc_grace_seconds = 10800",
+    ),
+    (
+        "history_part",
+        "day bigint, lane uuid, part uuid, next bigint, node text, first_wall bigint, \
+         last_wall bigint, bytes bigint, PRIMARY KEY (day, lane, part)) \
+         WITH compaction = {'class': 'TimeWindowCompactionStrategy', \
+         'compaction_window_unit': 'HOURS', 'compaction_window_size': 1} \
+         AND gc_grace_seconds = 10800",
     ),
     ("schema_version", "name text PRIMARY KEY, version int, fence text, made timestamp)"),
 ];
@@ -108,14 +126,33 @@ async fn create(link: &Link, address: &Address, stamp: CqlTimestamp) -> Result<b
         replication.cql()
     );
     apply(link, &make).await?;
-    for (name, columns) in TABLES {
-        let (id, with) =
-            (id_of(keyspace, name), if columns.contains(" WITH ") { "AND" } else { "WITH" });
-        let make =
-            format!("CREATE TABLE IF NOT EXISTS {keyspace}.{name} ({columns} {with} id = {id}");
-        apply(link, &make).await?;
+    for table in TABLES {
+        make_table(link, keyspace, table).await?;
     }
     sign(link, address, stamp).await
+}
+
+async fn make_table(
+    link: &Link,
+    keyspace: &str,
+    (name, columns): (&str, &str),
+) -> Result<(), Trouble> {
+    let (id, with) =
+        (id_of(keyspace, name), if columns.contains(" WITH ") { "AND" } else { "WITH" });
+    let make = format!("CREATE TABLE IF NOT EXISTS {keyspace}.{name} ({columns} {with} id = {id}");
+    apply(link, &make).await
+}
+
+/// Makes what programs made before there were tables for histories.
+#[cfg(test)]
+pub(super) async fn create_without_history(link: &Link, address: &Address) -> Result<(), Trouble> {
+    let Address { keyspace, replication, .. } = address;
+    let make = format!("CREATE KEYSPACE {keyspace} WITH replication = {}", replication.cql());
+    apply(link, &make).await?;
+    for table in TABLES.iter().filter(|(name, _)| !name.starts_with("history")) {
+        make_table(link, keyspace, *table).await?;
+    }
+    sign(link, address, CqlTimestamp(1)).await.map(drop)
 }
 
 /// Notes version and fence, once. Says whether it was done just now.
@@ -189,7 +226,7 @@ fn check(found: Option<Signed>, fence: &str, keyspace: &str) -> Result<i32, Stor
              version {SCHEMA}: use the dpc that made them"
         ),
         None => format!(
-            "keyspace {keyspace} has no tables of dpc: make them with `dpc store init`, or let the \
+            "keyspace {keyspace} does not have all of dpc's tables: make them with `dpc store init`, or let the \
              node do it with store.create_tables = true"
         ),
     };

@@ -97,6 +97,21 @@ pub(super) struct Statements {
     /// Who lives.
     pub(super) beat: PreparedStatement,
     pub(super) beats: PreparedStatement,
+    pub(super) history: HistoryStatements,
+}
+
+/// The statements about histories.
+pub(super) struct HistoryStatements {
+    /// A row of a part, and the part itself, with how many seconds they stay.
+    pub(super) write: PreparedStatement,
+    pub(super) close: PreparedStatement,
+    /// The parts that ended on a day.
+    pub(super) parts: PreparedStatement,
+    /// The row with the highest key that is not above one.
+    pub(super) find: PreparedStatement,
+    /// A part and its rows, removed.
+    pub(super) unname: PreparedStatement,
+    pub(super) remove: PreparedStatement,
 }
 
 /// A connection that is ready for work.
@@ -470,6 +485,31 @@ async fn prepare(link: &Link, keyspace: &str) -> Result<Statements, Trouble> {
         )
         .await?,
         beats: plain("SELECT owner, number FROM dpc.beat WHERE cluster = 0").await?,
+        history: HistoryStatements {
+            write: plain(
+                "INSERT INTO dpc.history_row (lane, part, kind, key, body) VALUES (?, ?, ?, ?, ?) \
+                 USING TTL ?",
+            )
+            .await?,
+            close: plain(
+                "INSERT INTO dpc.history_part (day, lane, part, next, node, first_wall, last_wall, \
+                 bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TTL ?",
+            )
+            .await?,
+            parts: plain(
+                "SELECT lane, part, next, node, first_wall, last_wall, bytes FROM dpc.history_part \
+                 WHERE day = ?",
+            )
+            .await?,
+            find: plain(
+                "SELECT key, body FROM dpc.history_row \
+                 WHERE lane = ? AND part = ? AND kind = ? AND key <= ? LIMIT 1",
+            )
+            .await?,
+            unname: plain("DELETE FROM dpc.history_part WHERE day = ? AND lane = ? AND part = ?")
+                .await?,
+            remove: plain("DELETE FROM dpc.history_row WHERE lane = ? AND part = ?").await?,
+        },
     })
 }
 

@@ -19,6 +19,7 @@ use super::keeper::Keeper;
 use super::reader::Reader;
 use super::session::ANSWER_MAX;
 use super::*;
+use crate::history::shared::contract as history_contract;
 pub(super) use server::Cassandra as Server;
 
 #[path = "../../../../tests/support/cassandra.rs"]
@@ -172,6 +173,30 @@ fn the_shared_contract_is_kept() {
         );
         Processes(&server)
     });
+}
+
+#[test]
+fn the_tables_of_histories_keep_their_contract() {
+    let Some(server) = start() else { return };
+    let process = process(options(&server));
+    history_contract::suite(&*process.history(), fresh_lane());
+}
+
+#[test]
+fn tables_of_before_the_history_are_added_to() {
+    let Some(server) = start() else { return };
+    let options = CassandraOptions { url: server.url("before_history", 1), ..options(&server) };
+    let way = Way::of(&options).expect("good");
+    let found = block_on(async {
+        let link = session::connect(&way).await.expect("connects");
+        let made = schema::create_without_history(&link, &way.address).await;
+        made.expect("they are made");
+        (cassandra_tables(&options, false).await, cassandra_tables(&options, true).await)
+    });
+    assert!(found.0.is_err_and(|error| error.to_string().contains("dpc store init")));
+    assert_eq!(found.1, Ok(Tables { version: 1, made: false }));
+    let process = process(options);
+    history_contract::suite(&*process.history(), fresh_lane());
 }
 
 #[test]

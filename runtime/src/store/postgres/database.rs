@@ -1,5 +1,6 @@
 //! What a process asks of the database besides its lanes: beats, the list of lanes, verdicts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dpc_core::ids::{Epoch, Incarnation, LaneId};
@@ -10,8 +11,10 @@ use uuid::Uuid;
 
 use super::super::trouble::Trouble;
 use super::head::{self, COLUMNS, bits, counted, row_of};
+use super::history::{self, PostgresHistory};
 use super::session::{Session, Way, within};
 use super::{Postgres, PostgresOptions, QUEUE_COUNT_MAX, dead, full, on_a_thread, parse, ready};
+use crate::history::shared::HistoryTables;
 
 /// How often, in beats, rows are removed that nobody needs any more.
 const SWEEP_EVERY: u64 = 1_000;
@@ -50,6 +53,15 @@ impl PostgresDatabase {
         };
         on_a_thread("dpc-members", async move || client.run(asked).await)?;
         Ok(Self { way, create_tables, patience, owner, asks })
+    }
+
+    /// The tables in which histories are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`] if there is no thread for them.
+    pub(crate) fn history(&self) -> Result<Arc<dyn HistoryTables>, StoreError> {
+        Ok(Arc::new(PostgresHistory::open(self.way.clone(), self.create_tables)?))
     }
 
     fn ask(&self, ask: Ask) {
@@ -196,8 +208,8 @@ impl Client {
     }
 }
 
-/// Removes the beats of processes that own nothing, and the records of lanes that were retired a day
-/// ago. Their heads stay (R8).
+/// Removes the beats of processes that own nothing, the records of lanes that were retired a day ago,
+/// and what histories do not keep any longer. The heads of lanes stay (R8).
 async fn sweep(client: &tokio_postgres::Client) -> Result<(), Trouble> {
     let beats = "DELETE FROM dpc.beat b WHERE b.written < now() - interval '1 day' \
                  AND NOT EXISTS (SELECT FROM dpc.lane_head h WHERE h.owner = b.owner)";
@@ -211,5 +223,5 @@ async fn sweep(client: &tokio_postgres::Client) -> Result<(), Trouble> {
                     (SELECT number FROM dpc.lane_log WHERE lane = $1 ORDER BY number LIMIT 256)";
         while within(client.execute(some, &[&lane])).await? > 0 {}
     }
-    Ok(())
+    history::sweep(client).await
 }

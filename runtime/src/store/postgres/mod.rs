@@ -4,6 +4,7 @@
 //! dpc.lane_head   lane → owner, epoch, state, first and last record, hash of the last
 //! dpc.lane_log    (lane, number) → record
 //! dpc.beat        process → the number of its last beat
+//! dpc.history_part, dpc.history_row   what ended and what was decided (`crate::history::shared`)
 //! dpc.inbox       what callers have pushed inside their own transactions, until a record holds it
 //! ```
 //!
@@ -16,6 +17,7 @@
 mod bare;
 mod database;
 mod head;
+mod history;
 mod inbox;
 mod intake;
 mod keeper;

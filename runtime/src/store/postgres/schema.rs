@@ -7,7 +7,7 @@ use super::super::trouble::Trouble;
 use super::session::within;
 
 /// The version of the tables that this program makes, and the only one it works with.
-const SCHEMA: i32 = 3;
+const SCHEMA: i32 = 4;
 
 /// The tables of version 2.
 const TABLES: &str = include_str!("schema.sql");
@@ -18,6 +18,9 @@ const UPGRADE: &str = include_str!("upgrade.sql");
 /// From version 2 to version 3.
 const INBOX: &str = include_str!("inbox.sql");
 const SETTLE: &str = include_str!("settle.sql");
+
+/// From version 3 to version 4.
+const HISTORY: &str = include_str!("history.sql");
 
 const VERSIONS: &str = "CREATE TABLE dpc.schema_version \
     (version int NOT NULL, made timestamptz NOT NULL DEFAULT now())";
@@ -55,9 +58,10 @@ pub(super) async fn create(client: &mut Client) -> Result<bool, Trouble> {
         None
     };
     let steps: &[&str] = match version {
-        None => &[TABLES, INBOX, SETTLE],
-        Some(1) => &[UPGRADE, INBOX, SETTLE],
-        Some(2) => &[INBOX, SETTLE],
+        None => &[TABLES, INBOX, SETTLE, HISTORY],
+        Some(1) => &[UPGRADE, INBOX, SETTLE, HISTORY],
+        Some(2) => &[INBOX, SETTLE, HISTORY],
+        Some(3) => &[HISTORY],
         // The check that follows says what is wrong with any other.
         Some(_) => return Ok(false),
     };
@@ -81,6 +85,10 @@ pub(super) fn check(found: Option<i32>) -> Result<i32, StoreError> {
         )),
         Some(2) => Err(StoreError::Refused(
             "the database has version 2 of dpc's tables: `dpc store init` adds the inbox to them"
+                .into(),
+        )),
+        Some(3) => Err(StoreError::Refused(
+            "the database has version 3 of dpc's tables: `dpc store init` adds the history to them"
                 .into(),
         )),
         Some(other) => Err(StoreError::Refused(format!(

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::super::Seat;
 use super::*;
 use crate::failover::take_own_lane;
+use crate::history::shared::contract as history_contract;
 use server::Postgres as Server;
 
 mod inbox;
@@ -221,6 +222,29 @@ fn the_postgres_store_keeps_the_contract_of_a_shared_store() {
 }
 
 #[test]
+fn the_tables_of_histories_keep_their_contract() {
+    let Some(server) = start() else { return };
+    let lane = fresh_lane();
+    let process = process(&server, WAIT);
+    history_contract::suite(&*process.history().expect("a thread"), lane);
+    run_sql(
+        &server,
+        "UPDATE dpc.history_row SET expires = now() - interval '1 s'; \
+         UPDATE dpc.history_part SET expires = now() - interval '1 s'",
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let left = runtime.block_on(async {
+        let config = parse(&server.url, None).expect("good");
+        let client = session::connect(&config).await.expect("connects");
+        history::sweep(&client).await.expect("sweeps");
+        let count =
+            "SELECT (SELECT count(*) FROM dpc.history_row) + count(*) FROM dpc.history_part";
+        client.query_one(count, &[]).await.expect("counts").get::<_, i64>(0)
+    });
+    assert_eq!(left, 0, "what is over is removed");
+}
+
+#[test]
 fn tables_of_the_first_version_are_brought_up_to_date_and_their_owners_fenced() {
     let Some(server) = start() else { return };
     let lane = fresh_lane();
@@ -233,6 +257,7 @@ fn tables_of_the_first_version_are_brought_up_to_date_and_their_owners_fenced() 
         "DROP TABLE dpc.beat; DELETE FROM dpc.schema_version; \
          INSERT INTO dpc.schema_version (version) VALUES (1); ALTER TABLE dpc.lane_head \
          DROP COLUMN owner, DROP COLUMN address, DROP COLUMN state, DROP COLUMN began; \
+         DROP TABLE dpc.history_part, dpc.history_row; \
          DROP TABLE dpc.inbox, dpc.inbox_id, dpc.settled; DROP FUNCTION dpc.dpc_settle, dpc.dpc_push, dpc.new_id, dpc.refuse, \
          dpc.refuse_over, dpc.check_headers, dpc.check_time",
     );
@@ -241,7 +266,7 @@ fn tables_of_the_first_version_are_brought_up_to_date_and_their_owners_fenced() 
     let refused = runtime.block_on(postgres_tables(&options, false));
     assert!(refused.is_err_and(|error| error.to_string().contains("dpc store init")));
     let made = runtime.block_on(postgres_tables(&options, true)).expect("upgrades");
-    assert_eq!(made, Tables { version: 3, made: true });
+    assert_eq!(made, Tables { version: 4, made: true });
     let owner = Claimant::new(&server, lane);
     assert_eq!(owner.claimed.last, RecordNumber(1), "nothing is lost");
     assert_eq!(owner.claimed.epoch, epoch.next().next(), "and its owner of before is fenced");

@@ -1,0 +1,252 @@
+//! Looks for an object in the histories of lanes in the tables: for what ended with nodes that are
+//! gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dpc_core::ids::{LaneId, ObjectId};
+use dpc_core::store::{Done, StoreError};
+use dpc_core::{Span, Wall};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::oneshot;
+
+use super::super::decided::{self, Decided};
+use super::super::ended;
+use super::super::index::{self, Kind, Known, Ref};
+use super::super::pack::BadRow;
+use super::super::rows::{Finished, TraceLine};
+use super::sending::oldest;
+use super::{Ask, HistoryTables, PartRow, Row, RowKind, segment};
+
+/// What the tables tell of an object in one lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Story {
+    pub(crate) lane: LaneId,
+    /// The node that had the lane.
+    pub(crate) node: Arc<str>,
+    /// How it ended there, if that is known.
+    pub(crate) end: Option<Finished>,
+    /// Decisions, in order: the first and the last of many.
+    pub(crate) lines: Vec<TraceLine>,
+    /// How many decisions are known of that are not among the lines.
+    pub(crate) dropped: u64,
+}
+
+/// Which lanes are looked at.
+#[derive(Clone, Debug)]
+pub(crate) enum Lanes {
+    Only(LaneId),
+    Except(BTreeSet<LaneId>),
+}
+
+/// The histories of all lanes in a store.
+#[derive(Clone)]
+pub(crate) struct Finding {
+    pub(crate) tables: Arc<dyn HistoryTables>,
+    /// How long histories are kept.
+    pub(crate) time: Span,
+}
+
+impl Finding {
+    /// The stories of an object, the lane in which it was last first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the tables do not answer, or hold something else than what was written; then
+    /// nothing is said of what could be read.
+    pub(crate) async fn stories(
+        &self,
+        id: ObjectId,
+        lanes: &Lanes,
+        now: Wall,
+    ) -> Result<Vec<Story>, StoreError> {
+        let mut parts = self.parts(now).await?;
+        parts.retain(|part| lanes.include(part.lane));
+        parts.sort_by_key(|part| (part.lane, part.next));
+        let known = stream::iter(parts)
+            .map(|part| async move { Ok((self.known(&part, id).await?, part)) })
+            .buffered(ASKED_AT_ONCE)
+            .try_filter(|(known, _)| std::future::ready(!known.refs.is_empty()));
+        let known: Vec<(Known, PartRow)> = known.try_collect().await?;
+        let mut stories = BTreeMap::new();
+        for (known, part) in known {
+            let story = stories.entry(part.lane).or_insert_with(|| Story {
+                lane: part.lane,
+                node: Arc::clone(&part.node),
+                end: None,
+                lines: Vec::new(),
+                dropped: 0,
+            });
+            self.tell(story, &part, &known).await?;
+        }
+        let mut stories: Vec<Story> = stories.into_values().collect();
+        for story in &mut stories {
+            story.lines.sort_by_key(|line| (line.moves, line.loc));
+            // Two parts may tell of the same record.
+            story.lines.dedup_by_key(|line| line.loc);
+        }
+        stories.sort_by_key(|story| std::cmp::Reverse(story.end.as_ref().map(|end| end.at)));
+        Ok(stories)
+    }
+
+    /// The record after the last one of a lane that the tables tell of.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the tables do not answer.
+    pub(crate) async fn told_until(
+        &self,
+        lane: LaneId,
+        now: Wall,
+    ) -> Result<Option<dpc_core::ids::RecordNumber>, StoreError> {
+        let parts = self.parts(now).await?;
+        Ok(parts.iter().filter(|part| part.lane == lane).map(|part| part.next).max())
+    }
+
+    async fn parts(&self, now: Wall) -> Result<Vec<PartRow>, StoreError> {
+        self.ask(|done| Ask::Parts(oldest(now, self.time), done)).await
+    }
+
+    /// What a part knows of an object.
+    async fn known(&self, part: &PartRow, id: ObjectId) -> Result<Known, StoreError> {
+        let Some(row) = self.row(part, RowKind::Page, id.0.to_vec()).await? else {
+            return Ok(Known::default());
+        };
+        let bad = |bad| damaged(&row, &bad);
+        for page in segment::bodies(&row).map_err(bad)? {
+            let known = index::find(&page, id).map_err(bad)?;
+            if !known.refs.is_empty() {
+                return Ok(known);
+            }
+        }
+        Ok(Known::default())
+    }
+
+    /// Adds what a part knows to the story.
+    async fn tell(
+        &self,
+        story: &mut Story,
+        part: &PartRow,
+        known: &Known,
+    ) -> Result<(), StoreError> {
+        story.dropped += known.dropped;
+        let mut rows = BTreeMap::new();
+        for r in &known.refs {
+            let kind = match r.kind {
+                Kind::Decided => RowKind::Decided,
+                Kind::Ended => RowKind::Ended,
+            };
+            let (row, body) = self.block(part, kind, r.block, &mut rows).await?;
+            let bad = |bad| damaged(row, &bad);
+            match r.kind {
+                Kind::Ended => {
+                    let found = ended::read(body).map_err(bad)?;
+                    let found = found.into_iter().nth(r.item as usize);
+                    let end = found.filter(|object| object.id == r.id);
+                    story.end = Some(end.ok_or_else(|| bad(BadRow("an item is missing")))?);
+                }
+                Kind::Decided => {
+                    let found = decided::read(body).map_err(bad)?.into_iter().nth(r.item as usize);
+                    let found = found.ok_or_else(|| bad(BadRow("an item is missing")))?;
+                    story.lines.push(line(r, found));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A block of a part, which is kept in `rows` for the next one.
+    async fn block<'a>(
+        &self,
+        part: &PartRow,
+        kind: RowKind,
+        block: u64,
+        rows: &'a mut BTreeMap<(RowKind, u64), (Row, Vec<Vec<u8>>)>,
+    ) -> Result<(&'a Row, &'a [u8]), StoreError> {
+        let holds = |first: u64, bodies: &[Vec<u8>]| block - first < bodies.len() as u64;
+        let before = rows.range(..=(kind, block)).next_back();
+        let there = before.filter(|((k, first), (_, bodies))| *k == kind && holds(*first, bodies));
+        let first = match there {
+            Some(((_, first), _)) => *first,
+            None => {
+                let key = block.to_be_bytes().to_vec();
+                let missing = || damage(part, kind, "a row is missing");
+                let row = self.row(part, kind, key).await?.ok_or_else(missing)?;
+                let first = row.key.as_slice().try_into().map(u64::from_be_bytes);
+                let first = first.map_err(|_| damage(part, kind, "a block's number"))?;
+                let bodies = segment::bodies(&row).map_err(|bad| damaged(&row, &bad))?;
+                if !holds(first, &bodies) {
+                    return Err(missing());
+                }
+                rows.insert((kind, first), (row, bodies));
+                first
+            }
+        };
+        let (row, bodies) = &rows[&(kind, first)];
+        Ok((row, &bodies[(block - first) as usize]))
+    }
+
+    async fn row(
+        &self,
+        part: &PartRow,
+        kind: RowKind,
+        key: Vec<u8>,
+    ) -> Result<Option<Row>, StoreError> {
+        let (lane, part) = (part.lane, part.part);
+        let found = self.ask(|done| Ask::Find(lane, part, kind, key, done)).await?;
+        Ok(found.map(|(key, body)| Row { lane, part, kind, key, body }))
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(Done<Result<T, StoreError>>) -> Ask,
+    ) -> Result<T, StoreError> {
+        let (done, answer) = oneshot::channel();
+        // Whoever asked may have gone.
+        self.tables.ask(ask(Box::new(move |answered| drop(done.send(answered)))));
+        match tokio::time::timeout(ANSWER_MAX, answer).await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(_)) => Err(StoreError::Io("the database's thread has ended".into())),
+            Err(_) => Err(StoreError::Io(format!("no answer for {ANSWER_MAX:?}"))),
+        }
+    }
+}
+
+impl Lanes {
+    fn include(&self, lane: LaneId) -> bool {
+        match self {
+            Self::Only(only) => *only == lane,
+            Self::Except(except) => !except.contains(&lane),
+        }
+    }
+}
+
+fn line(r: &Ref, Decided { lane, loc, decision }: Decided) -> TraceLine {
+    TraceLine {
+        at: decision.at,
+        lane,
+        loc,
+        moves: r.moves,
+        step: decision.step,
+        chosen: decision.chosen,
+        generation: decision.generation,
+        candidates: decision.candidates,
+    }
+}
+
+fn damaged(row: &Row, bad: &BadRow) -> StoreError {
+    let Row { lane, kind, .. } = row;
+    let place = format!("table history_row, lane {lane}, {}", kind.as_str());
+    StoreError::Damaged { place, what: bad.0.into() }
+}
+
+fn damage(part: &PartRow, kind: RowKind, what: &str) -> StoreError {
+    let place = format!("table history_row, lane {}, {}", part.lane, kind.as_str());
+    StoreError::Damaged { place, what: what.into() }
+}
+
+/// Parts that are asked for an id at a time.
+const ASKED_AT_ONCE: usize = 16;
+/// How long one answer of the tables is waited for.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
