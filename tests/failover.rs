@@ -131,7 +131,16 @@ async fn an_adopted_lane_is_linked_to_the_neighbours_of_its_adopter() {
     a.kill();
     let adopted = |epoch, state: &str| epoch > 1 && state == "owned";
     let adopter = wait_until_lane(&server, &a.ready.lane, "be adopted", adopted).await;
-    let (other, name) = if adopter == "b" { (&c, "c") } else { (&b, "b") };
+    let (host, other, name) = if adopter == "b" { (&b, &c, "c") } else { (&c, &b, "b") };
+    wait_until("the adopted lane to be counted", async || {
+        let (lanes, left) = (host.metric("dpc_adopted_lanes"), host.metric("dpc_adopted_objects"));
+        if (lanes, left) == (1.0, 1.0) {
+            Ok(())
+        } else {
+            Err(format!("{lanes} lanes, {left} left"))
+        }
+    })
+    .await;
     let guest = format!("{adopter}.{}", &a.ready.lane[..8]);
     wait_until("a link of the other node to the adopted lane", async || {
         let nodes = other.json(&["node", "ls"]).await;
@@ -142,6 +151,11 @@ async fn an_adopted_lane_is_linked_to_the_neighbours_of_its_adopter() {
     let taken = other.json(&["subscribe", "t.Kept", "--count", "1"]).await;
     assert_eq!(taken[0]["path"], serde_json::json!([guest, name]), "{taken:?}");
     wait_until_retired(&server, &a.ready.lane).await;
+    wait_until("no adopted lane to be counted", async || {
+        let lanes = host.metric("dpc_adopted_lanes");
+        if lanes == 0.0 { Ok(()) } else { Err(format!("{lanes} lanes")) }
+    })
+    .await;
 }
 
 #[tokio::test]

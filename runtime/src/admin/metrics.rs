@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use dpc_core::effect::TypeView;
 use dpc_core::names::TypeName;
@@ -123,14 +123,20 @@ impl Page {
     }
 }
 
-/// The page, from what the process counted and what core answered.
-pub(crate) fn page(hub: &Hub, types: Vec<TypeView>, subscriptions: usize) -> String {
+/// The page, from what the process counted and what core and the cores of adopted lanes answered.
+pub(crate) fn page(
+    hub: &Hub,
+    types: Vec<TypeView>,
+    subscriptions: usize,
+    adopted: &[(Arc<Hub>, Vec<TypeView>)],
+) -> String {
     let mut page = Page(String::with_capacity(8 << 10));
     let types: Vec<(String, TypeView)> =
         types.into_iter().map(|view| (view.ty.as_str().to_owned(), view)).collect();
     objects(&mut page, hub, &types);
     links(&mut page, hub);
     storage(&mut page, hub);
+    adopted_lanes(&mut page, adopted);
     let metrics = &hub.metrics;
     let (sessions, pushes) = hub.streams();
     page.single("dpc_subscriptions", "gauge", "Subscriptions of clients.", subscriptions as u64);
@@ -243,6 +249,34 @@ fn storage(page: &mut Page, hub: &Hub) {
     page.single("dpc_recorder_bytes", "gauge", "Bytes of the recording on the disk.", stored);
     let name = "dpc_recorder_dropped_bytes_total";
     page.single(name, "counter", "Bytes not recorded because the disk was too slow.", dropped);
+}
+
+/// What is left in the lanes of nodes that are gone, and how it goes.
+fn adopted_lanes(page: &mut Page, adopted: &[(Arc<Hub>, Vec<TypeView>)]) {
+    let lanes = adopted.len() as u64;
+    page.single("dpc_adopted_lanes", "gauge", "Lanes of dead nodes that this node empties.", lanes);
+    let name = "dpc_adopted_objects";
+    page.head(name, "gauge", "Objects that are left in an adopted lane.");
+    for (hub, types) in adopted {
+        let lane = hub.identity.lane;
+        let states: [(&str, fn(&TypeView) -> u64); 5] = [
+            ("ready", |t| t.ready),
+            ("leased", |t| t.leased),
+            ("delayed", |t| t.delayed),
+            ("parked", |t| t.parked),
+            ("in_transit", |t| t.offered + t.held),
+        ];
+        for (state, count) in states {
+            let count: u64 = types.iter().map(count).sum();
+            page.line(format_args!("{name}{{lane=\"{lane}\",state=\"{state}\"}} {count}"));
+        }
+    }
+    let name = "dpc_adopted_commits_total";
+    page.head(name, "counter", "Records committed to an adopted lane since it was adopted.");
+    for (hub, _) in adopted {
+        let (lane, count) = (hub.identity.lane, hub.metrics.commits.get());
+        page.line(format_args!("{name}{{lane=\"{lane}\"}} {count}"));
+    }
 }
 
 /// Microseconds as seconds, without rounding.

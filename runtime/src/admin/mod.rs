@@ -48,7 +48,14 @@ async fn metrics_page(hub: &Arc<Hub>) -> Response<Full<Bytes>> {
         Ok(other) => unreachable!("core answers Subscriptions with {other}"),
         Err(status) => return text(StatusCode::SERVICE_UNAVAILABLE, status.message()),
     };
-    let body = metrics::page(hub, types, subscriptions);
+    let mut adopted = Vec::new();
+    for guest in hub.guests.all() {
+        // One that does not answer has ended meanwhile.
+        if let Ok(Answer::Types(types)) = guest.operator(Operator::Types).await {
+            adopted.push((guest, types));
+        }
+    }
+    let body = metrics::page(hub, types, subscriptions, &adopted);
     let mut response = Response::new(Full::from(body));
     let kind = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
