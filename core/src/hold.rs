@@ -328,6 +328,7 @@ impl Core {
             };
             return fx.push(Effect::Send { link, message, after: None });
         };
+        let is_held = incoming.state == InState::Held;
         match incoming.state {
             InState::Held | InState::Holding(_) => {}
             InState::Releasing(record) => {
@@ -345,14 +346,21 @@ impl Core {
         self.lane.urge();
         incoming.state = InState::Releasing(at.record);
         let (items, key) = (incoming.items.clone(), incoming.key.clone());
-        self.release_items(&items, at.record, key.as_ref());
+        self.release_items(&items, key.as_ref(), (!is_held).then_some(at.record));
         // TAKEN only after READY is durable (R2).
         let after = Some(at.record).filter(|_| !planted(Bug::TakenBeforeReady));
         fx.push(Effect::Send { link, message: Message::Taken(id), after });
     }
 
-    /// Held objects flow once the record is committed: those in memory now, others from disk.
-    fn release_items(&mut self, items: &[Held], record: RecordNumber, key: Option<&DemandKey>) {
+    /// Held objects flow: those in memory at once, others from disk with the commit of READY. Both are
+    /// durable, HELD here and MOVED there, so this lane owns them whatever becomes of READY: it is
+    /// written again if it is lost. Only what was released before HELD was durable waits for `record`.
+    fn release_items(
+        &mut self,
+        items: &[Held],
+        key: Option<&DemandKey>,
+        record: Option<RecordNumber>,
+    ) {
         for held in items {
             let ty = self.queues.get(held.queue).ty;
             if !planted(Bug::BooksAtHeld) {
@@ -365,7 +373,10 @@ impl Core {
                     if let Some(key) = key {
                         self.begin_transit(slot, key);
                     }
-                    self.memory.when_committed(record, slot, Then::Flow);
+                    match record {
+                        None => self.flow(slot),
+                        Some(record) => self.memory.when_committed(record, slot, Then::Flow),
+                    }
                 }
                 // From its shelf it becomes ready with the commit, too.
                 _ => {}

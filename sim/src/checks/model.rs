@@ -197,6 +197,22 @@ impl Model {
         &self.lanes[&lane]
     }
 
+    /// An object that a lane may deliver: one that flows there, or that it holds and the sender has moved.
+    /// Both are durable then, and READY follows from them.
+    pub(super) fn deliverable(&self, lane: LaneId, id: ObjectId) -> Option<&Thing> {
+        let thing = self.lanes[&lane].alive(id)?;
+        let owned = match &thing.standing {
+            Standing::Flowing => true,
+            // What a lost lane says of its transfers nobody checks.
+            Standing::Held(transfer) => {
+                self.lost.contains(&transfer.sender)
+                    || self.moved.get(transfer).is_some_and(|moved| moved.contains_key(&id))
+            }
+            _ => false,
+        };
+        owned.then_some(thing)
+    }
+
     /// All lanes.
     pub fn lanes(&self) -> impl Iterator<Item = &Lane> {
         self.lanes.values()

@@ -16,10 +16,11 @@ impl Checker {
         }
     }
 
-    /// What is delivered is in the log there, ready (P4: not before its commit), and as it is.
+    /// What is delivered is in the log there, ready or held of a transfer whose MOVED is committed (P4: not
+    /// before its commit), and as it is.
     pub(super) fn p02_p04_delivered_as_committed(&mut self, lane: LaneId, delivery: &Delivery) {
         let object = &delivery.object;
-        let Some(thing) = self.model.lane(lane).flowing(object.id) else {
+        let Some(thing) = self.model.deliverable(lane, object.id) else {
             let name = lane.short();
             let what = format!("{} was delivered at {name} and is not ready there", object.id);
             return self.fail("P4", what);

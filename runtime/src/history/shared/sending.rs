@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dpc_core::ids::{LaneId, RecordNumber};
 use dpc_core::store::{Done, StoreError};
@@ -153,7 +153,8 @@ impl Sending {
             self.retry_at = None;
             if self.parts.is_none() {
                 self.work = Work::Look;
-                let since = oldest(book.state.last_wall, book.options.time);
+                // A history that begins knows no time from the log yet, and each day is a query.
+                let since = oldest(now(), book.options.time);
                 let done = self.tell(Told::Parts);
                 self.to.tables.ask(Ask::Parts(since, done));
             } else if let Some(index) = self.oldest_unsent(book) {
@@ -290,6 +291,11 @@ impl Outgoing {
         }
         Ok(None)
     }
+}
+
+fn now() -> Wall {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn key_of(lane: LaneId, part: &Part) -> PartKey {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use dpc_core::Wall;
 use dpc_core::ids::LaneId;
 use dpc_core::store::StoreError;
 
@@ -20,6 +21,8 @@ pub(super) struct Tables {
     /// How many have failed.
     pub(super) failed: u32,
     pub(super) writes: u32,
+    /// The earliest time that parts were asked for.
+    pub(super) asked_since: Option<Wall>,
 }
 
 impl Memory {
@@ -50,6 +53,7 @@ impl HistoryTables for Memory {
                 done(Ok(()));
             }
             Ask::Parts(since, done) => {
+                tables.asked_since = tables.asked_since.min(Some(since)).or(Some(since));
                 let rows = tables.parts.values().filter(|row| row.last_wall >= since);
                 let rows = rows.cloned().collect();
                 drop(tables);
