@@ -179,6 +179,8 @@ impl Sending {
             if outgoing.failed {
                 if self.in_flight == 0 {
                     self.work = Work::Rest;
+                    // Nobody else may wake it.
+                    self.retry_at.get_or_insert_with(Instant::now);
                 }
                 return Ok(());
             }
