@@ -251,6 +251,9 @@ fn storage(page: &mut Page, hub: &Hub) {
     page.single(name, "counter", "Bytes not recorded because the disk was too slow.", dropped);
 }
 
+/// One of the counts of a type.
+type CountOf = fn(&TypeView) -> u64;
+
 /// What is left in the lanes of nodes that are gone, and how it goes.
 fn adopted_lanes(page: &mut Page, adopted: &[(Arc<Hub>, Vec<TypeView>)]) {
     let lanes = adopted.len() as u64;
@@ -259,7 +262,7 @@ fn adopted_lanes(page: &mut Page, adopted: &[(Arc<Hub>, Vec<TypeView>)]) {
     page.head(name, "gauge", "Objects that are left in an adopted lane.");
     for (hub, types) in adopted {
         let lane = hub.identity.lane;
-        let states: [(&str, fn(&TypeView) -> u64); 5] = [
+        let states: [(&str, CountOf); 5] = [
             ("ready", |t| t.ready),
             ("leased", |t| t.leased),
             ("delayed", |t| t.delayed),

@@ -40,6 +40,9 @@ pub(crate) enum Lanes {
     Except(BTreeSet<LaneId>),
 }
 
+/// Rows of one part that were read, with the rows of the history in them, by kind and first block.
+type Rows = BTreeMap<(RowKind, u64), (Row, Vec<Vec<u8>>)>;
+
 /// The histories of all lanes in a store.
 #[derive(Clone)]
 pub(crate) struct Finding {
@@ -131,7 +134,7 @@ impl Finding {
         known: &Known,
     ) -> Result<(), StoreError> {
         story.dropped += known.dropped;
-        let mut rows = BTreeMap::new();
+        let mut rows = Rows::new();
         for r in &known.refs {
             let kind = match r.kind {
                 Kind::Decided => RowKind::Decided,
@@ -162,7 +165,7 @@ impl Finding {
         part: &PartRow,
         kind: RowKind,
         block: u64,
-        rows: &'a mut BTreeMap<(RowKind, u64), (Row, Vec<Vec<u8>>)>,
+        rows: &'a mut Rows,
     ) -> Result<(&'a Row, &'a [u8]), StoreError> {
         let holds = |first: u64, bodies: &[Vec<u8>]| block - first < bodies.len() as u64;
         let before = rows.range(..=(kind, block)).next_back();

@@ -78,6 +78,9 @@ pub(crate) struct Row {
     pub(crate) body: Vec<u8>,
 }
 
+/// The key of a row, and its body.
+pub(crate) type FoundRow = (Vec<u8>, Vec<u8>);
+
 /// What is asked of the tables. Each is tried once: who asks will ask again.
 pub(crate) enum Ask {
     /// Writes a row that goes by itself after so long. Repeating it does no harm.
@@ -87,7 +90,7 @@ pub(crate) enum Ask {
     /// The parts of all lanes whose last record was closed since then, and maybe some that are older.
     Parts(Wall, Done<Result<Vec<PartRow>, StoreError>>),
     /// The row of a part with the highest key that is not above this one: the key and the body.
-    Find(LaneId, PartKey, RowKind, Vec<u8>, Done<Result<Option<(Vec<u8>, Vec<u8>)>, StoreError>>),
+    Find(LaneId, PartKey, RowKind, Vec<u8>, Done<Result<Option<FoundRow>, StoreError>>),
     /// Removes a part.
     Drop(PartRow, Done<Result<(), StoreError>>),
 }

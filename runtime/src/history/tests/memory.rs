@@ -12,10 +12,13 @@ use super::super::shared::{Ask, HistoryTables, PartKey, PartRow, Row, RowKind};
 #[derive(Default)]
 pub(super) struct Memory(Mutex<Tables>);
 
+/// Bodies by key.
+type Bodies = BTreeMap<Vec<u8>, Vec<u8>>;
+
 #[derive(Default)]
 pub(super) struct Tables {
     pub(super) parts: BTreeMap<(LaneId, PartKey), PartRow>,
-    pub(super) rows: BTreeMap<(LaneId, PartKey, RowKind), BTreeMap<Vec<u8>, Vec<u8>>>,
+    pub(super) rows: BTreeMap<(LaneId, PartKey, RowKind), Bodies>,
     /// How many requests fail from now on.
     pub(super) failures: u32,
     /// How many have failed.

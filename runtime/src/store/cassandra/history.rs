@@ -13,7 +13,7 @@ use super::super::trouble::Trouble;
 use super::database::{self, Thread};
 use super::head::{signed, unreadable, unsigned, uuid};
 use super::session::Connection;
-use crate::history::shared::{Ask, HistoryTables, PartKey, PartRow, Row};
+use crate::history::shared::{Ask, FoundRow, HistoryTables, PartKey, PartRow, Row};
 
 /// The parts of histories that ended on one day stand together, so that all of a retention are found
 /// with a few queries.
@@ -107,7 +107,7 @@ async fn parts_of(connection: &Connection, day: i64) -> Result<Vec<PartRow>, Tro
 async fn find(
     connection: &Connection,
     values: (Uuid, Uuid, &str, Vec<u8>),
-) -> Result<Option<(Vec<u8>, Vec<u8>)>, Trouble> {
+) -> Result<Option<FoundRow>, Trouble> {
     let answer = connection.ask(|it| &it.history.find, values).await?;
     let rows = answer.into_rows_result().map_err(unreadable)?;
     rows.maybe_first_row::<(Vec<u8>, Vec<u8>)>().map_err(unreadable)

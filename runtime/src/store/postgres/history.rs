@@ -13,7 +13,7 @@ use super::super::trouble::Trouble;
 use super::head::counted;
 use super::session::{Session, Way, within};
 use super::{QUEUE_COUNT_MAX, dead, full, on_a_thread, ready};
-use crate::history::shared::{Ask, HistoryTables, PartKey, PartRow, Row, RowKind};
+use crate::history::shared::{Ask, FoundRow, HistoryTables, PartKey, PartRow, Row, RowKind};
 
 /// The longest that something is kept: Postgres has no time beyond some thousands of years.
 const KEEP_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
@@ -133,7 +133,7 @@ async fn find(
     (lane, part): (LaneId, PartKey),
     kind: RowKind,
     key: &[u8],
-) -> Result<Option<(Vec<u8>, Vec<u8>)>, Trouble> {
+) -> Result<Option<FoundRow>, Trouble> {
     let sql = "SELECT key, body FROM dpc.history_row WHERE lane = $1 AND part = $2 AND kind = $3 \
                AND key <= $4 ORDER BY key DESC LIMIT 1";
     let (lane, part) = (uuid(lane), Uuid::from_bytes(part.0));
