@@ -132,7 +132,7 @@ async fn a_store_that_cannot_work_is_refused_with_what_to_do() {
     assert!(missing.stderr.contains("dpc store init"), "{}", missing.stderr);
     assert_eq!(store("init").await.lines()[0]["made"], true);
     assert_eq!(store("init").await.lines()[0]["made"], false);
-    assert_eq!(store("check").await.lines()[0]["schema"], 3);
+    assert_eq!(store("check").await.lines()[0]["schema"], 4);
 
     // A folder belongs to the store that its lane is kept in.
     let mut node = Node::start(folder.path(), "x", &[]);

@@ -246,6 +246,13 @@ impl Core {
         }
     }
 
+    /// Before [`Self::start`]: the history that follows the log holds everything below this record, and
+    /// the log is not cut above. Without it nothing follows the log until the first
+    /// [`Input::HistoryStands`].
+    pub fn restore_history(&mut self, stands: RecordNumber) {
+        self.parts.restore_history(stands);
+    }
+
     /// Ends the recovery: from here on inputs are handled. What the log left in doubt is taken up.
     pub fn start(&mut self, now: Now, fx: &mut Effects) {
         assert!(!self.started, "a core starts once");

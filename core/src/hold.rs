@@ -352,9 +352,9 @@ impl Core {
         fx.push(Effect::Send { link, message: Message::Taken(id), after });
     }
 
-    /// Held objects flow: those in memory at once, others from disk with the commit of READY. Both are
-    /// durable, HELD here and MOVED there, so this lane owns them whatever becomes of READY: it is
-    /// written again if it is lost. Only what was released before HELD was durable waits for `record`.
+    /// Held objects flow: those in memory at once, others from disk with the commit of READY. HELD is durable
+    /// here and MOVED there, so this lane owns them whatever becomes of READY: if that is lost, the sender is asked
+    /// and releases them again. Only what was released before HELD was durable waits for `record`.
     fn release_items(
         &mut self,
         items: &[Held],

@@ -85,6 +85,11 @@ impl Parts {
         }
     }
 
+    /// Where the history stands when this core starts.
+    pub(crate) fn restore_history(&mut self, number: RecordNumber) {
+        self.history = number;
+    }
+
     /// The first record that the store keeps.
     pub(crate) fn kept(&self) -> RecordNumber {
         self.kept

@@ -13,6 +13,7 @@ use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, StoreError};
 use dpc_core::time::{Mono, Now, Span};
 use dpc_core::{Core, Effects, Input};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::edge::Index;
 use crate::failover::Stories;
@@ -108,12 +109,33 @@ pub(crate) struct Driver<S, I> {
     head: Head,
     /// Where the history stands.
     history_stands: RecordNumber,
-    /// The history that was opened when the lane ended.
-    last_history: Option<History>,
+    /// The history of the lane that ends.
+    last_history: LastHistory,
     disk_low: bool,
     looked_at: Option<Mono>,
     fx: Effects,
     recorder: Option<Recorder>,
+}
+
+/// The history that is opened when the lane ends.
+#[derive(Default)]
+struct LastHistory {
+    /// The task that opens it, which ends with the driver.
+    opening: Option<AbortOnDrop>,
+    /// It, once it is open.
+    open: Option<History>,
+    /// The last record that was committed before it was open: it would not know of it.
+    missed: Option<(RecordNumber, Bytes)>,
+    /// What it wanted to read before the driver knew that it is open.
+    wants: Option<(RecordNumber, usize)>,
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What is to be done to the lane's head when no record is on its way.
@@ -164,7 +186,7 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
             rows: BTreeMap::new(),
             head: Head::default(),
             history_stands: RecordNumber(0),
-            last_history: None,
+            last_history: LastHistory::default(),
             disk_low: false,
             looked_at: None,
             fx: Effects::new(),
@@ -267,7 +289,7 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
         match &self.edges.history {
             Followed::Now(history) => history.feed(number, record),
             Followed::Nothing => self.handle(Input::HistoryStands(number.next()))?,
-            Followed::AtTheEnd(_) => {}
+            Followed::AtTheEnd(_) => self.last_history.missed = Some((number, record)),
         }
         Ok(())
     }
@@ -418,8 +440,15 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
                 self.handle(Input::HistoryStands(number))
             }
             Completed::LastHistory(Ok(history)) => {
-                self.edges.history = Followed::Now(history.handle());
-                self.last_history = Some(history);
+                let handle = history.handle();
+                self.edges.history = Followed::Now(handle.clone());
+                self.last_history.open = Some(history);
+                if let Some((number, record)) = self.last_history.missed.take() {
+                    handle.feed(number, record);
+                }
+                if let Some((from, bytes)) = self.last_history.wants.take() {
+                    self.read_for_history(from, bytes);
+                }
                 Ok(())
             }
             Completed::LastHistory(Err(why)) => Err(why.into()),
@@ -458,7 +487,10 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
     }
 
     fn read_for_history(&mut self, from: RecordNumber, bytes: usize) {
-        let Followed::Now(history) = &self.edges.history else { return };
+        let Followed::Now(history) = &self.edges.history else {
+            self.last_history.wants = Some((from, bytes));
+            return;
+        };
         let (history, from) = (history.clone(), from.max(self.first));
         if from > self.gate.committed() {
             return history.pulled(Ok(Vec::new()));
@@ -474,12 +506,13 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
         let (lane, last) = (self.hub.identity.lane, self.gate.committed());
         let (now, completed) = (self.hub.clock.now().wall, self.edges.completed.0.clone());
         let reports = completed.clone();
-        tokio::spawn(async move {
+        let opening = tokio::spawn(async move {
             // The driver has ended: nobody waits for reports.
             let report = move |report| drop(reports.send(Completed::History(report)));
             let opened = stories.open(lane, last, now, Box::new(report)).await;
             drop(completed.send(Completed::LastHistory(opened)));
         });
+        self.last_history.opening = Some(AbortOnDrop(opening));
     }
 
     /// Whether what ended in the lane is told elsewhere, or by nobody.

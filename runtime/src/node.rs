@@ -222,12 +222,16 @@ where
         heir: None,
     };
     let recovering = recover(settings, claimed, &mut data.store, data.parts);
-    let core = match &mut data.shared {
+    let mut core = match &mut data.shared {
         Some(shared) => shared.beat_during(recovering).await?,
         None => recovering.await?,
     };
     let completed = mpsc::unbounded_channel();
     let history = start_history(open_history, &claimed, &completed.0)?;
+    if let Some((_, stands)) = &history {
+        core.restore_history(*stands);
+    }
+    let history = history.map(|(handle, _)| handle);
     let identity = Identity {
         name: setup.name,
         lane: setup.lane,
@@ -274,23 +278,18 @@ where
     result
 }
 
-/// Starts what follows the log, if anything does.
+/// Starts what follows the log, if anything does. Says below which record everything is durable there.
 fn start_history(
     open_history: OpenHistory,
     claimed: &Claimed,
     completed: &mpsc::UnboundedSender<Completed>,
-) -> Result<Option<HistoryHandle>, NodeError> {
+) -> Result<Option<(HistoryHandle, RecordNumber)>, NodeError> {
     let reports = completed.clone();
     let report = move |report| {
         // The driver has ended: nobody waits for reports.
         let _ended = reports.send(Completed::History(report));
     };
-    let opened = open_history(claimed, Box::new(report))?;
-    Ok(opened.map(|(handle, stands)| {
-        let told = completed.send(Completed::History(Report::Stands(stands)));
-        told.expect("the caller holds its receiver");
-        handle
-    }))
+    open_history(claimed, Box::new(report))
 }
 
 /// Starts what runs the lanes of nodes that are gone.

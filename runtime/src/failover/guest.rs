@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dpc_core::effect::Answer;
-use dpc_core::ids::LaneId;
+use dpc_core::ids::{LaneId, RecordNumber};
 use dpc_core::input::Operator;
 use dpc_core::message::Protocols;
 use dpc_core::names::Name;
@@ -71,6 +71,10 @@ where
     let (mut core, unread) = recovered.map_err(|error| Halt::Failed(error.to_string()))?;
     // What has to be given away needs no ids. Whoever asks for one waits for its part to be read.
     unread.iter().for_each(|part| core.restore_unread(part.part));
+    if guest.stories.is_some() {
+        // What ended in it is told when it ends: until then the log is kept.
+        core.restore_history(RecordNumber(0));
+    }
     tracing::info!(%lane, epoch = %claimed.epoch, name = %identity.name, "the lane is adopted");
 
     let addresses: Vec<String> =

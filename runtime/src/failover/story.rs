@@ -58,8 +58,10 @@ impl Stories {
         };
         tracing::info!(%lane, from = %from, to = %last, "what ended in the lane goes to the store");
         let folder = self.folder(lane);
+        // The log waits for the tables, so nothing has to be left out.
+        let options = HistoryOptions { lag: u64::MAX, ..self.options };
         let opened =
-            History::open_shared(&folder, (lane, last, from), self.options, Some(self.to), reports);
+            History::open_shared(&folder, (lane, last, from), options, Some(self.to), reports);
         let (history, _) = opened.map_err(|error| error.to_string())?;
         history.handle().conclude();
         Ok(history)

@@ -294,6 +294,10 @@ impl Book {
     /// Closes a part that is full, and lets the oldest go as time and bytes demand.
     fn keep_bounds(&mut self, now: Wall, is_turned: bool) -> DbResult<()> {
         let bytes = self.part_bytes + (self.decided.len() + self.ended.len()) as u64;
+        if self.refs.is_empty() {
+            // Nothing of it has to be told.
+            self.part_log = 0;
+        }
         let is_full = self.refs.len() >= PART_REFS_MAX
             || bytes >= self.options.bytes / 16
             || self.part_log >= self.options.part_log && !self.refs.is_empty();
@@ -429,6 +433,27 @@ impl Book {
         self.db.begin()?;
         self.is_dirty = true;
         self.close_part()
+    }
+
+    /// The bytes of log below a record do not matter any more.
+    pub(super) fn forget_log(&mut self, below: RecordNumber) {
+        while self.closed_log.front().is_some_and(|(next, _)| *next <= below) {
+            self.closed_log.pop_front();
+        }
+    }
+
+    /// The first record of a part; the record after its last one if that is not known.
+    pub(super) fn first_of(&self, index: usize) -> RecordNumber {
+        let began = self.state.began.filter(|_| self.state.parts.start == 0);
+        match index.checked_sub(1) {
+            Some(before) => self.parts[before].next,
+            None => began.map_or(self.parts[index].next, |(number, _)| number),
+        }
+    }
+
+    /// Whether only counts were kept of some of the time between.
+    pub(super) fn has_gap_between(&self, from: Wall, to: Wall) -> bool {
+        self.state.gaps.iter().any(|gap| gap.from <= to && gap.to >= from)
     }
 
     /// Bytes of log from a record on, as far as this process has read them.

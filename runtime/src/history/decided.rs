@@ -6,6 +6,7 @@ use dpc_core::ids::{LaneId, Loc, RecordNumber};
 use dpc_core::object::Generation;
 
 use super::pack::{BadRow, Packer, Unpacker};
+use super::rows::TraceLine;
 
 /// A decision with its place, as it is read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,23 @@ pub(super) struct Decided {
     pub(super) lane: LaneId,
     pub(super) loc: Loc,
     pub(super) decision: Decision,
+}
+
+impl Decided {
+    /// As a line of the trace of an object that had so many handoffs behind it.
+    pub(super) fn line(self, moves: u32) -> TraceLine {
+        let Self { lane, loc, decision } = self;
+        TraceLine {
+            at: decision.at,
+            lane,
+            loc,
+            moves,
+            step: decision.step,
+            chosen: decision.chosen,
+            generation: decision.generation,
+            candidates: decision.candidates,
+        }
+    }
 }
 
 /// A block that is being filled.

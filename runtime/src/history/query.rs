@@ -116,25 +116,14 @@ impl Book {
                 &mut block.insert((r.block, items)).1
             }
         };
-        let Some(Decided { lane, loc, decision }) = items.get(r.item as usize).cloned() else {
-            return Err(bad(super::pack::BadRow("an item is missing")));
-        };
-        Ok(TraceLine {
-            at: decision.at,
-            lane,
-            loc,
-            moves: r.moves,
-            step: decision.step,
-            chosen: decision.chosen,
-            generation: decision.generation,
-            candidates: decision.candidates,
-        })
+        let found = items.get(r.item as usize).cloned();
+        Ok(found.ok_or_else(|| bad(super::pack::BadRow("an item is missing")))?.line(r.moves))
     }
 
     /// Whether only counts were kept of a stretch of an object's life, as far as it is known.
     fn has_gap(&self, end: Option<&Finished>) -> bool {
         let (from, to) = end.map_or((Wall(0), Wall(u64::MAX)), |end| (end.pushed_at, end.at));
-        self.state.gaps.iter().any(|gap| gap.from <= to && gap.to >= from)
+        self.has_gap_between(from, to)
     }
 }
 

@@ -86,7 +86,8 @@ impl Worker {
         }
         self.pull_if_wanted();
         let deadlines = self.queries.iter().map(|query| query.deadline);
-        let sends = self.sending.as_ref().and_then(Sending::retry_at);
+        let sends = self.sending.as_ref().filter(|_| self.book.is_some());
+        let sends = sends.and_then(Sending::retry_at);
         let timers = self.sync_at.into_iter().chain(self.retry_at).chain(sends).chain(deadlines);
         Turn::Wait(timers.min())
     }
@@ -129,6 +130,10 @@ impl Worker {
     /// Takes in one record, if there is one.
     fn take_in(&mut self) -> bool {
         let Some(book) = &mut self.book else { return false };
+        if self.concludes && self.sending.as_ref().is_some_and(|sending| sending.is_full(book)) {
+            // The log waits: nothing is left out for want of room.
+            return false;
+        }
         let next = book.state.next;
         while self.pulled.front().is_some_and(|(number, _)| *number < next) {
             self.pulled.pop_front();
@@ -167,7 +172,8 @@ impl Worker {
         let Some(book) = &self.book else { return };
         let from = book.state.next;
         let is_due = self.retry_at.is_none_or(|at| at <= Instant::now());
-        if self.pulling.is_some() || !is_due || from > self.shared.lock().last {
+        let has_some = !self.pulled.is_empty();
+        if self.pulling.is_some() || has_some || !is_due || from > self.shared.lock().last {
             return;
         }
         self.retry_at = None;
@@ -216,7 +222,7 @@ impl Worker {
 
     /// Goes on with sending closed parts to the shared tables.
     fn send(&mut self) {
-        let (Some(sending), Some(book)) = (&mut self.sending, &self.book) else { return };
+        let (Some(sending), Some(book)) = (&mut self.sending, &mut self.book) else { return };
         match sending.go_on(book) {
             Ok(()) => {
                 self.say_stands();

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dpc_core::ids::{LaneId, ObjectId};
+use dpc_core::ids::{LaneId, ObjectId, RecordNumber};
 use dpc_core::store::{Done, StoreError};
 use dpc_core::{Span, Wall};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::oneshot;
 
-use super::super::decided::{self, Decided};
+use super::super::decided;
 use super::super::ended;
-use super::super::index::{self, Kind, Known, Ref};
+use super::super::index::{self, Kind, Known};
 use super::super::pack::BadRow;
 use super::super::rows::{Finished, TraceLine};
 use super::sending::oldest;
@@ -31,6 +31,8 @@ pub(crate) struct Story {
     pub(crate) lines: Vec<TraceLine>,
     /// How many decisions are known of that are not among the lines.
     pub(crate) dropped: u64,
+    /// Whether the tables tell of everything from when the object can have come to the lane to its end.
+    pub(crate) whole: bool,
 }
 
 /// Which lanes are looked at.
@@ -38,6 +40,42 @@ pub(crate) struct Story {
 pub(crate) enum Lanes {
     Only(LaneId),
     Except(BTreeSet<LaneId>),
+}
+
+/// Records of a lane of which the parts in the tables tell everything, one part behind the other.
+struct Run {
+    lane: LaneId,
+    first: RecordNumber,
+    next: RecordNumber,
+    since: Wall,
+}
+
+impl Run {
+    /// Whether an object that has ended there came while the run had begun.
+    fn tells(&self, end: &Finished) -> bool {
+        let from_the_start = self.first <= RecordNumber(1) || self.since <= end.pushed_at;
+        self.lane == end.lane
+            && end.loc.record < self.next
+            && end.loc.record >= self.first
+            && from_the_start
+    }
+}
+
+/// What parts, sorted by lane and end, tell without a gap.
+fn runs(parts: &[PartRow]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for part in parts.iter().filter(|part| part.whole) {
+        match runs.last_mut() {
+            Some(run) if run.lane == part.lane && part.first <= run.next => run.next = part.next,
+            _ => runs.push(Run {
+                lane: part.lane,
+                first: part.first,
+                next: part.next,
+                since: part.first_wall,
+            }),
+        }
+    }
+    runs
 }
 
 /// Rows of one part that were read, with the rows of the history in them, by kind and first block.
@@ -67,6 +105,7 @@ impl Finding {
         let mut parts = self.parts(now).await?;
         parts.retain(|part| lanes.include(part.lane));
         parts.sort_by_key(|part| (part.lane, part.next));
+        let runs = runs(&parts);
         let known = stream::iter(parts)
             .map(|part| async move { Ok((self.known(&part, id).await?, part)) })
             .buffered(ASKED_AT_ONCE)
@@ -80,6 +119,7 @@ impl Finding {
                 end: None,
                 lines: Vec::new(),
                 dropped: 0,
+                whole: false,
             });
             self.tell(story, &part, &known).await?;
         }
@@ -88,6 +128,8 @@ impl Finding {
             story.lines.sort_by_key(|line| (line.moves, line.loc));
             // Two parts may tell of the same record.
             story.lines.dedup_by_key(|line| line.loc);
+            story.whole = story.dropped == 0
+                && story.end.as_ref().is_some_and(|end| runs.iter().any(|run| run.tells(end)));
         }
         stories.sort_by_key(|story| std::cmp::Reverse(story.end.as_ref().map(|end| end.at)));
         Ok(stories)
@@ -102,7 +144,7 @@ impl Finding {
         &self,
         lane: LaneId,
         now: Wall,
-    ) -> Result<Option<dpc_core::ids::RecordNumber>, StoreError> {
+    ) -> Result<Option<RecordNumber>, StoreError> {
         let parts = self.parts(now).await?;
         Ok(parts.iter().filter(|part| part.lane == lane).map(|part| part.next).max())
     }
@@ -140,7 +182,11 @@ impl Finding {
                 Kind::Decided => RowKind::Decided,
                 Kind::Ended => RowKind::Ended,
             };
-            let (row, body) = self.block(part, kind, r.block, &mut rows).await?;
+            let Some((row, body)) = self.block(part, kind, r.block, &mut rows).await? else {
+                // The part has been let go meanwhile.
+                story.dropped += 1;
+                continue;
+            };
             let bad = |bad| damaged(row, &bad);
             match r.kind {
                 Kind::Ended => {
@@ -152,7 +198,7 @@ impl Finding {
                 Kind::Decided => {
                     let found = decided::read(body).map_err(bad)?.into_iter().nth(r.item as usize);
                     let found = found.ok_or_else(|| bad(BadRow("an item is missing")))?;
-                    story.lines.push(line(r, found));
+                    story.lines.push(found.line(r.moves));
                 }
             }
         }
@@ -166,7 +212,7 @@ impl Finding {
         kind: RowKind,
         block: u64,
         rows: &'a mut Rows,
-    ) -> Result<(&'a Row, &'a [u8]), StoreError> {
+    ) -> Result<Option<(&'a Row, &'a [u8])>, StoreError> {
         let holds = |first: u64, bodies: &[Vec<u8>]| block - first < bodies.len() as u64;
         let before = rows.range(..=(kind, block)).next_back();
         let there = before.filter(|((k, first), (_, bodies))| *k == kind && holds(*first, bodies));
@@ -174,20 +220,19 @@ impl Finding {
             Some(((_, first), _)) => *first,
             None => {
                 let key = block.to_be_bytes().to_vec();
-                let missing = || damage(part, kind, "a row is missing");
-                let row = self.row(part, kind, key).await?.ok_or_else(missing)?;
+                let Some(row) = self.row(part, kind, key).await? else { return Ok(None) };
                 let first = row.key.as_slice().try_into().map(u64::from_be_bytes);
                 let first = first.map_err(|_| damage(part, kind, "a block's number"))?;
                 let bodies = segment::bodies(&row).map_err(|bad| damaged(&row, &bad))?;
                 if !holds(first, &bodies) {
-                    return Err(missing());
+                    return Ok(None);
                 }
                 rows.insert((kind, first), (row, bodies));
                 first
             }
         };
         let (row, bodies) = &rows[&(kind, first)];
-        Ok((row, &bodies[(block - first) as usize]))
+        Ok(Some((row, &bodies[(block - first) as usize])))
     }
 
     async fn row(
@@ -222,19 +267,6 @@ impl Lanes {
             Self::Only(only) => *only == lane,
             Self::Except(except) => !except.contains(&lane),
         }
-    }
-}
-
-fn line(r: &Ref, Decided { lane, loc, decision }: Decided) -> TraceLine {
-    TraceLine {
-        at: decision.at,
-        lane,
-        loc,
-        moves: r.moves,
-        step: decision.step,
-        chosen: decision.chosen,
-        generation: decision.generation,
-        candidates: decision.candidates,
     }
 }
 

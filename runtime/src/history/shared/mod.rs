@@ -8,11 +8,11 @@
 //! asked ([`finding`]).
 //!
 //! ```text
-//! history_part   lane, part → node, the record after its last one, its times, its bytes
+//! history_part   lane, part → node, its records, its times, its bytes, whether it is whole
 //! history_row    lane, part, kind, first key → rows of the part, several together
 //! ```
 //!
-//! A part is named by the hash of its directory, so that a part that is made again in other bounds
+//! A part is named by the hash of its directory and its pages, so that a part that is made again in other bounds
 //! never mixes with what was written of the first; what both tell of has one place in the lane (record
 //! and position) and is told once.
 
@@ -42,8 +42,12 @@ pub(crate) struct PartRow {
     pub(crate) part: PartKey,
     /// The node that had the lane, for people.
     pub(crate) node: Arc<str>,
+    /// Its first record; the one after its last, if that is not known.
+    pub(crate) first: RecordNumber,
     /// The record after its last one.
     pub(crate) next: RecordNumber,
+    /// Whether it tells of everything in these records.
+    pub(crate) whole: bool,
     /// When its first record was closed.
     pub(crate) first_wall: Wall,
     /// When its last record was closed.

@@ -53,6 +53,7 @@ enum Work {
 /// A part on its way.
 struct Outgoing {
     row: PartRow,
+    of: Part,
     /// What is left of it.
     left: VecDeque<(RowKind, Range<u64>)>,
     /// It has to begin again.
@@ -76,7 +77,14 @@ impl Sending {
 
     /// When it wants to try again.
     pub(in super::super) fn retry_at(&self) -> Option<Instant> {
-        self.retry_at
+        // While answers are waited for, they wake it.
+        self.retry_at.filter(|_| self.in_flight == 0)
+    }
+
+    /// Whether so much waits to be sent that no more should be read for it.
+    pub(in super::super) fn is_full(&self, book: &Book) -> bool {
+        let sent = book.parts.partition_point(|part| part.next <= self.sent);
+        book.parts.len() - sent >= UNSENT_MAX
     }
 
     /// Whether something was left out.
@@ -144,7 +152,8 @@ impl Sending {
     }
 
     /// Does what can be done now.
-    pub(in super::super) fn go_on(&mut self, book: &Book) -> DbResult<()> {
+    pub(in super::super) fn go_on(&mut self, book: &mut Book) -> DbResult<()> {
+        book.forget_log(self.sent);
         self.give_up_if_behind(book);
         if self.retry_at.is_some_and(|at| at > Instant::now()) {
             return Ok(());
@@ -158,7 +167,7 @@ impl Sending {
                 let done = self.tell(Told::Parts);
                 self.to.tables.ask(Ask::Parts(since, done));
             } else if let Some(index) = self.oldest_unsent(book) {
-                self.work = Work::Write(self.outgoing(book, index));
+                self.work = Work::Write(self.outgoing(book, index)?);
             }
         }
         self.write(book)
@@ -208,10 +217,11 @@ impl Sending {
 
     fn oldest_unsent(&self, book: &Book) -> Option<usize> {
         let index = book.parts.partition_point(|part| part.next <= self.sent);
-        (index < book.parts.len()).then_some(index)
+        // What is not durable here may be made again in other bounds.
+        book.parts.get(index).filter(|part| part.next <= book.synced).map(|_| index)
     }
 
-    fn outgoing(&self, book: &Book, index: usize) -> Outgoing {
+    fn outgoing(&self, book: &Book, index: usize) -> DbResult<Outgoing> {
         let part = &book.parts[index];
         let (decided, ended) = match index.checked_sub(1).map(|before| &book.parts[before]) {
             Some(before) => (before.decided_end, before.ended_end),
@@ -224,14 +234,16 @@ impl Sending {
         ];
         let row = PartRow {
             lane: self.lane,
-            part: key_of(self.lane, part),
+            part: key_of(self.lane, part, book)?,
             node: self.to.node.as_str().into(),
+            first: book.first_of(index),
             next: part.next,
+            whole: !book.has_gap_between(part.first_wall, part.last_wall),
             first_wall: part.first_wall,
             last_wall: part.last_wall,
             bytes: 0,
         };
-        Outgoing { row, left: left.into(), failed: false }
+        Ok(Outgoing { row, of: part.clone(), left: left.into(), failed: false })
     }
 
     /// Lets the oldest parts go until they are not too many.
@@ -261,9 +273,7 @@ impl Sending {
 impl Outgoing {
     /// The next row of the tables, if there is one.
     fn next(&mut self, lane: LaneId, book: &Book) -> DbResult<Option<Row>> {
-        let is_there =
-            |part: &&Part| part.next == self.row.next && key_of(lane, part) == self.row.part;
-        let Some(part) = book.parts.iter().find(is_there) else {
+        let Some(part) = book.parts.iter().find(|part| **part == self.of) else {
             // It was let go meanwhile.
             self.failed = true;
             return Ok(None);
@@ -300,11 +310,15 @@ fn now() -> Wall {
     Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn key_of(lane: LaneId, part: &Part) -> PartKey {
+/// The name of a part: its pages name every block and item, and its directory every page.
+fn key_of(lane: LaneId, part: &Part, book: &Book) -> DbResult<PartKey> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&lane.0);
     hasher.update(&part.pack());
-    PartKey(hasher.finalize().as_bytes()[..16].try_into().expect("BLAKE3 has 32 bytes"))
+    for page in part.first_page..part.page_end() {
+        hasher.update(&book.db.row(Table::Page, page)?);
+    }
+    Ok(PartKey(hasher.finalize().as_bytes()[..16].try_into().expect("BLAKE3 has 32 bytes")))
 }
 
 /// Parts whose last record is older are not asked for.
@@ -312,6 +326,8 @@ pub(super) fn oldest(now: Wall, time: Span) -> Wall {
     Wall(now.0.saturating_sub(kept_for(time).as_millis()))
 }
 
+/// Parts that wait to be sent at which no more is read for them, where reading can wait.
+const UNSENT_MAX: usize = 4;
 /// Writes under way at a time.
 const WRITES_AT_ONCE: usize = 4;
 /// How much longer rows stay than the part that names them.

@@ -63,7 +63,9 @@ async fn close(connection: &Connection, row: &PartRow, keep: Span) -> Result<(),
         day(row.last_wall),
         uuid(row.lane),
         part_id(row.part),
+        signed(row.first.0),
         signed(row.next.0),
+        row.whole,
         &*row.node,
         signed(row.first_wall.0),
         signed(row.last_wall.0),
@@ -87,17 +89,20 @@ async fn parts(connection: &Connection, since: Wall) -> Result<Vec<PartRow>, Sto
 async fn parts_of(connection: &Connection, day: i64) -> Result<Vec<PartRow>, Trouble> {
     let answer = connection.ask(|it| &it.history.parts, (day,)).await?;
     let rows = answer.into_rows_result().map_err(unreadable)?;
-    let rows = rows.rows::<(Uuid, Uuid, i64, String, i64, i64, i64)>().map_err(unreadable)?;
+    let rows =
+        rows.rows::<(Uuid, Uuid, i64, i64, bool, String, i64, i64, i64)>().map_err(unreadable)?;
     rows.map(|row| {
-        let (lane, part, next, node, first, last, bytes) = row.map_err(unreadable)?;
-        let [next, first, last, bytes] = [next, first, last, bytes].map(unsigned);
+        let (lane, part, first, next, whole, node, from, to, bytes) = row.map_err(unreadable)?;
+        let [first, next, from, to, bytes] = [first, next, from, to, bytes].map(unsigned);
         Ok(PartRow {
             lane: LaneId(lane.into_bytes()),
             part: PartKey(part.into_bytes()),
             node: node.into(),
+            first: RecordNumber(first),
             next: RecordNumber(next),
-            first_wall: Wall(first),
-            last_wall: Wall(last),
+            whole,
+            first_wall: Wall(from),
+            last_wall: Wall(to),
             bytes,
         })
     })

@@ -67,8 +67,8 @@ const TABLES: [(&str, &str); 6] = [
     ),
     (
         "history_part",
-        "day bigint, lane uuid, part uuid, next bigint, node text, first_wall bigint, \
-         last_wall bigint, bytes bigint, PRIMARY KEY (day, lane, part)) \
+        "day bigint, lane uuid, part uuid, first bigint, next bigint, whole boolean, \
+         node text, first_wall bigint, last_wall bigint, bytes bigint, PRIMARY KEY (day, lane, part)) \
          WITH compaction = {'class': 'TimeWindowCompactionStrategy', \
          'compaction_window_unit': 'HOURS', 'compaction_window_size': 1} \
          AND gc_grace_seconds = 10800",

@@ -492,13 +492,13 @@ async fn prepare(link: &Link, keyspace: &str) -> Result<Statements, Trouble> {
             )
             .await?,
             close: plain(
-                "INSERT INTO dpc.history_part (day, lane, part, next, node, first_wall, last_wall, \
-                 bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TTL ?",
+                "INSERT INTO dpc.history_part (day, lane, part, first, next, whole, node, first_wall, \
+                 last_wall, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TTL ?",
             )
             .await?,
             parts: plain(
-                "SELECT lane, part, next, node, first_wall, last_wall, bytes FROM dpc.history_part \
-                 WHERE day = ?",
+                "SELECT lane, part, first, next, whole, node, first_wall, last_wall, bytes \
+                 FROM dpc.history_part WHERE day = ?",
             )
             .await?,
             find: plain(

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::super::trouble::Trouble;
 use super::head::{self, COLUMNS, bits, counted, row_of};
-use super::history::{self, PostgresHistory};
+use super::history::PostgresHistory;
 use super::session::{Session, Way, within};
 use super::{Postgres, PostgresOptions, QUEUE_COUNT_MAX, dead, full, on_a_thread, parse, ready};
 use crate::history::shared::HistoryTables;
@@ -208,8 +208,8 @@ impl Client {
     }
 }
 
-/// Removes the beats of processes that own nothing, the records of lanes that were retired a day ago,
-/// and what histories do not keep any longer. The heads of lanes stay (R8).
+/// Removes the beats of processes that own nothing, and the records of lanes that were retired a day
+/// ago. Their heads stay (R8).
 async fn sweep(client: &tokio_postgres::Client) -> Result<(), Trouble> {
     let beats = "DELETE FROM dpc.beat b WHERE b.written < now() - interval '1 day' \
                  AND NOT EXISTS (SELECT FROM dpc.lane_head h WHERE h.owner = b.owner)";
@@ -223,5 +223,5 @@ async fn sweep(client: &tokio_postgres::Client) -> Result<(), Trouble> {
                     (SELECT number FROM dpc.lane_log WHERE lane = $1 ORDER BY number LIMIT 256)";
         while within(client.execute(some, &[&lane])).await? > 0 {}
     }
-    history::sweep(client).await
+    Ok(())
 }

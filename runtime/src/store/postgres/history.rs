@@ -74,7 +74,14 @@ async fn run(way: Way, create_tables: bool, mut asked: mpsc::Receiver<Ask>) {
 async fn answer(client: &Client, ask: Ask) -> bool {
     match ask {
         Ask::Write(row, keep, done) => tell(write(client, &row, keep).await, done),
-        Ask::Close(row, keep, done) => tell(close(client, &row, keep).await, done),
+        Ask::Close(row, keep, done) => {
+            // As much goes as comes.
+            let closed = async {
+                close(client, &row, keep).await?;
+                sweep(client).await
+            };
+            tell(closed.await, done)
+        }
         Ask::Parts(since, done) => tell(parts(client, since).await, done),
         Ask::Find(lane, part, kind, key, done) => {
             tell(find(client, (lane, part), kind, &key).await, done)
@@ -92,7 +99,8 @@ fn tell<T>(answer: Result<T, Trouble>, done: impl FnOnce(Result<T, StoreError>))
 async fn write(client: &Client, row: &Row, keep: Span) -> Result<(), Trouble> {
     let sql = "INSERT INTO dpc.history_row (lane, part, kind, key, body, expires) \
                VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6)) \
-               ON CONFLICT (lane, part, kind, key) DO NOTHING";
+               ON CONFLICT (lane, part, kind, key) \
+               DO UPDATE SET body = excluded.body, expires = excluded.expires";
     let (lane, part, kind) = (uuid(row.lane), Uuid::from_bytes(row.part.0), row.kind.as_str());
     let keep = seconds(keep);
     within(client.execute(sql, &[&lane, &part, &kind, &row.key, &row.body, &keep])).await.map(drop)
@@ -100,21 +108,22 @@ async fn write(client: &Client, row: &Row, keep: Span) -> Result<(), Trouble> {
 
 async fn close(client: &Client, row: &PartRow, keep: Span) -> Result<(), Trouble> {
     let sql = "INSERT INTO dpc.history_part \
-               (lane, part, node, next, first_wall, last_wall, bytes, expires) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, now() + make_interval(secs => $8)) \
+               (lane, part, node, first, next, whole, first_wall, last_wall, bytes, expires) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + make_interval(secs => $10)) \
                ON CONFLICT (lane, part) DO NOTHING";
     let (lane, part, node) = (uuid(row.lane), Uuid::from_bytes(row.part.0), &*row.node);
-    let (first, last) = (time(row.first_wall), time(row.last_wall));
-    let [next, bytes] = [row.next.0, row.bytes].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+    let (from, to) = (time(row.first_wall), time(row.last_wall));
+    let counts = [row.first.0, row.next.0, row.bytes];
+    let [first, next, bytes] = counts.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
     let keep = seconds(keep);
-    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
-        [&lane, &part, &node, &next, &first, &last, &bytes, &keep];
+    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 10] =
+        [&lane, &part, &node, &first, &next, &row.whole, &from, &to, &bytes, &keep];
     within(client.execute(sql, &values)).await.map(drop)
 }
 
 async fn parts(client: &Client, since: Wall) -> Result<Vec<PartRow>, Trouble> {
-    let sql = "SELECT lane, part, node, next, first_wall, last_wall, bytes FROM dpc.history_part \
-               WHERE last_wall >= $1 AND expires > now()";
+    let sql = "SELECT lane, part, node, next, first_wall, last_wall, bytes, first, whole \
+               FROM dpc.history_part WHERE last_wall >= $1 AND expires > now()";
     let rows = within(client.query(sql, &[&time(since)])).await?;
     let row_of = |row: &tokio_postgres::Row| PartRow {
         lane: LaneId(row.get::<_, Uuid>(0).into_bytes()),
@@ -124,6 +133,8 @@ async fn parts(client: &Client, since: Wall) -> Result<Vec<PartRow>, Trouble> {
         first_wall: wall(row.get(4)),
         last_wall: wall(row.get(5)),
         bytes: counted(row, 6),
+        first: RecordNumber(counted(row, 7)),
+        whole: row.get(8),
     };
     Ok(rows.iter().map(row_of).collect())
 }
@@ -150,12 +161,15 @@ async fn remove(client: &Client, row: &PartRow) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Removes what nobody needs any more.
+/// Removes some of what nobody needs any more: a few parts' worth.
 pub(super) async fn sweep(client: &Client) -> Result<(), Trouble> {
-    within(client.execute("DELETE FROM dpc.history_part WHERE expires < now()", &[])).await?;
-    let some = "DELETE FROM dpc.history_row WHERE ctid = ANY(ARRAY(\
-                SELECT ctid FROM dpc.history_row WHERE expires < now() LIMIT 256))";
-    while within(client.execute(some, &[])).await? > 0 {}
+    for (table, most) in [("history_part", 16), ("history_row", 1_024)] {
+        let some = format!(
+            "DELETE FROM dpc.{table} WHERE ctid = ANY(ARRAY(\
+             SELECT ctid FROM dpc.{table} WHERE expires < now() LIMIT {most}))"
+        );
+        within(client.execute(&some, &[])).await?;
+    }
     Ok(())
 }
 

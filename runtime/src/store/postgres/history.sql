@@ -4,7 +4,9 @@ CREATE TABLE dpc.history_part (
     lane       uuid   NOT NULL,
     part       uuid   NOT NULL,                 -- named by the hash of its directory
     node       text   NOT NULL,                 -- who had the lane
-    next       bigint NOT NULL,                 -- the record after its last one
+    first      bigint NOT NULL,                 -- its first record, and the one after its last
+    next       bigint NOT NULL,
+    whole      boolean NOT NULL,                -- it tells of everything in them
     first_wall timestamptz NOT NULL,            -- when its first and its last record were closed
     last_wall  timestamptz NOT NULL,
     bytes      bigint NOT NULL,
@@ -12,6 +14,7 @@ CREATE TABLE dpc.history_part (
     PRIMARY KEY (lane, part)
 );
 CREATE INDEX history_part_last_wall ON dpc.history_part (last_wall);
+CREATE INDEX history_part_expires ON dpc.history_part (expires);
 
 -- Blocks of decisions, of finished objects, and of references sorted by id, several together, packed.
 CREATE TABLE dpc.history_row (
