@@ -18,8 +18,9 @@ use tokio_postgres::NoTls;
 /// Objects that wait in the node that is lost.
 const BACKLOG: usize = 400;
 
-/// Large objects that have ended in the node that is lost.
-const OLD: usize = 60;
+/// Large objects that have ended in the node that is lost: more than a part of the log, less than a part of
+/// the history, so that nothing of them is in the store yet.
+const OLD: usize = 28;
 
 /// A node over the server, with times at which a test does not wait long.
 fn start(folder: &Path, name: &str, server: &Postgres, peers: &[&Node]) -> Node {
@@ -71,14 +72,14 @@ async fn what_a_node_held_that_is_lost_for_ever_is_delivered_by_the_others() {
     let c = start(folder.path(), "c", &server, &[&a, &b]);
     let shared = Shared::default();
     let only_a = client(&[&a]);
-    let parked = only_a.push(Object::new("p.Parked", "parked")).await.expect("stored").id;
-    a.json(&["subscribe", "p.Parked", "--count", "1", "--settle", "reject"]).await;
     let old = only_a.push(Object::new("t.Old", "old")).await.expect("stored").id;
-    // Several parts of the log behind which nothing lives.
+    // In the log's first part nothing lives any more.
     for _ in 0..OLD {
         only_a.push(Object::new("t.Old", vec![b'x'; 900_000])).await.expect("stored");
     }
     a.json(&["subscribe", "t.Old", "--count", &(OLD + 1).to_string()]).await;
+    let parked = only_a.push(Object::new("p.Parked", "parked")).await.expect("stored").id;
+    a.json(&["subscribe", "p.Parked", "--count", "1", "--settle", "reject"]).await;
     let delayed = Object::new("t.Later", "later").delay(Duration::from_secs(4));
     let delayed = only_a.push(delayed).await.expect("stored").id;
     let backlog = (0..BACKLOG).map(|n| Object::new("t.Load", format!("{n}"))).collect();
