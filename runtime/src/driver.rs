@@ -13,12 +13,11 @@ use dpc_core::store::{Appended, Claimed, READ_BYTES_MAX, StoreError};
 use dpc_core::time::{Mono, Now, Span};
 use dpc_core::{Core, Effects, Input};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 
 use crate::edge::Index;
-use crate::failover::Stories;
+use crate::followed::{Followed, LastHistory};
 use crate::gate::Gate;
-use crate::history::{History, HistoryHandle, Report};
+use crate::history::{History, Report};
 use crate::observe;
 use crate::recorder::Recorder;
 use crate::service::{Batch, Hub, OF_INBOX};
@@ -61,22 +60,6 @@ pub(crate) struct Disk {
     pub(crate) reserve: u64,
 }
 
-/// What follows the log.
-pub(crate) enum Followed {
-    /// Nothing.
-    Nothing,
-    /// A history.
-    Now(HistoryHandle),
-    /// A history, but only when the lane ends: until then the log is kept. Empty while it is opened.
-    AtTheEnd(Option<Box<Stories>>),
-}
-
-impl Followed {
-    pub(crate) fn at_the_end(stories: Stories) -> Self {
-        Self::AtTheEnd(Some(Box::new(stories)))
-    }
-}
-
 /// What the driver works with besides core.
 pub(crate) struct Edges<S, I> {
     /// The log.
@@ -115,27 +98,6 @@ pub(crate) struct Driver<S, I> {
     looked_at: Option<Mono>,
     fx: Effects,
     recorder: Option<Recorder>,
-}
-
-/// The history that is opened when the lane ends.
-#[derive(Default)]
-struct LastHistory {
-    /// The task that opens it, which ends with the driver.
-    opening: Option<AbortOnDrop>,
-    /// It, once it is open.
-    open: Option<History>,
-    /// The last record that was committed before it was open: it would not know of it.
-    missed: Option<(RecordNumber, Bytes)>,
-    /// What it wanted to read before the driver knew that it is open.
-    wants: Option<(RecordNumber, usize)>,
-}
-
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// What is to be done to the lane's head when no record is on its way.
@@ -506,13 +468,12 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
         let (lane, last) = (self.hub.identity.lane, self.gate.committed());
         let (now, completed) = (self.hub.clock.now().wall, self.edges.completed.0.clone());
         let reports = completed.clone();
-        let opening = tokio::spawn(async move {
+        self.last_history.opening.spawn(async move {
             // The driver has ended: nobody waits for reports.
             let report = move |report| drop(reports.send(Completed::History(report)));
             let opened = stories.open(lane, last, now, Box::new(report)).await;
             drop(completed.send(Completed::LastHistory(opened)));
         });
-        self.last_history.opening = Some(AbortOnDrop(opening));
     }
 
     /// Whether what ended in the lane is told elsewhere, or by nobody.

@@ -37,6 +37,13 @@ pub trait Dial: Clone + Send + Sync + 'static {
     fn dial(&self, address: &str) -> impl Future<Output = io::Result<Self::Io>> + Send;
 }
 
+/// The machine's wall clock, for what has no clock of a node.
+pub(crate) fn wall_of_machine() -> Wall {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    // A clock before 1970 is as wrong as one that stands at 1970.
+    Wall(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+}
+
 /// A source of randomness: incarnations, seeds, jitter of redialling.
 pub trait Entropy: Send {
     /// Eight random bytes.
@@ -74,12 +81,7 @@ impl Clock {
 
     /// The machine's clocks.
     pub fn of_machine() -> Self {
-        let clock = Self::starting_now(|| {
-            let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-            // A clock before 1970 is as wrong as one that stands at 1970.
-            Wall(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
-        });
-        Self { boot: Some(since_boot()), ..clock }
+        Self { boot: Some(since_boot()), ..Self::starting_now(wall_of_machine) }
     }
 
     /// Both clocks at this moment.

@@ -13,6 +13,7 @@ pub mod edge;
 pub mod embedded;
 mod failover;
 mod files;
+mod followed;
 mod gate;
 pub mod history;
 mod inbox;

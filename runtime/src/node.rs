@@ -17,10 +17,11 @@ use dpc_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::driver::{Completed, Disk, Driver, Edges, Followed, Halt};
+use crate::driver::{Completed, Disk, Driver, Edges, Halt};
 use crate::edge::{Clock, Dial, Entropy, Index, Listen};
 use crate::failover::{Host, Randomness, rescue, take_part};
 pub use crate::failover::{OpenIndex, Pace, Shared, Stories};
+use crate::followed::Followed;
 use crate::history::{HistoryHandle, Report};
 use crate::inbox;
 use crate::link::{Links, keep_dialling};

@@ -17,8 +17,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::{Host, Stories};
-use crate::driver::{Disk, Driver, Edges, Followed, Halt};
+use crate::driver::{Disk, Driver, Edges, Halt};
 use crate::edge::{Dial, Index};
+use crate::followed::Followed;
 use crate::link::{Links, keep_dialling};
 use crate::node::recover_unread;
 use crate::service::{Hub, Identity};

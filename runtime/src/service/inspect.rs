@@ -252,24 +252,14 @@ impl Question {
     }
 
     async fn known_here(&self, hub: &Arc<Hub>, object: &View, complete: &mut bool) -> Known {
-        let here = &hub.identity.name;
         match self.kind {
-            v1::InspectKind::Why => Known::Why(v1::WhyObjectResponse {
-                why: Some(view::object_why(object, here)),
-                ..v1::WhyObjectResponse::default()
-            }),
             v1::InspectKind::Trace => {
                 let decisions = self.decisions(hub, complete).await;
                 let mut trace = v1::TraceObjectResponse { decisions, ..Default::default() };
                 shorten(&mut trace, complete);
                 Known::Trace(trace)
             }
-            v1::InspectKind::Get | v1::InspectKind::Unspecified => {
-                Known::Object(v1::GetObjectResponse {
-                    object: Some(view::object_info(object, here, true)),
-                    ..v1::GetObjectResponse::default()
-                })
-            }
+            kind => known(kind, object, &hub.identity.name),
         }
     }
 
@@ -388,17 +378,7 @@ impl Found {
             "It is {} at node {node}, known from the history that the node has left in the store.",
             view.state.as_str()
         );
-        self.known = Some(if kind == v1::InspectKind::Why {
-            Known::Why(v1::WhyObjectResponse {
-                why: Some(view::object_why(&view, &node)),
-                ..v1::WhyObjectResponse::default()
-            })
-        } else {
-            Known::Object(v1::GetObjectResponse {
-                object: Some(view::object_info(&view, &node, true)),
-                ..v1::GetObjectResponse::default()
-            })
-        });
+        self.known = Some(known(kind, &view, &node));
     }
 
     /// The answer, or why there is none.
@@ -418,6 +398,16 @@ impl Found {
             Some(Known::Error(_)) | None => Err(unknown(id, complete, &asked)),
         }
     }
+}
+
+/// What a node knows of an object, but for its trace.
+fn known(kind: v1::InspectKind, object: &View, node: &Name) -> Known {
+    if kind == v1::InspectKind::Why {
+        let why = Some(view::object_why(object, node));
+        return Known::Why(v1::WhyObjectResponse { why, ..Default::default() });
+    }
+    let object = Some(view::object_info(object, node, true));
+    Known::Object(v1::GetObjectResponse { object, ..Default::default() })
 }
 
 fn step(line: &TraceLine, node: &Name) -> v1::Decision {

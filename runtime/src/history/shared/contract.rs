@@ -1,20 +1,20 @@
 //! What the tables of every store that nodes share have to do.
 
 use std::sync::mpsc::channel;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use dpc_core::ids::{LaneId, RecordNumber};
 use dpc_core::store::{Done, StoreError};
 use dpc_core::{Span, Wall};
 
 use super::{Ask, HistoryTables, PartKey, PartRow, ROW_BYTES_MAX, Row, RowKind};
+use crate::edge::wall_of_machine;
 
 const KEEP: Span = Span::secs(3_600);
 
 /// Runs the suite, for a lane that the tables know nothing of.
 pub(crate) fn suite(tables: &dyn HistoryTables, lane: LaneId) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
-    let now = Wall(u64::try_from(now.as_millis()).expect("it is not that late"));
+    let now = wall_of_machine();
     finds_the_highest_key_that_is_not_above(tables, lane);
     names_parts_of_a_time(tables, lane, now);
     removes_a_part_and_no_other(tables, lane, now);

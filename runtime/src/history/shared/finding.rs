@@ -78,8 +78,8 @@ fn runs(parts: &[PartRow]) -> Vec<Run> {
     runs
 }
 
-/// Rows of one part that were read, with the rows of the history in them, by kind and first block.
-type Rows = BTreeMap<(RowKind, u64), (Row, Vec<Vec<u8>>)>;
+/// What the rows of one part hold that were read, by kind and first block.
+type Rows = BTreeMap<(RowKind, u64), Vec<Vec<u8>>>;
 
 /// The histories of all lanes in a store.
 #[derive(Clone)]
@@ -158,7 +158,7 @@ impl Finding {
         let Some(row) = self.row(part, RowKind::Page, id.0.to_vec()).await? else {
             return Ok(Known::default());
         };
-        let bad = |bad| damaged(&row, &bad);
+        let bad = |bad| damaged(part.lane, RowKind::Page, bad);
         for page in segment::bodies(&row).map_err(bad)? {
             let known = index::find(&page, id).map_err(bad)?;
             if !known.refs.is_empty() {
@@ -182,12 +182,12 @@ impl Finding {
                 Kind::Decided => RowKind::Decided,
                 Kind::Ended => RowKind::Ended,
             };
-            let Some((row, body)) = self.block(part, kind, r.block, &mut rows).await? else {
+            let Some(body) = self.block(part, kind, r.block, &mut rows).await? else {
                 // The part has been let go meanwhile.
                 story.dropped += 1;
                 continue;
             };
-            let bad = |bad| damaged(row, &bad);
+            let bad = |bad| damaged(part.lane, kind, bad);
             match r.kind {
                 Kind::Ended => {
                     let found = ended::read(body).map_err(bad)?;
@@ -212,27 +212,27 @@ impl Finding {
         kind: RowKind,
         block: u64,
         rows: &'a mut Rows,
-    ) -> Result<Option<(&'a Row, &'a [u8])>, StoreError> {
+    ) -> Result<Option<&'a [u8]>, StoreError> {
         let holds = |first: u64, bodies: &[Vec<u8>]| block - first < bodies.len() as u64;
         let before = rows.range(..=(kind, block)).next_back();
-        let there = before.filter(|((k, first), (_, bodies))| *k == kind && holds(*first, bodies));
+        let there = before.filter(|((k, first), bodies)| *k == kind && holds(*first, bodies));
         let first = match there {
             Some(((_, first), _)) => *first,
             None => {
                 let key = block.to_be_bytes().to_vec();
                 let Some(row) = self.row(part, kind, key).await? else { return Ok(None) };
                 let first = row.key.as_slice().try_into().map(u64::from_be_bytes);
-                let first = first.map_err(|_| damage(part, kind, "a block's number"))?;
-                let bodies = segment::bodies(&row).map_err(|bad| damaged(&row, &bad))?;
+                let bad = |bad| damaged(part.lane, kind, bad);
+                let first = first.map_err(|_| bad(BadRow("a block's number")))?;
+                let bodies = segment::bodies(&row).map_err(bad)?;
                 if !holds(first, &bodies) {
                     return Ok(None);
                 }
-                rows.insert((kind, first), (row, bodies));
+                rows.insert((kind, first), bodies);
                 first
             }
         };
-        let (row, bodies) = &rows[&(kind, first)];
-        Ok(Some((row, &bodies[(block - first) as usize])))
+        Ok(Some(&rows[&(kind, first)][(block - first) as usize]))
     }
 
     async fn row(
@@ -270,15 +270,10 @@ impl Lanes {
     }
 }
 
-fn damaged(row: &Row, bad: &BadRow) -> StoreError {
-    let Row { lane, kind, .. } = row;
+/// Damage in a lane's rows.
+fn damaged(lane: LaneId, kind: RowKind, bad: BadRow) -> StoreError {
     let place = format!("table history_row, lane {lane}, {}", kind.as_str());
     StoreError::Damaged { place, what: bad.0.into() }
-}
-
-fn damage(part: &PartRow, kind: RowKind, what: &str) -> StoreError {
-    let place = format!("table history_row, lane {}, {}", part.lane, kind.as_str());
-    StoreError::Damaged { place, what: what.into() }
 }
 
 /// Parts that are asked for an id at a time.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use dpc_core::ids::{LaneId, RecordNumber};
 use dpc_core::store::{Done, StoreError};
@@ -16,6 +16,7 @@ use super::super::index::Part;
 use super::super::worker::RETRY;
 use super::segment::{self, PAGES_BYTES, SEGMENT_BYTES};
 use super::{Ask, PartKey, PartRow, Row, RowKind, SharedHistory, kept_for};
+use crate::edge::wall_of_machine;
 
 /// What the tables have answered.
 #[derive(Debug)]
@@ -163,7 +164,7 @@ impl Sending {
             if self.parts.is_none() {
                 self.work = Work::Look;
                 // A history that begins knows no time from the log yet, and each day is a query.
-                let since = oldest(now(), book.options.time);
+                let since = oldest(wall_of_machine(), book.options.time);
                 let done = self.tell(Told::Parts);
                 self.to.tables.ask(Ask::Parts(since, done));
             } else if let Some(index) = self.oldest_unsent(book) {
@@ -177,28 +178,28 @@ impl Sending {
         let keep = kept_for(book.options.time);
         // The rows outlive the part that names them.
         let rows_keep = Span(keep.0.saturating_add(ROWS_LONGER.0));
-        while self.in_flight < WRITES_AT_ONCE {
+        loop {
             let Work::Write(outgoing) = &mut self.work else { return Ok(()) };
-            if !outgoing.failed && outgoing.left.is_empty() && self.in_flight == 0 {
+            if self.in_flight >= WRITES_AT_ONCE {
+                return Ok(());
+            }
+            if let Some(row) = outgoing.next(self.lane, book)? {
+                outgoing.row.bytes += row.body.len() as u64;
+                self.in_flight += 1;
+                self.to.tables.ask(Ask::Write(row, rows_keep, self.tell(Told::Written)));
+            } else if self.in_flight > 0 {
+                // The answers wake it.
+                return Ok(());
+            } else if outgoing.failed {
+                self.work = Work::Rest;
+                // Nobody else may wake it.
+                self.retry_at.get_or_insert_with(Instant::now);
+            } else {
                 let row = outgoing.row.clone();
                 self.to.tables.ask(Ask::Close(row.clone(), keep, self.tell(Told::Closed)));
                 self.work = Work::Close(row);
-                return Ok(());
             }
-            if outgoing.failed {
-                if self.in_flight == 0 {
-                    self.work = Work::Rest;
-                    // Nobody else may wake it.
-                    self.retry_at.get_or_insert_with(Instant::now);
-                }
-                return Ok(());
-            }
-            let Some(row) = outgoing.next(self.lane, book)? else { return Ok(()) };
-            outgoing.row.bytes += row.body.len() as u64;
-            self.in_flight += 1;
-            self.to.tables.ask(Ask::Write(row, rows_keep, self.tell(Told::Written)));
         }
-        Ok(())
     }
 
     /// Beyond `lag` the log is not kept for the tables any more.
@@ -271,8 +272,11 @@ impl Sending {
 }
 
 impl Outgoing {
-    /// The next row of the tables, if there is one.
+    /// The next row of the tables, if there is one: none once it has failed.
     fn next(&mut self, lane: LaneId, book: &Book) -> DbResult<Option<Row>> {
+        if self.failed {
+            return Ok(None);
+        }
         let Some(part) = book.parts.iter().find(|part| **part == self.of) else {
             // It was let go meanwhile.
             self.failed = true;
@@ -283,14 +287,12 @@ impl Outgoing {
                 self.left.pop_front();
                 continue;
             }
-            let (table, most) = match kind {
-                RowKind::Decided => (Table::Decided, SEGMENT_BYTES),
-                RowKind::Ended => (Table::Ended, SEGMENT_BYTES),
-                RowKind::Page => (Table::Page, PAGES_BYTES),
-            };
-            let first = match kind {
-                RowKind::Page => part.fences[(keys.start - part.first_page) as usize].0.to_vec(),
-                RowKind::Decided | RowKind::Ended => keys.start.to_be_bytes().to_vec(),
+            let number = || keys.start.to_be_bytes().to_vec();
+            let fence = || part.fences[(keys.start - part.first_page) as usize].0.to_vec();
+            let (table, most, first) = match kind {
+                RowKind::Decided => (Table::Decided, SEGMENT_BYTES, number()),
+                RowKind::Ended => (Table::Ended, SEGMENT_BYTES, number()),
+                RowKind::Page => (Table::Page, PAGES_BYTES, fence()),
             };
             let (mut bodies, mut bytes) = (Vec::new(), 0);
             while !keys.is_empty() && bytes < most {
@@ -303,11 +305,6 @@ impl Outgoing {
         }
         Ok(None)
     }
-}
-
-fn now() -> Wall {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The name of a part: its pages name every block and item, and its directory every page.

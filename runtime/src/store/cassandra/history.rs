@@ -13,6 +13,7 @@ use super::super::trouble::Trouble;
 use super::database::{self, Thread};
 use super::head::{signed, unreadable, unsigned, uuid};
 use super::session::Connection;
+use crate::edge::wall_of_machine;
 use crate::history::shared::{Ask, FoundRow, HistoryTables, PartKey, PartRow, Row};
 
 /// The parts of histories that ended on one day stand together, so that all of a retention are found
@@ -77,9 +78,7 @@ async fn close(connection: &Connection, row: &PartRow, keep: Span) -> Result<(),
 
 async fn parts(connection: &Connection, since: Wall) -> Result<Vec<PartRow>, StoreError> {
     // Clocks of nodes differ: a part may end tomorrow.
-    let today = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let today = today.map_or(i64::MAX / 2, |since| signed(since.as_secs() / (24 * 3_600)));
-    let days = day(since)..=today + 1;
+    let days = day(since)..=day(wall_of_machine()) + 1;
     let days = stream::iter(days).map(async |day| parts_of(connection, day).await);
     let rows: Vec<Vec<PartRow>> =
         days.buffered(DAYS_AT_ONCE).try_collect().await.map_err(Trouble::into_error)?;
