@@ -74,8 +74,11 @@ pub(crate) enum Positions {
 /// All records with something alive in them, and the record being written.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Catalogue {
+    /// The pages of all records but the newest one.
     #[serde(skip)]
     pages: SlicedMap<RecordNumber, Page>,
+    /// The newest record that anything was put into: most of what is put goes there.
+    newest: (RecordNumber, Page),
     /// Records whose last shelf was emptied since the last sweep. An entry often goes from one
     /// shelf to another of the same record, so a record is forgotten only at the sweep.
     emptied: Vec<RecordNumber>,
@@ -174,6 +177,11 @@ impl Page {
         self.live_bytes() - share.saturating_sub(ends * PACKED_END_BYTES)
     }
 
+    /// Whether nothing was ever put into it.
+    fn is_nothing(&self) -> bool {
+        self.sets.is_empty() && self.bytes == 0
+    }
+
     pub(crate) fn set(&self, shelf: Shelf) -> Option<&Set> {
         self.sets.iter().find(|s| s.shelf == shelf)
     }
@@ -187,7 +195,7 @@ impl Catalogue {
 
     /// Puts an entry on a shelf. Says whether it is the first of that shelf in its record.
     pub(crate) fn put(&mut self, at: Loc, shelf: Shelf, place: Loc) -> bool {
-        let page = self.pages.entry(at.record).or_default();
+        let page = self.page_to_put(at.record);
         if let Some(set) = page.sets.iter_mut().find(|s| s.shelf == shelf) {
             let fresh = set.positions.insert(at.position);
             assert!(fresh, "{at} is on {shelf:?} already");
@@ -198,9 +206,30 @@ impl Catalogue {
         true
     }
 
+    /// A record's page, made if there is none.
+    fn page_to_put(&mut self, record: RecordNumber) -> &mut Page {
+        if record > self.newest.0 {
+            let (before, page) = std::mem::replace(&mut self.newest, (record, Page::default()));
+            if !page.is_nothing() {
+                self.pages.insert(before, page);
+            }
+        }
+        if record == self.newest.0 {
+            return &mut self.newest.1;
+        }
+        self.pages.entry(record).or_default()
+    }
+
+    fn page_mut(&mut self, record: RecordNumber) -> Option<&mut Page> {
+        if record == self.newest.0 {
+            return Some(&mut self.newest.1).filter(|page| !page.is_nothing());
+        }
+        self.pages.get_mut(&record)
+    }
+
     /// Takes an entry off a shelf. Says whether the shelf is empty in that record now.
     pub(crate) fn take(&mut self, at: Loc, shelf: Shelf) -> bool {
-        let page = self.pages.get_mut(&at.record).expect("live entries have a page");
+        let page = self.page_mut(at.record).expect("live entries have a page");
         let i = page.sets.iter().position(|s| s.shelf == shelf);
         let i = i.unwrap_or_else(|| panic!("{at} is not on {shelf:?}"));
         let was = page.sets[i].positions.remove(at.position);
@@ -217,7 +246,7 @@ impl Catalogue {
 
     /// Takes a whole shelf off a record.
     pub(crate) fn take_set(&mut self, record: RecordNumber, shelf: Shelf) -> Option<Set> {
-        let page = self.pages.get_mut(&record)?;
+        let page = self.page_mut(record)?;
         let i = page.sets.iter().position(|s| s.shelf == shelf)?;
         let set = page.sets.swap_remove(i);
         if page.sets.is_empty() {
@@ -228,13 +257,13 @@ impl Catalogue {
 
     /// The shelf an entry stands on, if it is alive.
     pub(crate) fn shelf_of(&self, at: Loc) -> Option<Shelf> {
-        let page = self.pages.get(&at.record)?;
+        let page = self.page(at.record)?;
         page.sets.iter().find(|s| s.positions.contains(at.position)).map(|s| s.shelf)
     }
 
     /// A record is closed: its size is known. A record without anything alive is forgotten.
     pub(crate) fn close(&mut self, record: RecordNumber, wall: Wall, bytes: u32, entries: u32) {
-        let Some(page) = self.pages.get_mut(&record) else { return };
+        let Some(page) = self.page_mut(record) else { return };
         (page.wall, page.bytes, page.entries) = (wall, bytes.max(1), entries);
         if page.sets.is_empty() {
             self.emptied.push(record);
@@ -243,32 +272,48 @@ impl Catalogue {
 
     /// Forgets closed records in which nothing is alive any more.
     pub(crate) fn sweep(&mut self) {
-        for record in std::mem::take(&mut self.emptied) {
-            if self.pages.get(&record).is_some_and(|p| p.sets.is_empty() && p.bytes > 0) {
+        while let Some(record) = self.emptied.pop() {
+            if !self.page(record).is_some_and(|p| p.sets.is_empty() && p.bytes > 0) {
+                continue;
+            }
+            if record == self.newest.0 {
+                self.newest.1 = Page::default();
+            } else {
                 self.pages.remove(&record);
             }
         }
     }
 
     pub(crate) fn page(&self, record: RecordNumber) -> Option<&Page> {
+        if record == self.newest.0 {
+            return Some(&self.newest.1).filter(|page| !page.is_nothing());
+        }
         self.pages.get(&record)
     }
 
     pub(crate) fn insert(&mut self, record: RecordNumber, page: Page) {
-        self.pages.insert(record, page);
+        *self.page_to_put(record) = page;
     }
 
+    /// All records, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&RecordNumber, &Page)> {
-        self.pages.iter()
+        let newest = Some((&self.newest.0, &self.newest.1));
+        self.pages.iter().chain(newest.filter(|(_, page)| !page.is_nothing()))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.pages.len()
+        self.pages.len() + usize::from(!self.newest.1.is_nothing())
     }
 
     /// The first record at or behind `from` with something alive.
     pub(crate) fn first_from(&self, from: RecordNumber) -> Option<RecordNumber> {
-        self.pages.range(from..).next().map(|(n, _)| *n)
+        // Nearly always nothing stands before it.
+        let first = self.pages.first_key_value().map(|(n, _)| *n).filter(|n| *n >= from);
+        let in_pages = first.or_else(|| self.pages.range(from..).next().map(|(n, _)| *n));
+        in_pages.or_else(|| {
+            let (record, page) = &self.newest;
+            (*record >= from && !page.is_nothing()).then_some(*record)
+        })
     }
 
     /// The share of the log's bytes that live entries hold, as last counted.
@@ -283,8 +328,8 @@ impl Catalogue {
 
     /// Counts live bytes anew: done at each checkpoint, not at each change.
     pub(crate) fn recount(&mut self) {
-        self.live_bytes = self.pages.values().map(Page::live_bytes).sum();
-        self.packed_bytes = self.pages.values().map(Page::packed_bytes).sum();
+        self.live_bytes = self.iter().map(|(_, page)| page.live_bytes()).sum();
+        self.packed_bytes = self.iter().map(|(_, page)| page.packed_bytes()).sum();
     }
 }
 
@@ -323,5 +368,32 @@ mod tests {
         catalogue.take(loc(1, 0), Shelf::Ended);
         catalogue.sweep();
         assert_eq!(catalogue.len(), 0);
+    }
+
+    #[test]
+    fn records_come_oldest_first_wherever_their_pages_are_kept() {
+        let mut catalogue = Catalogue::default();
+        for record in [3, 5, 4, 7] {
+            catalogue.put(loc(record, 0), Shelf::Memory, loc(record, 0));
+        }
+        let records = |c: &Catalogue| c.iter().map(|(record, _)| record.0).collect::<Vec<_>>();
+        assert_eq!(records(&catalogue), [3, 4, 5, 7]);
+        assert_eq!(catalogue.len(), 4);
+        let first = |c: &Catalogue, from| c.first_from(RecordNumber(from)).map(|n| n.0);
+        assert_eq!(
+            [0, 4, 6, 7, 8].map(|n| first(&catalogue, n)),
+            [Some(3), Some(4), Some(7), Some(7), None]
+        );
+
+        // The newest record is emptied before it is closed, and after.
+        catalogue.take(loc(7, 0), Shelf::Memory);
+        catalogue.sweep();
+        assert_eq!((first(&catalogue, 6), catalogue.shelf_of(loc(7, 0))), (None, None));
+        catalogue.put(loc(7, 1), Shelf::Ended, loc(7, 1));
+        catalogue.close(RecordNumber(7), Wall(5), 100, 2);
+        assert_eq!(catalogue.page(RecordNumber(7)).map(|p| p.bytes), Some(100));
+        catalogue.take(loc(7, 1), Shelf::Ended);
+        catalogue.sweep();
+        assert_eq!(records(&catalogue), [3, 4, 5]);
     }
 }

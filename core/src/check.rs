@@ -31,7 +31,7 @@ impl Core {
         let (mut waiting, mut leased) = (0, 0);
         for (slot, live) in self.memory.iter() {
             let id = live.object.id;
-            let stands = self.queues.get(live.queue).window.get(&live.place) == Some(&slot);
+            let stands = self.queues.get(live.queue).window.get(live.place) == Some(slot);
             assert_eq!(stands, live.phase == Phase::Ready, "{id}: {:?} and its queue", live.phase);
             match live.phase {
                 Phase::Ready => waiting += live.object.footprint(),
@@ -123,20 +123,27 @@ impl Core {
     }
 
     fn check_leases(&self) {
-        let mut in_flight = BTreeMap::new();
+        let (mut in_flight, mut of_session) = (BTreeMap::new(), BTreeMap::<_, Vec<_>>::new());
         for (n, lease) in self.leases.sorted().into_iter() {
             let live = self.memory.get(lease.slot);
             assert_eq!(live.phase, Phase::Leased(n), "lease {n} and its object");
             let due = self.once.get(&Timer::Lease(lease.span));
             assert!(due.is_some_and(|at| *at <= lease.until), "lease {n} runs out in time");
             if let crate::lease::Holder::Stream(key) = lease.holder {
-                assert!(
-                    self.subs.sessions.get(&key.0).is_some_and(|s| s.leases.contains(&n)),
-                    "lease {n} is known to its session"
-                );
+                of_session.entry(key.0).or_default().push(n);
                 *in_flight.entry(key).or_insert(0u32) += 1;
             }
         }
+        for (id, session) in &self.subs.sessions {
+            let held = of_session.remove(id).unwrap_or_default();
+            assert_eq!(
+                self.leases_of(*id).collect::<Vec<_>>(),
+                held,
+                "session {id} knows its leases"
+            );
+            assert_eq!(session.held(), held.len(), "session {id} counts its leases");
+        }
+        assert!(of_session.is_empty(), "a lease of a stream is its session's: {of_session:?}");
         for (key, sub) in &self.subs.subs {
             let leases = in_flight.get(key).copied().unwrap_or(0);
             assert_eq!(sub.in_flight, leases, "{key:?} counts the leases of its number");

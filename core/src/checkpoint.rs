@@ -294,7 +294,7 @@ impl Core {
             w.int(at.0);
             w.int(record.0);
         }
-        let ends: Vec<_> = self.remembered.ends().collect();
+        let ends = self.remembered.ends();
         w.int(ends.len() as u64);
         for (record, at, count) in ends {
             w.int(record.0);

@@ -504,13 +504,15 @@ impl Core {
     fn handle_committed(&mut self, number: RecordNumber, fx: &mut Effects) {
         let sent = self.lane.commit(number);
         self.on_proof(sent);
-        for (slot, then) in self.memory.take_pending(number) {
+        let mut pending = self.memory.take_pending(number);
+        for (slot, then) in pending.drain(..) {
             match then {
                 Then::Flow => self.flow(slot),
                 Then::Leave => self.leave(slot),
                 Then::Hold => {}
             }
         }
+        self.memory.give_back(pending);
         self.load_committed(number, fx);
         self.on_transfers_committed(number);
         self.on_truncation_committed(number, fx);

@@ -32,7 +32,7 @@ pub enum Effect {
         after: Option<RecordNumber>,
     },
     /// A delivery, at once: what is delivered has been committed.
-    Deliver(SessionId, Box<Delivery>),
+    Deliver(SessionId, Delivery),
     /// Leases of a session have ended without a settle.
     LeaseEnded {
         /// The session.
@@ -156,7 +156,7 @@ pub struct Delivery {
     /// The lane's epoch: with the object's moves and the lease's number the fencing key.
     pub epoch: Epoch,
     /// The object, its present delivery counted.
-    pub object: Object,
+    pub object: Arc<Object>,
 }
 
 /// Why a lease ended without a settle.

@@ -110,7 +110,7 @@ impl Core {
     pub(crate) fn take_ready(&mut self, slot: Slot) {
         let live = self.memory.get(slot);
         let (queue, place, weight) = (live.queue, live.place, live.object.footprint());
-        let taken = self.queues.get_mut(queue).window.remove(&place);
+        let taken = self.queues.get_mut(queue).window.remove(place);
         assert_eq!(taken, Some(slot), "a ready object stands in its queue");
         self.memory.waiting_bytes -= weight;
         self.end_transit(slot);
@@ -166,6 +166,7 @@ impl Core {
         }
         self.end_transit(slot);
         let live = self.forget_in_memory(slot);
+        self.remembered.note(live.object.id, live.at);
         self.catalogue.take(live.at, Shelf::Memory);
         if let Some(at) = live.object.expires_at {
             self.watch_page(at, live.at.record);
@@ -210,6 +211,7 @@ impl Core {
             self.rewrite(slot, How::Carried);
         }
         let live = self.forget_in_memory(slot);
+        self.remembered.note(live.object.id, live.at);
         self.catalogue.take(live.at, Shelf::Memory);
         self.catalogue.put(live.at, Shelf::Delayed(ty), live.place);
         self.queues.ty_mut(ty).delayed += 1;
@@ -248,6 +250,9 @@ impl Core {
     pub(crate) fn set_phase(&mut self, slot: Slot, phase: Phase) {
         let live = self.memory.get_mut(slot);
         let before = std::mem::replace(&mut live.phase, phase);
+        if before == phase {
+            return;
+        }
         let (queue, weight) = (live.queue, live.object.footprint());
         let ty = self.queues.ty_mut(self.queues.get(queue).ty);
         let mut count = |phase: Phase, add: bool| {
@@ -272,12 +277,18 @@ impl Core {
     }
 
     /// Brings an object into memory in the phase `Writing`.
-    pub(crate) fn admit(&mut self, object: Object, at: Loc, place: Loc, queue: QueueId) -> Slot {
+    pub(crate) fn admit(
+        &mut self,
+        object: impl Into<Arc<Object>>,
+        at: Loc,
+        place: Loc,
+        queue: QueueId,
+    ) -> Slot {
         let since = self.now.mono;
         let ty = self.queues.get(queue).ty;
         self.queues.ty_mut(ty).writing += 1;
         self.memory.insert(Live {
-            object,
+            object: object.into(),
             at,
             place,
             queue,
@@ -291,7 +302,7 @@ impl Core {
     }
 
     /// Removes an object from memory; its entry stays where the catalogue has it.
-    pub(crate) fn forget_in_memory(&mut self, slot: Slot) -> Box<Live> {
+    pub(crate) fn forget_in_memory(&mut self, slot: Slot) -> Live {
         self.end_transit(slot);
         self.set_phase(slot, Phase::Writing);
         let live = self.memory.remove(slot);
@@ -317,12 +328,11 @@ impl Core {
             _ => Standing::Flowing,
         };
         self.lane.reserve(entry_bytes(&live.object));
-        let at = self.lane.write_object(how, Some(was), Some(place), &standing, &mut live.object);
+        let object = live.object_mut();
+        let at = self.lane.write_object(how, Some(was), Some(place), &standing, object);
         (live.at, live.dirty) = (at, false);
-        let id = live.object.id;
         self.catalogue.take(was, Shelf::Memory);
         self.catalogue.put(at, Shelf::Memory, place);
-        self.remembered.note(id, at);
         if self.blamed.remove(&was) {
             self.blamed.insert(at);
         }
@@ -342,7 +352,7 @@ impl Core {
         self.set_phase(slot, Phase::Writing);
         let live = self.memory.get_mut(slot);
         let (was, place, id) = (live.at, live.place, live.object.id);
-        live.object.not_before = None;
+        live.object_mut().not_before = None;
         self.lane.reserve(entry_bytes(&live.object) + reason.len());
         let standing = Standing::Parked(reason.clone());
         let at = self.lane.write_object(
@@ -350,7 +360,7 @@ impl Core {
             Some(was),
             Some(place),
             &standing,
-            &mut live.object,
+            live.object_mut(),
         );
         live.at = at;
         let moves = live.object.moves;
@@ -378,7 +388,7 @@ impl Core {
 
     /// Since when the oldest ready object of a queue waits, if that is known without a disk.
     pub(crate) fn waiting_since(&self, queue: QueueId) -> Option<Mono> {
-        let (_, slot) = self.queues.get(queue).window.first_key_value()?;
-        Some(self.memory.get(*slot).since)
+        let slot = self.queues.get(queue).window.first()?;
+        Some(self.memory.get(slot).since)
     }
 }

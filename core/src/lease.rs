@@ -1,6 +1,7 @@
 //! Leases: the right of one session to settle one object for a while.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -112,11 +113,13 @@ impl Leases {
         self.live.sorted()
     }
 
-    /// Adds a lease.
-    fn give(&mut self, n: u64, lease: Lease) {
-        self.note_end(n, lease.span, lease.until);
-        self.ends.get_mut(&lease.span).expect("just noted").live += 1;
+    /// Adds a lease, and says whether it is the only one of its span.
+    fn give(&mut self, n: u64, lease: Lease) -> bool {
+        let ends = self.note_end(n, lease.span, lease.until);
+        ends.live += 1;
+        let only = ends.live == 1;
         self.live.insert(n, lease);
+        only
     }
 
     /// Moves the end of a lease.
@@ -139,13 +142,14 @@ impl Leases {
         (lease, last)
     }
 
-    fn note_end(&mut self, n: u64, span: Span, until: Mono) {
+    fn note_end(&mut self, n: u64, span: Span, until: Mono) -> &mut Ends {
         let ends = self.ends.entry(span).or_default();
         if ends.order.len() > 2 * ends.live + ENDS_SLACK {
             let stands = |(until, n): &(Mono, u64)| stands(&self.live, *n, *until);
             ends.order.retain(stands);
         }
         ends.order.push_back((until, n));
+        ends
     }
 
     /// The next lease of a span to end, and when.
@@ -208,17 +212,19 @@ impl Core {
         let until = self.now.mono + span;
         self.set_phase(slot, Phase::Leased(n));
         let live = self.memory.get_mut(slot);
-        live.object.deliveries += 1;
+        live.object_mut().deliveries += 1;
         live.dirty = true;
-        let object = live.object.clone();
-        self.leases.give(n, Lease { slot, holder, processor, until, span, begun: false });
-        // One deadline stands for all leases of a span, that of the first to end when it was set:
-        // most leases are settled before theirs, and it costs them nothing.
-        self.arm_once(span, Timer::Lease(span));
+        let object = Arc::clone(&live.object);
+        let lease = Lease { slot, holder, processor, until, span, begun: false };
+        if self.leases.give(n, lease) {
+            // One deadline stands for all leases of a span, that of the first to end when it was set:
+            // most leases are settled before theirs, and it costs them nothing.
+            self.arm_once(span, Timer::Lease(span));
+        }
         let subscription = match holder {
             Holder::Stream((session, subscription)) => {
-                let session = self.subs.sessions.get_mut(&session).expect("deliveries need one");
-                session.leases.insert(n);
+                let of = self.subs.sessions.get_mut(&session).expect("deliveries need one");
+                of.give(n, |n| self.leases.get(n).is_some_and(|lease| is_of(lease, session)));
                 subscription
             }
             Holder::Taker => crate::ids::SubscriptionId(0),
@@ -241,13 +247,13 @@ impl Core {
         if last {
             self.disarm_once(Timer::Lease(lease.span));
         }
-        for group in std::mem::take(&mut self.starved) {
+        while let Some(group) = self.starved.pop_first() {
             self.hungry.insert(group);
             self.window_may_grow(group);
         }
         if let Holder::Stream(key) = lease.holder {
             if let Some(session) = self.subs.sessions.get_mut(&key.0) {
-                session.leases.remove(&n);
+                session.end_one();
                 if settled {
                     session.pace.settled(self.now.mono);
                 }
@@ -412,7 +418,7 @@ impl Core {
     }
 }
 
-fn is_of(lease: &Lease, session: SessionId) -> bool {
+pub(crate) fn is_of(lease: &Lease, session: SessionId) -> bool {
     matches!(lease.holder, Holder::Stream((s, _)) if s == session)
 }
 

@@ -256,7 +256,7 @@ impl Core {
     ) {
         let failed = {
             let live = self.memory.get_mut(slot);
-            live.object.failed += 1;
+            live.object_mut().failed += 1;
             live.object.failed
         };
         if failed >= self.limits.failed_deliveries {
@@ -264,7 +264,7 @@ impl Core {
         }
         let backoff = self.backoff(failed).max(at_least);
         let not_before = self.now.wall + backoff;
-        self.memory.get_mut(slot).object.not_before = Some(not_before);
+        self.memory.get_mut(slot).object_mut().not_before = Some(not_before);
         self.return_object(slot, How::Returned);
     }
 }

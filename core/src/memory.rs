@@ -1,6 +1,8 @@
 //! The objects in core's memory: those being written, waiting near the front of a queue, delayed
 //! for a moment, or in somebody's hands. Everything else is on a shelf of the catalogue.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::QueueId;
@@ -18,7 +20,8 @@ pub(crate) struct Slot(pub(crate) u32);
 /// One object in memory.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Live {
-    pub(crate) object: Object,
+    /// Shared with the deliveries of it that are on their way to subscribers.
+    pub(crate) object: Arc<Object>,
     /// Its latest entry in the log.
     pub(crate) at: Loc,
     /// Its place in the order of arrival.
@@ -70,18 +73,29 @@ pub(crate) enum Then {
 /// All objects in memory.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Memory {
-    /// Boxed: they are large and come and go, and the vector grows without moving them.
     #[serde(skip)]
-    slots: SlicedVec<Option<Box<Live>>>,
+    slots: SlicedVec<Option<Live>>,
     free: Vec<Slot>,
     #[serde(skip)]
     by_id: Index<ObjectId, Slot>,
-    /// What to do when a record is committed, in the order written.
+    /// What to do when a record is committed, in the order written; that of the newest record.
+    newest: (RecordNumber, Vec<(Slot, Then)>),
+    /// The same of those before it.
     #[serde(skip)]
     pending: SlicedMap<RecordNumber, Vec<(Slot, Then)>>,
+    /// What such a list was kept in, for the next one.
+    #[serde(skip)]
+    spare: Vec<(Slot, Then)>,
     /// Bytes in memory of objects that wait, and of those in somebody's hands.
     pub(crate) waiting_bytes: u64,
     pub(crate) leased_bytes: u64,
+}
+
+impl Live {
+    /// The object, to be changed. What has been delivered of it stays as it was.
+    pub(crate) fn object_mut(&mut self) -> &mut Object {
+        Arc::make_mut(&mut self.object)
+    }
 }
 
 impl Memory {
@@ -105,13 +119,13 @@ impl Memory {
             self.slots.push(None);
             Slot(u32::try_from(self.slots.len() - 1).expect("memory is bounded"))
         });
-        self.slots[slot.0 as usize] = Some(Box::new(live));
+        self.slots[slot.0 as usize] = Some(live);
         let before = self.by_id.insert(id, slot);
         assert!(before.is_none(), "{id} is in memory once");
         slot
     }
 
-    pub(crate) fn remove(&mut self, slot: Slot) -> Box<Live> {
+    pub(crate) fn remove(&mut self, slot: Slot) -> Live {
         let live = self.slots[slot.0 as usize].take().expect("slots are used while live");
         self.by_id.swap_remove(&live.object.id);
         self.free.push(slot);
@@ -119,11 +133,11 @@ impl Memory {
     }
 
     pub(crate) fn get(&self, slot: Slot) -> &Live {
-        self.slots[slot.0 as usize].as_deref().expect("slots are used while live")
+        self.slots[slot.0 as usize].as_ref().expect("slots are used while live")
     }
 
     pub(crate) fn get_mut(&mut self, slot: Slot) -> &mut Live {
-        self.slots[slot.0 as usize].as_deref_mut().expect("slots are used while live")
+        self.slots[slot.0 as usize].as_mut().expect("slots are used while live")
     }
 
     pub(crate) fn by_id(&self, id: ObjectId) -> Option<Slot> {
@@ -133,7 +147,7 @@ impl Memory {
     /// Everything in memory, in no order that means something.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Live)> {
         let slots = (0..).map(Slot).zip(self.slots.iter());
-        slots.filter_map(|(slot, live)| Some((slot, live.as_deref()?)))
+        slots.filter_map(|(slot, live)| Some((slot, live.as_ref()?)))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -141,17 +155,41 @@ impl Memory {
     }
 
     pub(crate) fn when_committed(&mut self, record: RecordNumber, slot: Slot, then: Then) {
-        self.pending.entry(record).or_default().push((slot, then));
+        if record > self.newest.0 {
+            let next = (record, std::mem::take(&mut self.spare));
+            let (before, pending) = std::mem::replace(&mut self.newest, next);
+            if !pending.is_empty() {
+                self.pending.insert(before, pending);
+            }
+        }
+        if record == self.newest.0 {
+            self.newest.1.push((slot, then));
+        } else {
+            self.pending.entry(record).or_default().push((slot, then));
+        }
     }
 
     /// Nothing happens to an object at a commit: it is gone before.
     pub(crate) fn cancel(&mut self, record: RecordNumber, slot: Slot) {
-        if let Some(pending) = self.pending.get_mut(&record) {
+        if record == self.newest.0 {
+            self.newest.1.retain(|(s, _)| *s != slot);
+        } else if let Some(pending) = self.pending.get_mut(&record) {
             pending.retain(|(s, _)| *s != slot);
         }
     }
 
     pub(crate) fn take_pending(&mut self, record: RecordNumber) -> Vec<(Slot, Then)> {
+        if record == self.newest.0 {
+            return std::mem::take(&mut self.newest.1);
+        }
         self.pending.remove(&record).unwrap_or_default()
+    }
+
+    /// Takes an empty list back.
+    pub(crate) fn give_back(&mut self, pending: Vec<(Slot, Then)>) {
+        debug_assert!(pending.is_empty(), "all of it has been done");
+        if pending.capacity() > self.spare.capacity() {
+            self.spare = pending;
+        }
     }
 }

@@ -139,6 +139,9 @@ pub struct Token {
     pub object: ObjectId,
 }
 
+/// Entities up to this size are put together before they are hashed: one chunk of BLAKE3.
+const HASHED_AS_ONE_BYTES: usize = 1_024;
+
 /// Bytes of a token on the wire: lane 16, epoch 8, incarnation 8, n 8, object 16.
 pub const TOKEN_BYTES: usize = 56;
 
@@ -270,12 +273,24 @@ impl fmt::Debug for Headers {
 impl Entity {
     /// The hash that tells whether an id was pushed again with other content (P9).
     pub fn hash(&self) -> Hash16 {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&(self.entity_prefix()).to_le_bytes());
-        hasher.update(self.ty.as_str().as_bytes());
-        hasher.update(self.headers.as_packed());
-        hasher.update(&self.payload);
-        first16(&hasher.finalize())
+        let prefix = self.entity_prefix().to_le_bytes();
+        let parts = [&prefix, self.ty.as_str().as_bytes(), self.headers.as_packed(), &self.payload];
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        let mut one = [0; HASHED_AS_ONE_BYTES];
+        let Some(room) = one.get_mut(..bytes) else {
+            let mut hasher = blake3::Hasher::new();
+            for part in parts {
+                hasher.update(part);
+            }
+            return first16(&hasher.finalize());
+        };
+        // BLAKE3 is quicker over one piece than over several, by more than a copy costs.
+        let mut at = 0;
+        for part in parts {
+            room[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        first16(&blake3::hash(room))
     }
 
     /// Checks the entity's sizes. State is unchanged.

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
-use crate::effect::{Effect, Effects};
+use crate::effect::{Effect, Effects, PartIds};
 use crate::ids::RecordNumber;
 use crate::limits::Limits;
 use crate::record::Entry;
@@ -187,7 +187,7 @@ impl Core {
         self.lane.reserve(usize::MAX / 2);
         let first = self.lane.ticket();
         let part = self.parts.current().number;
-        if let Some(ids) = self.remembered.finish_part(part, first) {
+        if let Some(ids) = self.take_ids(part, first) {
             self.resolving.part_ended(part, &ids.ids);
             self.later.push(Effect::IndexPart(Box::new(ids)));
         }
@@ -205,6 +205,15 @@ impl Core {
         let last = self.lane.urge();
         self.lane.reserve(usize::MAX / 2);
         self.parts.pending = Some((first, last));
+    }
+
+    /// Takes the ids of the part that is being written, which ends before `first`: those that are
+    /// remembered, and those of objects in memory, which are remembered when they leave it.
+    pub(crate) fn take_ids(&mut self, part: u64, first: RecordNumber) -> Option<PartIds> {
+        let begin = self.parts.current().first;
+        let live = self.memory.iter().map(|(_, live)| (live.object.id, live.at));
+        let written_here = live.filter(|(_, at)| at.record >= begin).collect();
+        self.remembered.finish_part(part, first, written_here)
     }
 
     /// What a committed record makes possible: a checkpoint counts, a cut may be made.

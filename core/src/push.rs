@@ -19,17 +19,19 @@ pub(crate) enum PushedBefore {
     No,
     /// With the same content; the answer waits for this record.
     Same(Option<RecordNumber>),
+    /// Nobody has looked: the disk has to be asked.
+    NotLookedUp,
 }
 
 impl Core {
     pub(crate) fn handle_push(&mut self, to: ReplyTo, push: Push, fx: &mut Effects) {
-        let missing = self.unresolved(push.id);
-        if !missing.is_empty() {
-            return self.stall(to, missing, Input::Push(to, push), fx);
-        }
         let hash = self.hashes.entity(&push.entity);
         match self.check_push(&push, Some(&hash)) {
             Ok(PushedBefore::No) => {}
+            Ok(PushedBefore::NotLookedUp) => {
+                let id = push.id.expect("only an id is looked up");
+                return self.stall(to, vec![id], Input::Push(to, push), fx);
+            }
             Ok(PushedBefore::Same(after)) => {
                 let id = push.id.expect("an id was pushed before");
                 let answer = Answer::Pushed { id, already: true };
@@ -63,11 +65,12 @@ impl Core {
         push: &Push,
         hash: Option<&Hash16>,
     ) -> Result<PushedBefore, Refusal> {
-        if let Some(id) = push.id
-            && let hash = hash.expect("a push that names an id comes with its hash")
-            && let same @ PushedBefore::Same(_) = self.pushed_before(id, hash)?
-        {
-            return Ok(same);
+        if let Some(id) = push.id {
+            let hash = hash.expect("a push that names an id comes with its hash");
+            match self.look_for_push(id, hash)? {
+                PushedBefore::No => {}
+                known => return Ok(known),
+            }
         }
         push.check(&self.limits, self.now)?;
         self.check_open_for_work()?;
@@ -88,12 +91,18 @@ impl Core {
         Ok(())
     }
 
-    /// Whether an id was pushed here before, and with what content (P9).
+    /// Whether an id that has been resolved was pushed here before, and with what content (P9).
     pub(crate) fn pushed_before(
         &self,
         id: ObjectId,
         hash: &Hash16,
     ) -> Result<PushedBefore, Refusal> {
+        let found = self.look_for_push(id, hash);
+        assert!(!matches!(found, Ok(PushedBefore::NotLookedUp)), "ids are resolved before");
+        found
+    }
+
+    fn look_for_push(&self, id: ObjectId, hash: &Hash16) -> Result<PushedBefore, Refusal> {
         let (before, after) = match self.known(id) {
             Known::Absent => return Ok(PushedBefore::No),
             Known::InMemory(slot) => {
@@ -101,7 +110,7 @@ impl Core {
                 (live.object.hash, Some(live.at.record))
             }
             Known::OnDisk(stored) => (stored.hash(), Some(stored.at().record)),
-            Known::NotLookedUp => unreachable!("ids are resolved before"),
+            Known::NotLookedUp => return Ok(PushedBefore::NotLookedUp),
         };
         if before != *hash && !planted(Bug::ContentIgnored) {
             return Err(Refusal::new(
@@ -122,8 +131,8 @@ impl Core {
         let ty = self.queues.intern(&push.entity.ty);
         let queue = self.queue_for(ty, &[]);
         let (pushed_at, origin) = (self.now.wall, self.name.clone());
-        let object = Object::new(id, push.entity, hash, pushed_at, origin);
-        let mut object = Object { not_before, expires_at, ..object };
+        let mut object = Object::new(id, push.entity, hash, pushed_at, origin);
+        (object.not_before, object.expires_at) = (not_before, expires_at);
         self.lane.reserve(entry_bytes(&object));
         let at = self.lane.write_object(how, None, None, &Standing::Flowing, &mut object);
         let books = &mut self.queues.ty_mut(ty).books;
@@ -132,7 +141,6 @@ impl Core {
             _ => books.pushed += 1,
         }
         self.catalogue.put(at, Shelf::Memory, at);
-        self.remembered.note(id, at);
         let slot = self.admit(object, at, at, queue);
         if planted(Bug::DeliveredBeforeCommit) {
             self.flow(slot);

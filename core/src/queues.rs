@@ -42,7 +42,7 @@ pub(crate) struct Queue {
     /// Processors that have handled its objects, sorted.
     pub(crate) handled: Vec<Name>,
     /// The front, in memory.
-    pub(crate) window: BTreeMap<Loc, Slot>,
+    pub(crate) window: Front,
     /// The rest: records, with the place of their first object. Two records may start with the
     /// same place while what one of them holds is written again.
     #[serde(skip)]
@@ -56,6 +56,11 @@ pub(crate) struct Queue {
     /// Something waits in it that nobody in reach wants.
     pub(crate) no_demand: bool,
 }
+
+/// Objects in the order of arrival. Nearly all come behind the others and leave before them; one
+/// that comes back or is taken out of turn moves the others of a window, which is small.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Front(VecDeque<(Loc, Slot)>);
 
 /// A page that is being read.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -74,6 +79,54 @@ pub(crate) struct Queues {
     by_name: BTreeMap<TypeName, TypeId>,
     #[serde(skip)]
     queues: SlicedVec<Queue>,
+}
+
+impl Front {
+    /// Adds an object at its place, which nobody has.
+    pub(crate) fn insert(&mut self, place: Loc, slot: Slot) {
+        match self.0.back() {
+            Some((last, _)) if *last >= place => {
+                let at = self.position(place).expect_err("a place is one object's");
+                self.0.insert(at, (place, slot));
+            }
+            _ => self.0.push_back((place, slot)),
+        }
+    }
+
+    /// Takes the object of a place out.
+    pub(crate) fn remove(&mut self, place: Loc) -> Option<Slot> {
+        if self.0.front().is_some_and(|(first, _)| *first == place) {
+            return self.0.pop_front().map(|(_, slot)| slot);
+        }
+        let at = self.position(place).ok()?;
+        self.0.remove(at).map(|(_, slot)| slot)
+    }
+
+    pub(crate) fn get(&self, place: Loc) -> Option<Slot> {
+        self.position(place).ok().map(|at| self.0[at].1)
+    }
+
+    /// The object that came first.
+    pub(crate) fn first(&self) -> Option<Slot> {
+        self.0.front().map(|(_, slot)| *slot)
+    }
+
+    /// All of them, in order.
+    pub(crate) fn slots(&self) -> impl DoubleEndedIterator<Item = Slot> + '_ {
+        self.0.iter().map(|(_, slot)| *slot)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn position(&self, place: Loc) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&place, |(at, _)| *at)
+    }
 }
 
 impl Queue {
@@ -189,7 +242,7 @@ impl Queues {
         self.queues.push(Queue {
             ty,
             handled: handled.to_vec(),
-            window: BTreeMap::new(),
+            window: Front::default(),
             paged: BTreeSet::new(),
             paged_count: 0,
             groups,
@@ -233,4 +286,26 @@ impl Queues {
 fn demands_for(ty: &TypeName) -> Vec<DemandKey> {
     let patterns = Pattern::all_of(ty).into_iter();
     patterns.map(|pattern| DemandKey::new(pattern, Name::least())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_back_stands_where_it_stood() {
+        let place = |n: u32| Loc { record: RecordNumber(1), position: n };
+        let mut front = Front::default();
+        for n in [2, 4, 6, 8, 1, 5] {
+            front.insert(place(n), Slot(n));
+        }
+        let slots = |front: &Front| front.slots().map(|slot| slot.0).collect::<Vec<_>>();
+        assert_eq!(slots(&front), [1, 2, 4, 5, 6, 8]);
+        assert_eq!(front.remove(place(1)), Some(Slot(1)));
+        assert_eq!(front.remove(place(5)), Some(Slot(5)));
+        assert_eq!(front.remove(place(5)), None);
+        front.insert(place(9), Slot(9));
+        assert_eq!((slots(&front), front.first()), (vec![2, 4, 6, 8, 9], Some(Slot(2))));
+        assert_eq!((front.get(place(8)), front.get(place(7))), (Some(Slot(8)), None));
+    }
 }

@@ -109,7 +109,8 @@ impl Core {
                         let live = self.forget_in_memory(slot);
                         self.catalogue.take(held.at, Shelf::Memory);
                         self.free_held(held.at);
-                        self.write_reclaimed(Some(held.at), live.object);
+                        let object = Arc::unwrap_or_clone(live.object);
+                        self.write_reclaimed(Some(held.at), object);
                         count += 1;
                     }
                     _ => {

@@ -1,8 +1,11 @@
 //! Which ids this lane knows, and where it last wrote of them.
 //!
-//! The ids of the newest part of the log are kept in memory. A finished part's ids go to the id
-//! index on disk; a filter stays behind, so that a new id is known to be new without asking.
+//! The ids of the newest part of the log are kept in memory, except those of objects that are in
+//! memory themselves: these are noted when they leave it, which spares most of them one of two
+//! notes. A finished part's ids go to the id index on disk; a filter stays behind, so that a new id
+//! is known to be new without asking.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastbloom::BloomFilter;
@@ -52,13 +55,16 @@ pub(crate) struct Remembered {
     recent: SlicedIndex<ObjectId, Loc>,
     #[serde(skip)]
     parts: SlicedMap<u64, Part>,
-    /// Records with remembered ends: the latest end in each, and how many.
+    /// Records with remembered ends: the latest end in each, and how many. What is counted in
+    /// `newest` is not in it yet.
     #[serde(skip)]
     ended: SlicedMap<RecordNumber, (Wall, u64)>,
     /// The same by time, oldest first.
     #[serde(skip)]
     ended_order: BTreeSet<(Wall, RecordNumber)>,
     ended_count: u64,
+    /// Ends of one record at one time, which nearly all come in a row.
+    newest: Option<(RecordNumber, Wall, u64)>,
 }
 
 /// What is known of an id without asking the disk.
@@ -110,9 +116,18 @@ impl Remembered {
         self.recent.len()
     }
 
-    /// Ends a part: its ids leave memory, a filter stays.
-    pub(crate) fn finish_part(&mut self, part: u64, end: RecordNumber) -> Option<PartIds> {
-        let ids = self.recent.take();
+    /// Ends a part: its ids leave memory, a filter stays. `live` are objects in memory whose latest
+    /// entry stands in the part; what is noted of an id and stands behind that counts.
+    pub(crate) fn finish_part(
+        &mut self,
+        part: u64,
+        end: RecordNumber,
+        live: Vec<(ObjectId, Loc)>,
+    ) -> Option<PartIds> {
+        let mut ids = self.recent.drain();
+        ids.extend(live);
+        ids.sort_unstable_by_key(|(id, at)| (*id, Reverse(*at)));
+        ids.dedup_by_key(|(id, _)| *id);
         self.add_part(part, end, ids)
     }
 
@@ -165,12 +180,26 @@ impl Remembered {
 
     /// Counts the end of an object in a record.
     pub(crate) fn note_end(&mut self, at: Wall, record: RecordNumber) {
-        self.restore_ends(at, record, 1);
+        match &mut self.newest {
+            Some((of, wall, count)) if *of == record && *wall == at => *count += 1,
+            _ => {
+                self.settle_newest();
+                self.newest = Some((record, at, 1));
+            }
+        }
+    }
+
+    /// Counts the newest ends with those before them.
+    fn settle_newest(&mut self) {
+        if let Some((record, at, count)) = self.newest.take() {
+            self.restore_ends(at, record, count);
+        }
     }
 
     /// The oldest record whose ends are past their time, or too many. It is forgotten here; the
     /// caller takes its shelf.
     pub(crate) fn next_forgotten(&mut self, before: Wall, count_max: u64) -> Option<RecordNumber> {
+        self.settle_newest();
         let &(at, record) = self.ended_order.first()?;
         if at >= before && self.ended_count <= count_max {
             return None;
@@ -181,6 +210,7 @@ impl Remembered {
 
     /// One end of a record is written elsewhere now.
     pub(crate) fn drop_end(&mut self, record: RecordNumber) {
+        self.settle_newest();
         let Some((at, count)) = self.ended.get_mut(&record) else { return };
         *count -= 1;
         self.ended_count -= 1;
@@ -192,6 +222,7 @@ impl Remembered {
 
     /// The ends of a record are forgotten.
     pub(crate) fn drop_ends(&mut self, record: RecordNumber) {
+        self.settle_newest();
         if let Some((at, count)) = self.ended.remove(&record) {
             self.ended_order.remove(&(at, record));
             self.ended_count -= count;
@@ -199,8 +230,13 @@ impl Remembered {
     }
 
     /// Every record with remembered ends.
-    pub(crate) fn ends(&self) -> impl Iterator<Item = (RecordNumber, Wall, u64)> + '_ {
-        self.ended.iter().map(|(record, (at, count))| (*record, *at, *count))
+    pub(crate) fn ends(&self) -> Vec<(RecordNumber, Wall, u64)> {
+        let mut ended = (*self.ended).clone();
+        if let Some((record, at, count)) = self.newest {
+            let kept = ended.entry(record).or_insert((at, 0));
+            *kept = (kept.0.max(at), kept.1 + count);
+        }
+        ended.into_iter().map(|(record, (at, count))| (record, at, count)).collect()
     }
 
     pub(crate) fn restore_ends(&mut self, at: Wall, record: RecordNumber, count: u64) {
@@ -257,5 +293,47 @@ mod filter_words {
             return Err(serde::de::Error::custom("a filter without words"));
         }
         Ok(BloomFilter::from_vec(words).seed(&FILTER_SEED).hashes(hashes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loc(record: u64) -> Loc {
+        Loc { record: RecordNumber(record), position: 0 }
+    }
+
+    fn id(n: u8) -> ObjectId {
+        ObjectId([n; 16])
+    }
+
+    #[test]
+    fn a_part_holds_the_latest_of_what_is_noted_and_what_is_in_memory() {
+        let mut remembered = Remembered::new(1);
+        remembered.note(id(3), loc(5));
+        remembered.note(id(1), loc(2));
+        remembered.note(id(4), loc(7));
+        // The first is only in memory, the second came back to it, the third has ended since.
+        let live = vec![(id(2), loc(3)), (id(1), loc(6)), (id(4), loc(4))];
+        let ids = remembered.finish_part(1, RecordNumber(9), live).expect("it holds ids").ids;
+        assert_eq!(ids, [(id(1), loc(6)), (id(2), loc(3)), (id(3), loc(5)), (id(4), loc(7))]);
+        assert_eq!(remembered.find(id(2)), Found::Perhaps(vec![1]));
+    }
+
+    #[test]
+    fn ends_of_one_record_count_together_whenever_they_are_asked_for() {
+        let mut remembered = Remembered::new(1);
+        let (first, second) = (RecordNumber(1), RecordNumber(2));
+        for (at, record) in [(10, first), (10, first), (12, first), (11, second), (11, second)] {
+            remembered.note_end(Wall(at), record);
+        }
+        assert_eq!(remembered.ends(), [(first, Wall(12), 3), (second, Wall(11), 2)]);
+        remembered.drop_end(second);
+        remembered.note_end(Wall(13), second);
+        assert_eq!(remembered.ends(), [(first, Wall(12), 3), (second, Wall(13), 2)]);
+        assert_eq!(remembered.next_forgotten(Wall(0), 4), Some(first));
+        assert_eq!(remembered.next_forgotten(Wall(0), 4), None);
+        assert_eq!(remembered.ends(), [(second, Wall(13), 2)]);
     }
 }

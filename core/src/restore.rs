@@ -356,7 +356,7 @@ impl Core {
         } else {
             // Reached by replay: the state is here already. A new part starts all the same.
             let part = self.parts.current().number;
-            if let Some(ids) = self.remembered.finish_part(part, first) {
+            if let Some(ids) = self.take_ids(part, first) {
                 self.later.push(crate::effect::Effect::IndexPart(Box::new(ids)));
             }
             self.parts.begin(first);

@@ -117,7 +117,7 @@ impl Core {
     /// object has waited `spill_after` for one, or the node drains.
     fn send_away(&mut self, queue: QueueId, mut ways: Vec<Way>, fx: &mut Effects) {
         let local_first = !self.queues.get(queue).groups.is_empty() && self.draining.is_none();
-        let slots: Vec<Slot> = self.queues.get(queue).window.values().copied().collect();
+        let slots: Vec<Slot> = self.queues.get(queue).window.slots().collect();
         let mut batches = Batches::new();
         if ways.iter().any(|w| w.paused) {
             self.look_again(queue, REFUSED_PAUSE);
@@ -344,9 +344,8 @@ impl Core {
             .queues
             .get(queue)
             .window
-            .values()
+            .slots()
             .rev()
-            .copied()
             .take_while(|slot| !self.memory.get(*slot).wait_noted)
             .collect();
         if fresh.is_empty() {
@@ -389,8 +388,7 @@ impl Core {
             refused: Refused::Handled,
         }));
         for way in self.ways(queue).take(16) {
-            let refused = match q.window.first_key_value().map(|(_, slot)| self.may_go(*slot, &way))
-            {
+            let refused = match q.window.first().map(|slot| self.may_go(slot, &way)) {
                 Some(Err(why)) => why,
                 _ if way.open == 0 => Refused::WindowClosed,
                 _ => Refused::LocalFirst,

@@ -268,7 +268,7 @@ impl Core {
 
     /// A parked object, lifted, flows again with a clean record of failures.
     pub(crate) fn redrive(&mut self, slot: Slot) {
-        let object = &mut self.memory.get_mut(slot).object;
+        let object = self.memory.get_mut(slot).object_mut();
         (object.failed, object.not_before) = (0, None);
         if object.expires_at.is_some_and(|at| at <= self.now.wall) {
             object.expires_at = None;
@@ -347,6 +347,9 @@ impl Core {
 
     /// Whether something alive says more of an id than this entry.
     pub(crate) fn mentioned_later(&self, id: ObjectId, at: Loc) -> bool {
+        if self.memory.by_id(id).is_some_and(|slot| self.memory.get(slot).at != at) {
+            return true;
+        }
         let found = self.remembered.find(id);
         matches!(found, Found::At(other) if other != at && self.catalogue.shelf_of(other).is_some())
     }

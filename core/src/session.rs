@@ -8,7 +8,7 @@ use crate::decision::{Decision, Step};
 use crate::effect::{Answer, Effect, Effects};
 use crate::ids::{SessionId, SubscriptionId};
 use crate::input::{ReplyTo, Subscribe};
-use crate::lease::Holder;
+use crate::lease::{Holder, is_of};
 use crate::message::DemandKey;
 use crate::names::{Name, Pattern};
 use crate::planted::{Bug, planted};
@@ -27,7 +27,8 @@ impl Core {
 
     pub(crate) fn handle_close_session(&mut self, session: SessionId, fx: &mut Effects) {
         let Some(closed) = self.subs.sessions.get(&session) else { return };
-        let (subs, leases) = (closed.subs.clone(), closed.leases.clone());
+        let subs = closed.subs.clone();
+        let leases: Vec<u64> = self.leases_of(session).collect();
         for sub in subs {
             self.end_subscription((session, sub));
         }
@@ -73,11 +74,16 @@ impl Core {
     /// Deliveries that an earlier subscription of this number has left unsettled: they use the
     /// credit of the next one, so that a client cannot hold more by subscribing anew.
     fn unsettled_of(&self, key: SubKey) -> u32 {
-        let of_key = |n: &&u64| {
-            self.leases.get(**n).is_some_and(|lease| lease.holder == Holder::Stream(key))
-        };
-        let count = self.subs.sessions[&key.0].leases.iter().filter(of_key).count();
+        let of_key =
+            |n: &u64| self.leases.get(*n).is_some_and(|lease| lease.holder == Holder::Stream(key));
+        let count = self.leases_of(key.0).filter(of_key).count();
         u32::try_from(count).expect("leases are bounded")
+    }
+
+    /// The leases that a session holds, in the order in which they were given.
+    pub(crate) fn leases_of(&self, session: SessionId) -> impl Iterator<Item = u64> + '_ {
+        let given = self.subs.sessions[&session].given();
+        given.filter(move |n| self.leases.get(*n).is_some_and(|lease| is_of(lease, session)))
     }
 
     fn check_subscribe(&self, s: &Subscribe) -> Result<(), Refusal> {
@@ -203,10 +209,9 @@ impl Core {
                 return false;
             }
             let Some(queue) = self.next_queue(group, fx) else { return false };
-            let Some((_, slot)) = self.queues.get(queue).window.first_key_value() else {
+            let Some(slot) = self.queues.get(queue).window.first() else {
                 unreachable!("next_queue finds a queue with something in memory")
             };
-            let slot = *slot;
             self.take_ready(slot);
             let key = self.subs.next_free(group, self.now.mono).expect("can_take was asked");
             let span = self.subs.subs[&key].lease;
@@ -214,7 +219,7 @@ impl Core {
             let delivery = self.lease(slot, Holder::Stream(key), processor, span);
             self.last_fed = Some(group);
             self.note_delivery(group, delivery.object.id, delivery.object.moves);
-            fx.push(Effect::Deliver(key.0, Box::new(delivery)));
+            fx.push(Effect::Deliver(key.0, delivery));
             self.want_page(queue, 0, fx);
         }
         true
@@ -224,6 +229,13 @@ impl Core {
     pub(crate) fn next_queue(&mut self, group: GroupId, fx: &mut Effects) -> Option<QueueId> {
         let g = self.subs.group(group);
         let cursor = g.cursor;
+        // Most groups have one queue that they take from, with something in memory.
+        if g.ready.first() == Some(&cursor)
+            && g.ready.len() == 1
+            && !self.queues.get(cursor).window.is_empty()
+        {
+            return Some(cursor);
+        }
         let after = g.ready.range((std::ops::Bound::Excluded(cursor), std::ops::Bound::Unbounded));
         let mut turn = after.chain(g.ready.range(..=cursor)).copied().take(64);
         // Nearly always the first one has something: then nothing is gathered.

@@ -215,8 +215,8 @@ impl Core {
             }
             entity.iter().try_for_each(|entity| self.check_type(&entity.ty))?;
         }
-        let lease = self.leases.get(n).expect("the caller found it");
         if let Verb::Advance(None) = settle.verb {
+            let lease = self.leases.get(n).expect("the caller found it");
             let handled = &self.object(lease.slot).handled;
             if handled.len() >= HANDLED_MAX {
                 return Err(Refusal::over(
@@ -286,14 +286,17 @@ impl Core {
     }
 
     fn settle_bytes(&self, n: u64, settle: &Settle) -> usize {
-        let lease = self.leases.get(n).expect("the caller found it");
+        let leased = || {
+            let lease = self.leases.get(n).expect("the caller found it");
+            entry_bytes(self.object(lease.slot))
+        };
         let object = match &settle.verb {
             Verb::Finalise => 256 + 17 * 90,
             Verb::Advance(Some(entity)) => {
                 let entity = entity.payload.len() + entity.headers.as_packed().len();
-                512 + entity + entry_bytes(self.object(lease.slot))
+                512 + entity + leased()
             }
-            _ => entry_bytes(self.object(lease.slot)) + 1_200,
+            _ => leased() + 1_200,
         };
         object
             + settle
@@ -322,7 +325,7 @@ impl Core {
         let id = self.object(slot).id;
         let token = self.token(n, id);
         self.leases.note_settled(n, content);
-        self.memory.get_mut(slot).object.mark(token, content);
+        self.memory.get_mut(slot).object_mut().mark(token, content);
         let begun_at = lease.begun.then(|| self.memory.get(slot).at);
         match verb {
             Verb::Finalise => self.end(slot, Ending::Final, Some(processor)),
@@ -339,12 +342,12 @@ impl Core {
 
     fn release(&mut self, slot: Slot, delay: Span) {
         let not_before = (delay > Span::ZERO).then(|| self.now.wall + delay);
-        self.memory.get_mut(slot).object.not_before = not_before;
+        self.memory.get_mut(slot).object_mut().not_before = not_before;
         self.return_object(slot, How::Returned);
     }
 
     fn set_handled(&mut self, slot: Slot, name: Name) {
-        let object = &mut self.memory.get_mut(slot).object;
+        let object = self.memory.get_mut(slot).object_mut();
         if let Err(i) = object.handled.binary_search(&name)
             && !planted(Bug::HandlingForgotten)
         {
@@ -360,7 +363,7 @@ impl Core {
     fn advance(&mut self, slot: Slot, entity: Entity) {
         let old = self.queues.get(self.memory.get(slot).queue).ty;
         let ty = self.queues.intern(&entity.ty);
-        let object = &mut self.memory.get_mut(slot).object;
+        let object = self.memory.get_mut(slot).object_mut();
         let changed = object.entity.ty != entity.ty;
         object.entity = entity;
         object.version += 1;
@@ -395,9 +398,11 @@ impl Core {
     pub(crate) fn end(&mut self, slot: Slot, ending: Ending, by: Option<Name>) {
         let live = self.memory.get_mut(slot);
         let (was, ty) = (live.at, self.queues.get(live.queue).ty);
+        let object = live.object_mut();
         // The marks are lent to the end while that is written.
-        let marks = std::mem::take(&mut live.object.marks);
-        let end = End { marks, ..end_of(&live.object, Some(was), ending, by, self.now.wall) };
+        let marks = std::mem::take(&mut object.marks);
+        let mut end = end_of(object, Some(was), ending, by, self.now.wall);
+        end.marks = marks;
         let books = &mut self.queues.ty_mut(ty).books;
         match &end.ending {
             Ending::Final => books.finalised += 1,
@@ -407,7 +412,7 @@ impl Core {
         let (id, at_wall) = (end.id, end.at);
         let shadow = matches!(end.ending, Ending::Moved(_));
         let at = self.lane.write_end(&end);
-        self.memory.get_mut(slot).object.marks = end.marks;
+        object.marks = end.marks;
         self.catalogue.take(was, Shelf::Memory);
         if shadow {
             self.catalogue.put(was, Shelf::Shadow, was);

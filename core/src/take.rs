@@ -114,8 +114,7 @@ impl Core {
         }
         while taken.len() < count as usize && !self.leases_are_full() {
             let Some(queue) = self.next_queue(group, fx) else { break };
-            let Some((_, slot)) = self.queues.get(queue).window.first_key_value() else { break };
-            let slot = *slot;
+            let Some(slot) = self.queues.get(queue).window.first() else { break };
             self.take_ready(slot);
             let processor = self.subs.group(group).key.processor.clone();
             let delivery = self.lease(slot, Holder::Taker, processor, span);

@@ -423,7 +423,7 @@ impl Hub {
     }
 
     /// A delivery of core.
-    pub(crate) fn deliver(self: &Arc<Self>, session: SessionId, delivery: Box<Delivery>) {
+    pub(crate) fn deliver(self: &Arc<Self>, session: SessionId, delivery: Delivery) {
         let request = RequestId(session.0);
         let waiter = self.waiters().get(&request).cloned();
         // A session that has just ended: core learns of it next, and the lease goes back.

@@ -61,7 +61,7 @@ pub(crate) struct SessionOut {
     /// Items whose whole answer waits to be taken.
     answered: usize,
     ended: VecDeque<(u64, LeaseEnd)>,
-    deliveries: VecDeque<Box<Delivery>>,
+    deliveries: VecDeque<Delivery>,
     unread_bytes: usize,
     /// Messages with deliveries that the transport has taken.
     taken: u64,
@@ -122,7 +122,7 @@ impl SessionOut {
     }
 
     /// A delivery. True if from now on somebody has to watch whether the client reads at all.
-    pub(crate) fn deliver(&mut self, delivery: Box<Delivery>) -> bool {
+    pub(crate) fn deliver(&mut self, delivery: Delivery) -> bool {
         self.unread_bytes += object::delivery_bytes(&delivery);
         self.deliveries.push_back(delivery);
         let watch = self.unread_bytes > UNREAD_BYTES_MAX && self.watched_at.is_none();

@@ -191,7 +191,7 @@ mod tests {
             until: Mono(1),
             until_wall: Wall(1_700_000_030_123),
             epoch: Epoch(3),
-            object,
+            object: object.into(),
         };
         objects.into_iter().enumerate().map(delivery).collect()
     }

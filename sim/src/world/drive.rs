@@ -41,7 +41,7 @@ impl World {
                 if !self.is_stale(node, delivery.epoch) {
                     self.check_delivery(node, Some(session), &delivery);
                 }
-                self.on_delivery(node, session, *delivery);
+                self.on_delivery(node, session, delivery);
             }
             Effect::LeaseEnded { session, lease, reason } => {
                 match reason {
