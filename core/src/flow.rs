@@ -166,13 +166,21 @@ impl Core {
         }
         self.end_transit(slot);
         let live = self.forget_in_memory(slot);
-        self.remembered.note(live.object.id, live.at);
+        self.note_leaving(&live);
         self.catalogue.take(live.at, Shelf::Memory);
         if let Some(at) = live.object.expires_at {
             self.watch_page(at, live.at.record);
         }
         self.shelve_ready(live.queue, live.at, live.place);
         self.stir(live.queue);
+    }
+
+    /// Notes the id of an object that leaves memory for its shelf. One whose entry stands in a part that
+    /// has ended went into the index with that part.
+    fn note_leaving(&mut self, live: &Live) {
+        if live.at.record >= self.parts.begin_of_current() {
+            self.remembered.note(live.object.id, live.at);
+        }
     }
 
     /// Puts an entry on its queue's shelf.
@@ -211,7 +219,7 @@ impl Core {
             self.rewrite(slot, How::Carried);
         }
         let live = self.forget_in_memory(slot);
-        self.remembered.note(live.object.id, live.at);
+        self.note_leaving(&live);
         self.catalogue.take(live.at, Shelf::Memory);
         self.catalogue.put(live.at, Shelf::Delayed(ty), live.place);
         self.queues.ty_mut(ty).delayed += 1;

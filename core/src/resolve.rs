@@ -91,13 +91,16 @@ impl Resolving {
     }
 
     /// A part of the log has ended. What is being looked up and is in it has been written anew since it
-    /// was asked for, so that this part knows more than those that were to be asked.
+    /// was asked for, so that this part knows more than those that were to be asked. What was found to
+    /// be new may have been pushed since: who waits for other ids besides looks again (P9).
     pub(crate) fn part_ended(&mut self, part: u64, ids: &[(ObjectId, Loc)]) {
+        let is_in_it = |id: &ObjectId| ids.binary_search_by_key(id, |(id, _)| *id).is_ok();
         for (id, parts) in &mut self.asked {
-            if ids.binary_search_by_key(id, |(id, _)| *id).is_ok() {
+            if is_in_it(id) {
                 parts.push_front(part);
             }
         }
+        self.found.retain(|id, found| found.is_some() || !is_in_it(id));
     }
 
     /// Whether no further input may wait.
@@ -276,5 +279,24 @@ impl Core {
         if !self.resolving.stalled.values().any(|s| s.ids.contains(&id)) {
             self.resolving.found.remove(&id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::RecordNumber;
+
+    #[test]
+    fn what_was_found_of_an_id_is_forgotten_when_a_part_that_names_it_ends() {
+        let (written, other) = (ObjectId([1; 16]), ObjectId([2; 16]));
+        let mut resolving = Resolving::default();
+        // Both were new when they were looked up; one input waits for a third.
+        resolving.found.insert(written, None);
+        resolving.found.insert(other, None);
+        let at = Loc { record: RecordNumber(7), position: 0 };
+        resolving.part_ended(3, &[(written, at)]);
+        assert!(!resolving.found.contains_key(&written), "it has been written since");
+        assert!(resolving.found.contains_key(&other));
     }
 }

@@ -546,7 +546,11 @@ impl Core {
             let at =
                 |refusal: Refusal| (u32::try_from(t.settles.len() + i).expect("bounded"), refusal);
             let hash = push.id.map(|_| self.hashes.entity(&push.entity));
-            fresh |= matches!(self.check_push(push, hash.as_ref()).map_err(at)?, PushedBefore::No);
+            match self.check_push(push, hash.as_ref()).map_err(at)? {
+                PushedBefore::No => fresh = true,
+                PushedBefore::Same(_) => {}
+                PushedBefore::NotLookedUp => unreachable!("ids are resolved before"),
+            }
             payload += push.entity.payload.len() as u64;
             bytes += 512 + push.entity.payload.len() + push.entity.headers.as_packed().len();
         }
