@@ -220,6 +220,12 @@ impl Catalogue {
         self.pages.entry(record).or_default()
     }
 
+    /// The newest record, if there is anything of it.
+    fn newest(&self) -> Option<(&RecordNumber, &Page)> {
+        let (record, page) = &self.newest;
+        (!page.is_nothing()).then_some((record, page))
+    }
+
     fn page_mut(&mut self, record: RecordNumber) -> Option<&mut Page> {
         if record == self.newest.0 {
             return Some(&mut self.newest.1).filter(|page| !page.is_nothing());
@@ -286,7 +292,7 @@ impl Catalogue {
 
     pub(crate) fn page(&self, record: RecordNumber) -> Option<&Page> {
         if record == self.newest.0 {
-            return Some(&self.newest.1).filter(|page| !page.is_nothing());
+            return self.newest().map(|(_, page)| page);
         }
         self.pages.get(&record)
     }
@@ -297,12 +303,11 @@ impl Catalogue {
 
     /// All records, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&RecordNumber, &Page)> {
-        let newest = Some((&self.newest.0, &self.newest.1));
-        self.pages.iter().chain(newest.filter(|(_, page)| !page.is_nothing()))
+        self.pages.iter().chain(self.newest())
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.pages.len() + usize::from(!self.newest.1.is_nothing())
+        self.pages.len() + usize::from(self.newest().is_some())
     }
 
     /// The first record at or behind `from` with something alive.
@@ -310,10 +315,7 @@ impl Catalogue {
         // Nearly always nothing stands before it.
         let first = self.pages.first_key_value().map(|(n, _)| *n).filter(|n| *n >= from);
         let in_pages = first.or_else(|| self.pages.range(from..).next().map(|(n, _)| *n));
-        in_pages.or_else(|| {
-            let (record, page) = &self.newest;
-            (*record >= from && !page.is_nothing()).then_some(*record)
-        })
+        in_pages.or_else(|| self.newest().map(|(n, _)| *n).filter(|n| *n >= from))
     }
 
     /// The share of the log's bytes that live entries hold, as last counted.

@@ -178,7 +178,7 @@ impl Core {
     /// Notes the id of an object that leaves memory for its shelf. One whose entry stands in a part that
     /// has ended went into the index with that part.
     fn note_leaving(&mut self, live: &Live) {
-        if live.at.record >= self.parts.begin_of_current() {
+        if live.at.record >= self.parts.current().first {
             self.remembered.note(live.object.id, live.at);
         }
     }

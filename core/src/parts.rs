@@ -139,11 +139,6 @@ impl Parts {
         self.parts.push_back(Part { number, first, bytes: 0 });
     }
 
-    /// The first record of the part that is being written.
-    pub(crate) fn begin_of_current(&self) -> RecordNumber {
-        self.current().first
-    }
-
     pub(crate) fn end_of(&self, part: u64) -> Option<RecordNumber> {
         let i = self.parts.iter().position(|p| p.number == part)?;
         self.parts.get(i + 1).map(|next| next.first)
@@ -215,9 +210,9 @@ impl Core {
     /// Takes the ids of the part that is being written, which ends before `first`: those that are
     /// remembered, and those of objects in memory, which are remembered when they leave it.
     pub(crate) fn take_ids(&mut self, part: u64, first: RecordNumber) -> Option<PartIds> {
-        let begin = self.parts.begin_of_current();
+        let begin = self.parts.current().first;
         let live = self.memory.iter().map(|(_, live)| (live.object.id, live.at));
-        let written_here = live.filter(|(_, at)| at.record >= begin).collect();
+        let written_here = live.filter(|(_, at)| at.record >= begin);
         self.remembered.finish_part(part, first, written_here)
     }
 

@@ -38,7 +38,7 @@ bugs! {
     HandledLostAtHandoff "P3" "route.rs" "An object forgets at a handoff who has handled it."
     SettleForgotten "P3" "lease.rs" "A settle is not remembered, so that its repetition is refused."
     EmitsInARecordOfTheirOwn "P4" "settle.rs" "Emits are written outside the record of their settle."
-    TransactionInPieces "P4" "settle.rs" "A transaction may be spread over several records."
+    TransactionInPieces "P4" "settle/transaction.rs" "A transaction may be spread over several records."
     DeliveredBeforeCommit "P4" "push.rs" "A pushed object flows before its record is durable."
     MovesNotCounted "P5" "route.rs" "A handoff does not raise the fencing key."
     FirstEpochForEver "P5" "lease.rs" "Deliveries carry the first epoch of the lane, whatever the present one is."

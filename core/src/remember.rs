@@ -122,7 +122,7 @@ impl Remembered {
         &mut self,
         part: u64,
         end: RecordNumber,
-        live: Vec<(ObjectId, Loc)>,
+        live: impl IntoIterator<Item = (ObjectId, Loc)>,
     ) -> Option<PartIds> {
         let mut ids = self.recent.drain();
         ids.extend(live);
@@ -231,12 +231,15 @@ impl Remembered {
 
     /// Every record with remembered ends.
     pub(crate) fn ends(&self) -> Vec<(RecordNumber, Wall, u64)> {
-        let mut ended = (*self.ended).clone();
+        let settled = self.ended.iter().map(|(record, (at, count))| (*record, *at, *count));
+        let mut ends: Vec<_> = settled.collect();
         if let Some((record, at, count)) = self.newest {
-            let kept = ended.entry(record).or_insert((at, 0));
-            *kept = (kept.0.max(at), kept.1 + count);
+            match ends.binary_search_by_key(&record, |(record, ..)| *record) {
+                Ok(i) => ends[i] = (record, ends[i].1.max(at), ends[i].2 + count),
+                Err(i) => ends.insert(i, (record, at, count)),
+            }
         }
-        ended.into_iter().map(|(record, (at, count))| (record, at, count)).collect()
+        ends
     }
 
     pub(crate) fn restore_ends(&mut self, at: Wall, record: RecordNumber, count: u64) {

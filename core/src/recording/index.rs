@@ -168,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn everything_comes_out_in_the_order_of_the_keys() {
+    fn everything_comes_out_in_the_order_of_the_keys_or_of_the_positions() {
         let mut index = SlicedIndex::with_seed(3);
         for key in [5u64, 1, 9, 3] {
             index.insert(key, key * 10);
         }
         assert_eq!(index.remove(1), Some(10));
         assert_eq!(index.sorted(), [(3, &30), (5, &50), (9, &90)]);
-        assert_eq!(index.drain().len(), 3);
+        assert_eq!(index.drain(), [(5, 50), (3, 30), (9, 90)]);
         assert_eq!(index.len(), 0);
     }
 }
