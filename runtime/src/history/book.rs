@@ -353,12 +353,9 @@ impl Book {
         self.close_blocks()?;
         let first_page = self.state.pages.end;
         let mut fences = Vec::new();
-        // Their memory is for the next part.
-        let mut refs = std::mem::take(&mut self.refs);
-        let last = refs.iter().map(|r| r.id).max().unwrap_or_default();
-        let pages = index::pages(&mut refs);
-        refs.clear();
-        self.refs = refs;
+        let last = self.refs.iter().map(|r| r.id).max().unwrap_or_default();
+        let pages = index::pages(&self.refs);
+        self.refs.clear();
         for (first, body) in pages {
             fences.push(first);
             let key = self.state.pages.end;
