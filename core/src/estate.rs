@@ -213,13 +213,14 @@ impl Core {
     }
 
     fn offer_estate(&mut self, link: LinkId, legacies: Vec<Legacy>, fx: &mut Effects) {
-        let objects: Vec<Object> = legacies.iter().map(|l| self.as_inherited(&l.object)).collect();
+        let objects: Vec<_> =
+            legacies.iter().map(|l| Arc::new(self.as_inherited(&l.object))).collect();
         let reasons = (0u32..).zip(&legacies).filter_map(|(i, l)| Some((i, l.reason.clone()?)));
         let parked: Vec<(u32, Arc<str>)> = reasons.collect();
         self.estates.locked.extend(legacies.iter().map(|l| l.at));
-        let bytes = objects.iter().map(Object::weight).sum();
+        let bytes = objects.iter().map(|object| object.weight()).sum();
         let id = self.begin_offer(link, None, Vec::new(), legacies, bytes);
-        let estate = Estate { transfer: id, objects: objects.into(), parked };
+        let estate = Estate { transfer: id, objects, parked };
         fx.push(Effect::Send { link, message: Message::Estate(estate), after: None });
     }
 
@@ -341,7 +342,7 @@ impl Core {
         let id = estate.transfer;
         self.make_way(&estate.objects, fx);
         let reasons = estate.parked.iter().map(|(_, reason)| reason.len()).sum::<usize>();
-        let bytes: usize = estate.objects.iter().map(entry_bytes).sum();
+        let bytes: usize = estate.objects.iter().map(|object| entry_bytes(object)).sum();
         self.lane.reserve_group(bytes + reasons + estate.objects.len() * 64);
         let peer = self.mesh.link(link).expect("checked").name.clone();
         let (mut items, mut refused, mut kept_out) = (Vec::new(), Vec::new(), false);
@@ -349,7 +350,7 @@ impl Core {
             let reason = estate.parked.iter().find(|(p, _)| *p == i).map(|(_, r)| r.clone());
             match self.meet(object) {
                 Meeting::Fresh(before) => {
-                    items.push(self.hold_legacy(id, object.clone(), reason, before, &peer));
+                    items.push(self.hold_legacy(id, Object::clone(object), reason, before, &peer));
                 }
                 Meeting::Duplicate => {
                     kept_out = true;
@@ -388,7 +389,7 @@ impl Core {
             Some(reason) => Standing::HeldParked(id, reason),
             None => Standing::Held(id),
         };
-        let at = self.lane.write_object(How::Received, before, None, &standing, &mut object);
+        let at = self.lane.write_object(How::Received, before, None, &standing, &object);
         self.catalogue.put(at, Shelf::Held, at);
         self.queues.ty_mut(ty).held += 1;
         self.remembered.note(object.id, at);

@@ -336,8 +336,7 @@ impl Core {
             _ => Standing::Flowing,
         };
         self.lane.reserve(entry_bytes(&live.object));
-        let object = live.object_mut();
-        let at = self.lane.write_object(how, Some(was), Some(place), &standing, object);
+        let at = self.lane.write_object(how, Some(was), Some(place), &standing, &live.object);
         (live.at, live.dirty) = (at, false);
         self.catalogue.take(was, Shelf::Memory);
         self.catalogue.put(at, Shelf::Memory, place);
@@ -363,13 +362,8 @@ impl Core {
         live.object_mut().not_before = None;
         self.lane.reserve(entry_bytes(&live.object) + reason.len());
         let standing = Standing::Parked(reason.clone());
-        let at = self.lane.write_object(
-            How::Parked,
-            Some(was),
-            Some(place),
-            &standing,
-            live.object_mut(),
-        );
+        let at =
+            self.lane.write_object(How::Parked, Some(was), Some(place), &standing, &live.object);
         live.at = at;
         let moves = live.object.moves;
         let ty = self.queues.get(live.queue).ty;

@@ -2,14 +2,13 @@
 //! protocol is drawn in `transfer.rs`.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::catalogue::Shelf;
 use crate::core::{Core, Timer};
 use crate::decision::{Decision, Step};
 use crate::effect::{Effect, Effects, Note};
-use crate::ids::{LinkId, Loc, RecordNumber};
+use crate::ids::{LinkId, Loc, ObjectId, RecordNumber};
 use crate::input::Input;
 use crate::lane::{MARK_BYTES, entry_bytes};
 use crate::limits::{GENERATION_JUMP_MAX, HANDLED_MAX, MARKS_MAX, PATH_MAX};
@@ -44,16 +43,21 @@ impl Core {
             self.mark_demand(offer.key.clone());
             return self.decline(link, id, reason, fx);
         }
-        let missing = self.unresolved(offer.objects.iter().map(|o| o.id));
-        if !missing.is_empty() {
-            self.mesh.uncount_received(link, &offer.key, offer.objects.len() as u64);
-            return self.stall_quietly(missing, Input::Peer(link, Message::Offer(offer)), fx);
+        // Nearly always nothing is known of any of them.
+        let are_new = offer.objects.iter().all(|o| matches!(self.known(o.id), Known::Absent));
+        if !are_new {
+            let missing = self.unresolved(offer.objects.iter().map(|o| o.id));
+            if !missing.is_empty() {
+                self.mesh.uncount_received(link, &offer.key, offer.objects.len() as u64);
+                return self.stall_quietly(missing, Input::Peer(link, Message::Offer(offer)), fx);
+            }
+            if offer.objects.iter().any(|o| self.is_undecided(o)) {
+                self.mark_demand(offer.key);
+                return self.decline(link, id, OfferRefused::NotNow, fx);
+            }
+            self.make_way(&offer.objects, fx);
         }
-        if offer.objects.iter().any(|o| self.is_undecided(o)) {
-            self.mark_demand(offer.key);
-            return self.decline(link, id, OfferRefused::NotNow, fx);
-        }
-        self.hold(link, offer, fx);
+        self.hold(link, offer, are_new, fx);
     }
 
     /// A transfer of this link's lane to this one, and not one of those that are forgotten.
@@ -112,7 +116,7 @@ impl Core {
     }
 
     /// What can be said of offered objects whatever the demand.
-    pub(crate) fn check_objects(&self, objects: &[Object]) -> Result<(), OfferRefused> {
+    pub(crate) fn check_objects(&self, objects: &[Arc<Object>]) -> Result<(), OfferRefused> {
         if self.draining.is_some()
             || self.disk_low
             || self.resolving.is_full()
@@ -123,14 +127,19 @@ impl Core {
         // Each may take over the marks of another one of its id.
         let bytes: usize = objects.iter().map(|o| entry_bytes(o) + MARKS_MAX * MARK_BYTES).sum();
         let fits = bytes < crate::store::RECORD_BYTES_MAX - 65_536;
-        let mut ids = BTreeSet::new();
+        let mut ids: Vec<ObjectId> = objects.iter().map(|o| o.id).collect();
+        ids.sort_unstable();
+        let are_different = ids.windows(2).all(|two| two[0] != two[1]);
         let sound = objects.iter().all(|o| {
-            ids.insert(o.id)
-                && o.entity.check(&self.limits).is_ok()
+            o.entity.check(&self.limits).is_ok()
                 && self.is_bounded(o)
                 && self.check_type(&o.entity.ty).is_ok()
         });
-        if fits && sound && !objects.is_empty() { Ok(()) } else { Err(OfferRefused::Malformed) }
+        if fits && are_different && sound && !objects.is_empty() {
+            Ok(())
+        } else {
+            Err(OfferRefused::Malformed)
+        }
     }
 
     /// What an object carries besides its payload stays within what this node would write.
@@ -149,22 +158,20 @@ impl Core {
     }
 
     /// Writes the offered objects as held, in one record, and accepts after its commit. A second
-    /// object of an id that is here is accepted and kept out.
-    fn hold(&mut self, link: LinkId, offer: Offer, fx: &mut Effects) {
+    /// object of an id that is here is accepted and kept out, unless nothing is known of their ids.
+    fn hold(&mut self, link: LinkId, offer: Offer, are_new: bool, fx: &mut Effects) {
         let id = offer.transfer;
-        self.make_way(&offer.objects, fx);
-        let bytes: usize = offer.objects.iter().map(entry_bytes).sum();
+        let bytes: usize = offer.objects.iter().map(|object| entry_bytes(object)).sum();
         self.lane.reserve_group(bytes + offer.objects.len() * 64);
         let peer = Arc::clone(&self.mesh.link(link).expect("checked").who);
         let (mut items, mut refused, mut kept_out) = (Vec::new(), Vec::new(), false);
-        for (i, object) in offer.objects.iter().enumerate() {
-            match self.meet(object) {
-                Meeting::Fresh(before) => {
-                    items.push(self.hold_one(id, object.clone(), before, &peer));
-                }
+        for (i, object) in offer.objects.into_iter().enumerate() {
+            let meeting = if are_new { Meeting::Fresh(None) } else { self.meet(&object) };
+            match meeting {
+                Meeting::Fresh(before) => items.push(self.hold_one(id, object, before, &peer)),
                 Meeting::Duplicate => {
                     kept_out = true;
-                    self.keep_out(id, object, fx);
+                    self.keep_out(id, &object, fx);
                 }
                 Meeting::NotNow => {
                     let i = u32::try_from(i).expect("offers are bounded");
@@ -203,7 +210,7 @@ impl Core {
     fn hold_one(
         &mut self,
         id: TransferId,
-        mut object: Object,
+        mut object: Arc<Object>,
         before: Option<Loc>,
         peer: &Arc<str>,
     ) -> Held {
@@ -212,11 +219,12 @@ impl Core {
         if let Some(chase) = &object.chase {
             self.see_generation(chase.generation.counter);
         }
-        self.inherit(&mut object, before);
+        if before.is_some() {
+            self.inherit(Arc::make_mut(&mut object), before);
+        }
         let standing = Standing::Held(id);
-        let at = self.lane.write_object(How::Received, before, None, &standing, &mut object);
+        let at = self.lane.write_object(How::Received, before, None, &standing, &object);
         self.catalogue.put(at, Shelf::Memory, at);
-        self.remembered.note(object.id, at);
         let decision = Decision::new(self.now.wall, Step::Receive, Some(Arc::clone(peer)));
         self.decide(decision, (object.id, object.moves));
         let (object_id, due) = (object.id, object.not_before);
@@ -235,7 +243,7 @@ impl Core {
     ///
     /// What is offered is durable at its owner, so one object of the id is left whatever becomes of
     /// the offer; and as only a later birth ever ends for an earlier one, the first is never lost.
-    pub(crate) fn make_way(&mut self, objects: &[Object], fx: &mut Effects) {
+    pub(crate) fn make_way(&mut self, objects: &[Arc<Object>], fx: &mut Effects) {
         for object in objects {
             if !self.is_met_by_first(object) {
                 continue;

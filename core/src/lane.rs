@@ -179,24 +179,24 @@ impl Lane {
         was: Option<Loc>,
         place: Option<Loc>,
         standing: &Standing,
-        object: &mut Object,
+        object: &Object,
     ) -> Loc {
-        let fresh = matches!(how, How::Pushed | How::Emitted);
-        self.write_with(|w, here| {
-            if fresh {
-                object.birth = here;
-            }
-            write_object(w, how, was, place, standing, object, here);
-        })
+        self.write_with(|w, here| write_object(w, how, was, place, standing, object, here))
+    }
+
+    /// The birth of an object whose first entry is written next.
+    pub(crate) fn birth(&self) -> Birth {
+        let loc = Loc { record: self.open.number, position: self.open.entries };
+        Birth { lane: self.id, epoch: self.epoch, loc }
     }
 
     fn write_with(&mut self, encode: impl FnOnce(&mut Writer, Birth)) -> Loc {
-        let loc = Loc { record: self.open.number, position: self.open.entries };
+        let here = self.birth();
         let before = self.open.writer.len();
-        encode(&mut self.open.writer, Birth { lane: self.id, epoch: self.epoch, loc });
+        encode(&mut self.open.writer, here);
         self.open.entries += 1;
         self.uncommitted += (self.open.writer.len() - before) as u64;
-        loc
+        here.loc
     }
 
     /// Somebody waits for the open record.

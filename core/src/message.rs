@@ -271,7 +271,7 @@ pub struct Offer {
     /// Which window it counts against.
     pub key: DemandKey,
     /// The objects, with their moves, path and chase as they will be at the receiver.
-    pub objects: Arc<[Object]>,
+    pub objects: Vec<Arc<Object>>,
 }
 
 /// What the core of an adopted lane offers to the lane of the process that adopted it: objects that
@@ -281,7 +281,7 @@ pub struct Estate {
     /// The transfer.
     pub transfer: TransferId,
     /// The objects, with their moves and path as they will be at the heir.
-    pub objects: Arc<[Object]>,
+    pub objects: Vec<Arc<Object>>,
     /// Which of them are parked, by position, with the reason. The others are delayed.
     pub parked: Vec<(u32, Arc<str>)>,
 }
@@ -315,7 +315,7 @@ impl Message {
     }
 
     /// The objects' ids, for traces.
-    fn ids(objects: &[Object]) -> String {
+    fn ids(objects: &[Arc<Object>]) -> String {
         objects.iter().map(|o| short_id(&o.id)).collect::<Vec<_>>().join(",")
     }
 }

@@ -134,7 +134,8 @@ impl Core {
         let mut object = Object::new(id, push.entity, hash, pushed_at, origin);
         (object.not_before, object.expires_at) = (not_before, expires_at);
         self.lane.reserve(entry_bytes(&object));
-        let at = self.lane.write_object(how, None, None, &Standing::Flowing, &mut object);
+        object.birth = self.lane.birth();
+        let at = self.lane.write_object(how, None, None, &Standing::Flowing, &object);
         let books = &mut self.queues.ty_mut(ty).books;
         match how {
             How::Emitted => books.emitted += 1,

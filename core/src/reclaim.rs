@@ -229,7 +229,7 @@ impl Core {
         let queue = self.queue_for(ty, &object.handled);
         self.lane.reserve(entry_bytes(&object));
         let standing = Standing::Flowing;
-        let at = self.lane.write_object(How::Reclaimed, was, None, &standing, &mut object);
+        let at = self.lane.write_object(How::Reclaimed, was, None, &standing, &object);
         self.catalogue.put(at, Shelf::Memory, at);
         self.remembered.note(object.id, at);
         self.queues.ty_mut(ty).books.reclaimed += 1;

@@ -64,7 +64,7 @@ struct Way {
 }
 
 /// Offers being gathered, by the place of their way in the list.
-type Batches = BTreeMap<usize, (Vec<Slot>, Vec<Object>, u64)>;
+type Batches = BTreeMap<usize, (Vec<Slot>, Vec<Arc<Object>>, u64)>;
 
 impl Core {
     /// Looks at every queue in which something has changed.
@@ -244,7 +244,7 @@ impl Core {
         (decision.generation, decision.candidates) = (Some(way.generation), candidates);
         let object = self.object(slot);
         let (id, moves) = (object.id, object.moves);
-        let away = self.as_received(slot, way.generation);
+        let away = Arc::new(self.as_received(slot, way.generation));
         self.decide(decision, (id, moves));
         let begins = !batches.contains_key(&i);
         let batch = batches.entry(i).or_default();

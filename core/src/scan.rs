@@ -294,7 +294,7 @@ impl Core {
                 self.after_carry(at, to, object.id);
             }
             (_, Entry::Object { place, standing, object, .. }) => {
-                let (mut object, place) = (object.clone(), place.unwrap_or(at));
+                let place = place.unwrap_or(at);
                 let standing = match (shelf, standing) {
                     (Shelf::Shadow, Standing::Shadow(t)) => Standing::Shadow(*t),
                     (Shelf::Shadow, _) => match self.transfers.shadow_of(at) {
@@ -317,11 +317,10 @@ impl Core {
                     }
                     _ => standing.clone(),
                 };
-                self.lane.reserve(entry_bytes(&object));
+                self.lane.reserve(entry_bytes(object));
                 let was = Some(at);
-                let to =
-                    self.lane.write_object(How::Carried, was, Some(place), &standing, &mut object);
-                self.reshelve(at, to, shelf, place, &object);
+                let to = self.lane.write_object(How::Carried, was, Some(place), &standing, object);
+                self.reshelve(at, to, shelf, place, object);
                 if shelf != Shelf::Shadow {
                     self.remembered.note(object.id, to);
                 }

@@ -13,6 +13,7 @@
 //! else that this incarnation does not know as moved is aborted, and the offer is ended first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -287,16 +288,16 @@ impl Core {
         link: LinkId,
         key: DemandKey,
         slots: Vec<Slot>,
-        objects: Vec<Object>,
+        objects: Vec<Arc<Object>>,
         fx: &mut Effects,
     ) {
         let n = self.transfers.last + 1;
         for slot in &slots {
             self.set_phase(*slot, Phase::Offered(n));
         }
-        let bytes = objects.iter().map(Object::weight).sum();
+        let bytes = objects.iter().map(|object| object.weight()).sum();
         let id = self.begin_offer(link, Some(key.clone()), slots, Vec::new(), bytes);
-        let message = Message::Offer(Offer { transfer: id, key, objects: objects.into() });
+        let message = Message::Offer(Offer { transfer: id, key, objects });
         fx.push(Effect::Send { link, message, after: None });
     }
 

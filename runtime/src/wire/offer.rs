@@ -31,7 +31,7 @@ pub(crate) fn payload_of(message: &Message) -> u64 {
     bodies(message).iter().map(|object| object.entity.payload.len() as u64).sum()
 }
 
-fn bodies(message: &Message) -> &[Object] {
+fn bodies(message: &Message) -> &[Arc<Object>] {
     match message {
         Message::Offer(offer) => &offer.objects,
         Message::Estate(estate) => &estate.objects,
@@ -96,7 +96,7 @@ pub(super) fn estate_to_wire(estate: &Estate) -> v1::Estate {
     }
 }
 
-fn objects_to_wire(transfer: &TransferId, objects: &[Object]) -> v1::Offer {
+fn objects_to_wire(transfer: &TransferId, objects: &[Arc<Object>]) -> v1::Offer {
     let mut names: Table<String> = Table::new();
     let mut lanes: Table<LaneKey> = Table::new();
     let objects =
@@ -206,7 +206,7 @@ fn outside(table: &str) -> BadMessage {
 pub(super) fn from_wire(mut offer: v1::Offer) -> Result<Offer, BadMessage> {
     let key = key_from_wire(offer.key.take())?;
     let transfer = transfer_from_wire(offer.transfer.take())?;
-    Ok(Offer { transfer, key, objects: objects_from_wire(offer)?.into() })
+    Ok(Offer { transfer, key, objects: objects_from_wire(offer)? })
 }
 
 pub(super) fn estate_from_wire(estate: v1::Estate) -> Result<Estate, BadMessage> {
@@ -220,10 +220,10 @@ pub(super) fn estate_from_wire(estate: v1::Estate) -> Result<Estate, BadMessage>
         }
         parked.push((of.position, Arc::from(of.reason)));
     }
-    Ok(Estate { transfer, objects: objects.into(), parked })
+    Ok(Estate { transfer, objects, parked })
 }
 
-fn objects_from_wire(offer: v1::Offer) -> Result<Vec<Object>, BadMessage> {
+fn objects_from_wire(offer: v1::Offer) -> Result<Vec<Arc<Object>>, BadMessage> {
     let count = offer.objects.len();
     if count == 0 || count > OFFER_OBJECTS_MAX {
         return Err(BadMessage(format!("an offer of {count} objects")));
@@ -234,7 +234,8 @@ fn objects_from_wire(offer: v1::Offer) -> Result<Vec<Object>, BadMessage> {
         texts: offer.names,
         lanes: offer.lanes.iter().map(|lane| lane_from_wire(lane)).collect::<Result<_, _>>()?,
     };
-    offer.objects.into_iter().map(|object| object_from_wire(object, &mut tables)).collect()
+    let object = |wire| object_from_wire(wire, &mut tables).map(Arc::new);
+    offer.objects.into_iter().map(object).collect()
 }
 
 fn object_from_wire(wire: v1::MovedObject, tables: &mut Tables) -> Result<Object, BadMessage> {

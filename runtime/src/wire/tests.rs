@@ -149,11 +149,11 @@ fn every_link_message_survives_the_wire() {
         Message::Offer(Offer {
             transfer: transfer(),
             key: key(),
-            objects: [full_object(), bare_object()].into(),
+            objects: vec![full_object().into(), bare_object().into()],
         }),
         Message::Estate(Estate {
             transfer: transfer(),
-            objects: [full_object(), bare_object()].into(),
+            objects: vec![full_object().into(), bare_object().into()],
             parked: vec![(1, "rejected".into())],
         }),
         Message::Accept {
@@ -194,8 +194,11 @@ fn every_link_message_survives_the_wire() {
 #[test]
 fn what_no_node_says_is_malformed() {
     use v1::link_message::Message as Wire;
-    let good =
-        Message::Offer(Offer { transfer: transfer(), key: key(), objects: [full_object()].into() });
+    let good = Message::Offer(Offer {
+        transfer: transfer(),
+        key: key(),
+        objects: vec![full_object().into()],
+    });
     let offer = || match link::to_wire(&good).message {
         Some(Wire::Offer(offer)) => offer,
         other => panic!("{other:?}"),

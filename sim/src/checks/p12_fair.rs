@@ -1,6 +1,8 @@
 //! P12: a local subscriber with credit is never starved: not by a fast link, not by the burst of
 //! another type or producer. What waits beside an idle subscriber for it is counted all the while.
 
+use std::sync::Arc;
+
 use dpc_core::ids::{LaneId, ObjectId};
 use dpc_core::names::{Name, Pattern};
 use dpc_core::object::Object;
@@ -29,7 +31,12 @@ impl Idle {
 impl Checker {
     /// Something is offered to a peer while these are idle here and nobody holds anything: they
     /// come first.
-    pub(crate) fn p12_offered_past(&mut self, lane: LaneId, idle: &[Idle], offered: &[Object]) {
+    pub(crate) fn p12_offered_past(
+        &mut self,
+        lane: LaneId,
+        idle: &[Idle],
+        offered: &[Arc<Object>],
+    ) {
         if self.model.is_lost(lane) {
             return; // What is leased there is not known.
         }

@@ -150,7 +150,7 @@ impl World {
         let side = 1 - from;
         let at = match (rate, &what) {
             (Some(rate), Arrival::Message(Message::Offer(offer))) => {
-                let bytes: u64 = offer.objects.iter().map(dpc_core::object::Object::weight).sum();
+                let bytes: u64 = offer.objects.iter().map(|object| object.weight()).sum();
                 let before = conn.last_body[side].max(self.now);
                 conn.last_body[side] = before + span + Span(bytes * 1_000_000 / rate.max(1));
                 conn.last_body[side]
