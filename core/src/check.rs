@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::catalogue::{QueueId, Shelf, TypeId};
-use crate::core::{Core, Timer};
+use crate::core::Core;
 use crate::ids::RecordNumber;
 use crate::memory::Phase;
+use crate::timers::Timer;
 
 #[derive(Default, Debug, PartialEq, Eq)]
 struct Counts {
@@ -141,7 +142,7 @@ impl Core {
                 held,
                 "session {id} knows its leases"
             );
-            assert_eq!(session.held(), held.len(), "session {id} counts its leases");
+            assert_eq!(session.leases.standing(), held.len(), "session {id} counts its leases");
         }
         assert!(of_session.is_empty(), "a lease of a stream is its session's: {of_session:?}");
         for (key, sub) in &self.subs.subs {

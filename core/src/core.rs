@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Catalogue, QueueId};
 use crate::decision::Decision;
-use crate::effect::{Answer, Effect, Effects, Note, Record};
+use crate::effect::{Answer, Effect, Effects, Record};
 use crate::estate::Estates;
 use crate::fence::Fence;
 use crate::ids::{Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use crate::input::{Input, ReplyTo};
 use crate::lane::Lane;
 use crate::lease::Leases;
-use crate::limits::{CLOCK_JUMP, CLOCK_STEADY, CLOCK_STEP, GENERATION_JUMP_MAX, Limits};
+use crate::limits::{GENERATION_JUMP_MAX, Limits};
 use crate::loads::Loads;
 use crate::memory::{Memory, Slot, Then};
 use crate::mesh::Mesh;
@@ -34,13 +34,11 @@ use crate::store::Claimed;
 use crate::subscriptions::{GroupId, Subscriptions};
 use crate::take::Takes;
 use crate::time::{Mono, Now, Span, Wall};
+use crate::timers::Timer;
 use crate::transfer::Transfers;
 
 /// How long entries that nobody waits for may stay in memory before they make a record.
 const RIDE_ALONG: Span = Span::secs(1);
-
-/// A wall clock that is ahead of the monotonic one by less than this has not jumped.
-const CLOCK_NOISE: Span = Span::secs(1);
 
 /// Generation counters are reserved durably in blocks of this size.
 const GENERATION_BLOCK: u64 = 1_024;
@@ -66,50 +64,6 @@ pub struct Settings {
     /// The lane was adopted: it is run until it is empty, and what is delayed or parked goes to
     /// this lane of the adopting process (R8).
     pub heir: Option<LaneId>,
-}
-
-/// When the driver has to call again, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wake {
-    /// When, on the monotonic clock.
-    pub at: Mono,
-    /// For what, as a word for logs and traces.
-    pub why: &'static str,
-}
-
-/// A deadline on the monotonic clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) enum Timer {
-    /// Entries that nobody waits for become a record.
-    Riders,
-    /// Adverts that gathered are sent.
-    Adverts,
-    /// Leases of a span run out.
-    Lease(Span),
-    /// An object's delay is over.
-    Delay(ObjectId),
-    /// An offer of ours has had no answer.
-    Offer(u64),
-    /// A receiver in doubt asks again.
-    Doubt,
-    /// A queue is looked at again: spill, damping, refresh.
-    Queue(QueueId),
-    /// A unary receive has waited long enough.
-    Take(u64),
-    /// A unary receive's demand ends.
-    Linger(u64),
-    /// A passed settle has waited long enough.
-    Pass(u64),
-    /// A group's advert may be shown.
-    Show(GroupId),
-    /// A drain has had its time.
-    Drain,
-    /// An heir may be offered something again.
-    Estate,
-    /// Ownership of the lane may have to be proved anew.
-    Fence,
-    /// Housekeeping on wall time: due, expired and forgotten things.
-    Wall,
 }
 
 /// One node's state: one lane and everything known about its objects, subscribers and peers.
@@ -172,10 +126,11 @@ pub struct Core {
     pub(crate) pieces: crate::restore::Pieces,
     pub(crate) disk_low: bool,
     /// When housekeeping on wall time is due.
-    wall_at: Option<Mono>,
+    pub(crate) wall_at: Option<Mono>,
     pub(crate) draining: Option<Mono>,
     pub(crate) drain_waiters: Vec<ReplyTo>,
-    clock_trusted_at: Option<Mono>,
+    /// The wall clock has jumped ahead and is trusted again then.
+    pub(crate) clock_trusted_at: Option<Mono>,
     generation: u64,
     generation_reserved: u64,
     /// The random streams, one a purpose.
@@ -324,29 +279,6 @@ impl Core {
         }
     }
 
-    /// When to call again with [`Input::Wake`] at the latest. Early and late calls are harmless.
-    pub fn next_wake(&self) -> Option<Wake> {
-        let (at, timer) = self.timers.first().filter(|_| !self.fenced)?;
-        let why = match timer {
-            Timer::Riders => "riders",
-            Timer::Adverts => "adverts",
-            Timer::Lease(_) => "lease",
-            Timer::Delay(_) => "delay",
-            Timer::Offer(_) => "offer",
-            Timer::Doubt => "doubt",
-            Timer::Queue(_) => "queue",
-            Timer::Take(_) => "take",
-            Timer::Linger(_) => "linger",
-            Timer::Pass(_) => "pass",
-            Timer::Show(_) => "show",
-            Timer::Drain => "drain",
-            Timer::Estate => "estate",
-            Timer::Fence => "fence",
-            Timer::Wall => "wall",
-        };
-        Some(Wake { at: *at, why })
-    }
-
     /// Closes the open record, if somebody waits for it, and hands it to the driver, who appends
     /// it and says [`Input::Committed`]. Records are taken, and must be committed, in order.
     pub fn take_record(&mut self, now: Now) -> Option<Record> {
@@ -414,89 +346,6 @@ impl Core {
         self.check_drained(fx);
         if self.lane.has_riders() || !self.decisions.is_empty() {
             self.arm_once(RIDE_ALONG, Timer::Riders);
-        }
-    }
-
-    fn fire_timers(&mut self, fx: &mut Effects) {
-        while let Some((at, timer)) = self.timers.first().copied() {
-            if at > self.now.mono {
-                break;
-            }
-            self.timers.pop_first();
-            self.once.remove(&timer);
-            match timer {
-                Timer::Riders => {
-                    self.write_decisions();
-                    if self.lane.has_riders() {
-                        self.lane.urge();
-                    }
-                }
-                Timer::Adverts => self.send_adverts(fx),
-                Timer::Lease(span) => self.on_leases_due(span, fx),
-                Timer::Delay(id) => self.on_delay_over(id),
-                Timer::Offer(n) => self.on_offer_timer(n, fx),
-                Timer::Doubt => self.on_doubt(fx),
-                Timer::Queue(queue) => {
-                    self.stirred.insert(queue);
-                }
-                Timer::Take(n) => self.on_take_over(n, fx),
-                Timer::Linger(n) => self.on_linger_over(n),
-                Timer::Pass(ask) => self.on_pass_over(ask, fx),
-                Timer::Show(group) => self.on_show(group),
-                Timer::Drain => self.on_drain_over(fx),
-                // The step after each input looks at the time.
-                Timer::Estate => {}
-                Timer::Fence => self.on_fence_due(fx),
-                Timer::Wall => {
-                    self.wall_at = None;
-                    self.on_wall(fx);
-                }
-            }
-        }
-    }
-
-    /// Sets a deadline.
-    pub(crate) fn arm(&mut self, at: Mono, timer: Timer) {
-        self.timers.insert((at, timer));
-    }
-
-    /// Housekeeping on wall time looks around at this time or earlier.
-    pub(crate) fn look_at_wall(&mut self, wall: Wall) {
-        let at = self.mono_of(wall).max(self.now.mono + Span::millis(1));
-        if let Some(before) = self.wall_at {
-            if before <= at {
-                return;
-            }
-            self.disarm(before, Timer::Wall);
-        }
-        self.wall_at = Some(at);
-        self.arm(at, Timer::Wall);
-    }
-
-    /// Sets a deadline that many events may ask for: the earliest counts.
-    pub(crate) fn arm_once(&mut self, span: Span, timer: Timer) {
-        let at = self.now.mono + span;
-        match self.once.get(&timer) {
-            Some(before) if *before <= at => return,
-            Some(before) => {
-                let before = *before;
-                self.disarm(before, timer);
-            }
-            None => {}
-        }
-        self.once.insert(timer, at);
-        self.timers.insert((at, timer));
-    }
-
-    /// Takes a deadline back.
-    pub(crate) fn disarm(&mut self, at: Mono, timer: Timer) {
-        self.timers.remove(&(at, timer));
-    }
-
-    /// Takes a deadline of [`Core::arm_once`] back, if it is set.
-    pub(crate) fn disarm_once(&mut self, timer: Timer) {
-        if let Some(at) = self.once.remove(&timer) {
-            self.disarm(at, timer);
         }
     }
 
@@ -652,48 +501,6 @@ impl Core {
 
     pub(crate) fn write_peer(&mut self, peer: PeerSeen) {
         self.lane.write(&Entry::Peer(peer));
-    }
-
-    /// A wall clock that jumps far ahead stops expiry until it is confirmed (R8). Says whether it
-    /// has jumped ahead at all.
-    fn watch_clock(&mut self, now: Now, fx: &mut Effects) -> bool {
-        let expected = self.now.wall + (now.mono - self.now.mono);
-        if now.wall - expected > CLOCK_JUMP {
-            let ms = i64::try_from(now.wall.0 - expected.0).unwrap_or(i64::MAX);
-            self.clock_trusted_at = Some(now.mono + CLOCK_STEADY);
-            fx.push(Effect::Note(Note::ClockJumped(ms)));
-        }
-        if expected - now.wall > CLOCK_STEP {
-            self.look_at_doubted(now.wall);
-        }
-        if self.clock_trusted_at.is_some_and(|at| now.mono >= at) {
-            self.trust_clock(fx);
-        }
-        now.wall - expected > CLOCK_NOISE
-    }
-
-    pub(crate) fn trust_clock(&mut self, fx: &mut Effects) {
-        if self.clock_trusted_at.take().is_some() {
-            fx.push(Effect::Note(Note::ClockSteady));
-            self.look_at_doubted(self.now.wall);
-        }
-    }
-
-    /// What seemed to have expired is looked at again.
-    fn look_at_doubted(&mut self, wall: Wall) {
-        for record in std::mem::take(&mut self.doubted) {
-            self.due_pages.insert((wall, record));
-        }
-        self.look_at_wall(wall);
-    }
-
-    pub(crate) fn clock_is_trusted(&self) -> bool {
-        self.clock_trusted_at.is_none()
-    }
-
-    /// The moment on the monotonic clock that is `wall` if no clock jumps.
-    pub(crate) fn mono_of(&self, wall: Wall) -> Mono {
-        self.now.mono + (wall - self.now.wall)
     }
 
     /// Whether the log's oldest parts should be written anew.

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use crate::catalogue::QueueId;
-use crate::core::{Core, Timer};
+use crate::core::Core;
 use crate::effect::{Effect, Effects, Note};
 use crate::ids::{LaneId, LinkId, RecordNumber};
 use crate::limits::ADVERT_COALESCE;
@@ -13,6 +13,7 @@ use crate::message::{Advert, Demand, DemandKey, Message, Refresh, Window};
 use crate::object::Generation;
 use crate::planted::{Bug, planted};
 use crate::subscriptions::{GroupId, may_take};
+use crate::timers::Timer;
 
 /// Demand that objects can get to from here.
 struct Reachable {

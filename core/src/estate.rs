@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::Shelf;
-use crate::core::{Core, Timer};
+use crate::core::Core;
 use crate::decision::{Decision, Step};
 use crate::effect::{Answer, Effect, Effects};
 use crate::hold::Meeting;
@@ -31,6 +31,7 @@ use crate::record::{Ending, Entry, How, Standing, TransferId};
 use crate::refusal::{Code, Refusal};
 use crate::settle::end_of;
 use crate::time::{Mono, Span, Wall};
+use crate::timers::Timer;
 use crate::transfer::{Held, InState, Incoming, REFUSED_PAUSE};
 
 /// What a core knows of adoptions.

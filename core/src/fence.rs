@@ -12,13 +12,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{Core, Timer};
+use crate::core::Core;
 use crate::effect::{Answer, Effect, Effects};
 use crate::ids::Epoch;
 use crate::input::{Input, LeaseRef, Lessee, ReplyTo};
 use crate::planted::{Bug, planted};
 use crate::refusal::{Code, Refusal};
 use crate::time::{Mono, Span};
+use crate::timers::Timer;
 use crate::transfer::InState;
 
 /// A renewal is asked for when the time has passed divided by this.

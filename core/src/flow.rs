@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::catalogue::{QueueId, Shelf, TypeId};
-use crate::core::{Core, Timer};
+use crate::core::Core;
 use crate::decision::{Decision, Step};
 use crate::effect::{Effect, Effects, Note};
 use crate::ids::{Loc, ObjectId, RecordNumber};
@@ -16,6 +16,7 @@ use crate::record::{How, Standing};
 use crate::resolve::{Known, Stored};
 use crate::subscriptions::may_take;
 use crate::time::{Mono, Span, Wall};
+use crate::timers::Timer;
 
 /// Delays up to this are waited for in memory, exactly; longer ones on a shelf.
 const NEAR: Span = Span::secs(64);

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::catalogue::Shelf;
-use crate::core::{Core, Timer};
+use crate::core::Core;
 use crate::decision::{Decision, Step};
 use crate::effect::{Effect, Effects, Note};
 use crate::ids::{LinkId, Loc, ObjectId, RecordNumber};
@@ -19,6 +19,7 @@ use crate::planted::{Bug, planted};
 use crate::record::{End, Ending, Entry, How, Standing, TransferId};
 use crate::resolve::{Known, Stored};
 use crate::time::Span;
+use crate::timers::Timer;
 use crate::transfer::{Held, InState, Incoming};
 
 /// How long a receiver in doubt waits before it asks again.

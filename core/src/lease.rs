@@ -1,11 +1,11 @@
 //! Leases: the right of one session to settle one object for a while.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{Core, Timer};
+use crate::core::Core;
 use crate::effect::{Answer, Delivery, Effect, Effects, LeaseEnd, Note};
 use crate::ids::{ObjectId, SessionId};
 use crate::input::{LeaseRef, Lessee, ReplyTo};
@@ -16,14 +16,16 @@ use crate::planted::{Bug, planted};
 use crate::record::Entry;
 use crate::recording::{SlicedIndex, SlicedVec, Slices};
 use crate::refusal::{Code, Refusal};
+use crate::sifted::Sifted;
 use crate::subscriptions::SubKey;
 use crate::time::{Mono, Span};
+use crate::timers::Timer;
 
 /// Settles remembered by number, for repeats on the same stream: that of a lease at least until as
 /// many later ones have been given.
 pub(crate) const SETTLED_MAX: usize = 65_536;
 
-/// Ends of leases that are settled already, tolerated besides twice as many as there are leases.
+/// Ends of leases that are settled already, tolerated in the list of a span.
 const ENDS_SLACK: usize = 1_024;
 
 /// One lease.
@@ -62,14 +64,9 @@ pub(crate) struct Leases {
     settled_len: usize,
 }
 
-/// When the leases of one span end, in order: time goes forward, so the one given or extended last
-/// ends last. What has been settled or extended since stays until it is its turn.
-#[derive(Debug, Default)]
-struct Ends {
-    order: VecDeque<(Mono, u64)>,
-    /// How many leases of the span there are.
-    live: usize,
-}
+/// When the leases of one span end, with their numbers. Time goes forward, so the one given or extended
+/// last ends last. What has been settled or extended since has fallen.
+type Ends = Sifted<(Mono, u64), ENDS_SLACK>;
 
 /// A settle, remembered by the number of its lease.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -94,9 +91,7 @@ impl Leases {
         let mut order: Vec<_> = leases.iter().map(|(n, l)| (l.until, *n, l.span)).collect();
         order.sort_unstable();
         for (until, n, span) in order {
-            let ends = self.ends.entry(span).or_default();
-            ends.order.push_back((until, n));
-            ends.live += 1;
+            self.ends.entry(span).or_default().add((until, n), |_| true);
         }
     }
 
@@ -115,9 +110,9 @@ impl Leases {
 
     /// Adds a lease, and says whether it is the only one of its span.
     fn give(&mut self, n: u64, lease: Lease) -> bool {
-        let ends = self.note_end(n, lease.span, lease.until);
-        ends.live += 1;
-        let only = ends.live == 1;
+        let ends = self.ends.entry(lease.span).or_default();
+        ends.add((lease.until, n), |(until, n)| stands(&self.live, n, until));
+        let only = ends.standing() == 1;
         self.live.insert(n, lease);
         only
     }
@@ -126,42 +121,25 @@ impl Leases {
     fn extend(&mut self, n: u64, until: Mono) {
         let lease = self.live.get_mut(n).expect("the caller found it");
         lease.until = until;
-        let span = lease.span;
-        self.note_end(n, span, until);
+        let ends = self.ends.get_mut(&lease.span).expect("the lease was noted");
+        ends.add_again((until, n), |(until, n)| stands(&self.live, n, until));
     }
 
     /// Takes a lease away, and says whether it was the last of its span.
     fn end(&mut self, n: u64) -> (Lease, bool) {
         let lease = self.live.remove(n).expect("the caller found it");
         let ends = self.ends.get_mut(&lease.span).expect("the lease was noted");
-        ends.live -= 1;
-        let last = ends.live == 0;
+        ends.fall();
+        let last = ends.standing() == 0;
         if last {
             self.ends.remove(&lease.span);
         }
         (lease, last)
     }
 
-    fn note_end(&mut self, n: u64, span: Span, until: Mono) -> &mut Ends {
-        let ends = self.ends.entry(span).or_default();
-        if ends.order.len() > 2 * ends.live + ENDS_SLACK {
-            let stands = |(until, n): &(Mono, u64)| stands(&self.live, *n, *until);
-            ends.order.retain(stands);
-        }
-        ends.order.push_back((until, n));
-        ends
-    }
-
     /// The next lease of a span to end, and when.
     fn next_end(&mut self, span: Span) -> Option<(Mono, u64)> {
-        let order = &mut self.ends.get_mut(&span)?.order;
-        while let Some((until, n)) = order.front().copied() {
-            if stands(&self.live, n, until) {
-                return Some((until, n));
-            }
-            order.pop_front();
-        }
-        None
+        self.ends.get_mut(&span)?.first(|(until, n)| stands(&self.live, n, until))
     }
 
     /// Remembers a settle by its lease's number, so that a repeat on the stream is known.
@@ -224,7 +202,8 @@ impl Core {
         let subscription = match holder {
             Holder::Stream((session, subscription)) => {
                 let of = self.subs.sessions.get_mut(&session).expect("deliveries need one");
-                of.give(n, |n| self.leases.get(n).is_some_and(|lease| is_of(lease, session)));
+                let holds = |n| self.leases.get(n).is_some_and(|lease| is_of(lease, session));
+                of.leases.add(n, holds);
                 subscription
             }
             Holder::Taker => crate::ids::SubscriptionId(0),
@@ -253,7 +232,7 @@ impl Core {
         }
         if let Holder::Stream(key) = lease.holder {
             if let Some(session) = self.subs.sessions.get_mut(&key.0) {
-                session.end_one();
+                session.leases.fall();
                 if settled {
                     session.pace.settled(self.now.mono);
                 }

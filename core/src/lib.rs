@@ -4,6 +4,7 @@
 mod catalogue;
 mod check;
 mod checkpoint;
+mod clock;
 mod core;
 pub mod decision;
 mod demand;
@@ -52,16 +53,19 @@ mod scan;
 mod session;
 mod settle;
 pub mod shared;
+mod sifted;
 pub mod store;
 mod subscriptions;
 mod take;
 mod tally;
 pub mod time;
+mod timers;
 mod transfer;
 mod usage;
 pub mod view;
 
-pub use crate::core::{Core, Settings, Wake};
+pub use crate::core::{Core, Settings};
+pub use crate::timers::Wake;
 pub use effect::{Answer, Effect, Effects, Record};
 pub use input::Input;
 pub use limits::Limits;

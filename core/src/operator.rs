@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::catalogue::Shelf;
-use crate::core::{Core, Timer};
+use crate::core::Core;
 use crate::effect::{
     Answer, Effect, Effects, LeaseEnd, NodeView, Note, SubscriptionView, TypeView,
 };
@@ -16,6 +16,7 @@ use crate::record::Ending;
 use crate::refusal::{Code, Refusal};
 use crate::resolve::{Known, Stored};
 use crate::scan::{Chosen, Listing, Work};
+use crate::timers::Timer;
 
 /// Most scans that people have ordered at once.
 pub(crate) const SCANS_MAX: usize = 32;

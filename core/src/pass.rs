@@ -1,6 +1,6 @@
 //! A settle whose lease another lane gave, on its way to that lane's owner and back (R5).
 
-use crate::core::{Core, Timer};
+use crate::core::Core;
 use crate::effect::{Answer, Effect, Effects};
 use crate::ids::LinkId;
 use crate::input::{Input, ReplyTo};
@@ -9,6 +9,7 @@ use crate::message::{Message, PassedAnswer};
 use crate::object::{Hash16, Token};
 use crate::record::Ending;
 use crate::resolve::{Known, Stored};
+use crate::timers::Timer;
 
 impl Core {
     /// Passes a settle on to the owner of its lease's lane. Says whether there is a way.

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{Core, Timer};
+use crate::core::Core;
 use crate::decision::Refused;
 use crate::effect::{Effect, Effects};
 use crate::estate::Legacy;
@@ -14,6 +14,7 @@ use crate::message::{DemandKey, Message};
 use crate::planted::{Bug, planted};
 use crate::record::TransferId;
 use crate::time::{Mono, Span};
+use crate::timers::Timer;
 use crate::transfer::Outgoing;
 
 /// How many times `offer_timeout` an offer over a slow link waits at most.

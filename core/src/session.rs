@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::catalogue::QueueId;
-use crate::core::{Core, Timer};
+use crate::core::Core;
 use crate::decision::{Decision, Step};
 use crate::effect::{Answer, Effect, Effects};
 use crate::ids::{SessionId, SubscriptionId};
@@ -15,6 +15,7 @@ use crate::planted::{Bug, planted};
 use crate::refusal::{Code, Refusal};
 use crate::subscriptions::{GroupId, SubKey, may_take};
 use crate::time::Span;
+use crate::timers::Timer;
 
 /// Deliveries to one group before the next group has its turn.
 const TURN: usize = 64;
@@ -82,7 +83,7 @@ impl Core {
 
     /// The leases that a session holds, in the order in which they were given.
     pub(crate) fn leases_of(&self, session: SessionId) -> impl Iterator<Item = u64> + '_ {
-        let given = self.subs.sessions[&session].given();
+        let given = self.subs.sessions[&session].leases.iter();
         given.filter(move |n| self.leases.get(*n).is_some_and(|lease| is_of(lease, session)))
     }
 

@@ -17,6 +17,7 @@ use crate::object::Generation;
 use crate::planted::{Bug, planted};
 use crate::queues::Type;
 use crate::recording::{SlicedMap, SlicedVec, Slices};
+use crate::sifted::Sifted;
 use crate::tally::Tally;
 use crate::time::{Mono, Span, Wall};
 
@@ -28,7 +29,7 @@ const ROW_MAX: u64 = 64;
 /// waits behind others of its subscription while another subscription has nothing to do.
 const PACE_SPAN: Span = Span::millis(250);
 
-/// Leases that have ended, tolerated in a session's list of them besides twice as many as it holds.
+/// Leases that have ended, tolerated in a session's list of them.
 const ENDED_SLACK: usize = 64;
 
 /// A group's number.
@@ -96,10 +97,8 @@ pub(crate) struct Group {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Session {
     pub(crate) subs: BTreeSet<SubscriptionId>,
-    /// The leases that it was given, in that order. What has ended since stays until it is its turn.
-    given: VecDeque<u64>,
-    /// How many of them it holds.
-    held: usize,
+    /// The leases that it was given, in that order. Those that stand are its own still.
+    pub(crate) leases: Sifted<u64, ENDED_SLACK>,
     pub(crate) pace: Pace,
 }
 
@@ -338,35 +337,6 @@ impl Subscriptions {
             let group = sub.group;
             self.group_mut(group).ring.push_back(key);
         }
-    }
-}
-
-impl Session {
-    /// It was given a lease. `holds` tells of an older one whether it is still its own.
-    pub(crate) fn give(&mut self, n: u64, holds: impl Fn(u64) -> bool) {
-        if self.given.len() > 2 * self.held + ENDED_SLACK {
-            self.given.retain(|n| holds(*n));
-        }
-        self.given.push_back(n);
-        self.held += 1;
-    }
-
-    /// A lease of it has ended.
-    pub(crate) fn end_one(&mut self) {
-        self.held -= 1;
-        if self.held == 0 {
-            self.given.clear();
-        }
-    }
-
-    /// How many leases it holds.
-    pub(crate) fn held(&self) -> usize {
-        self.held
-    }
-
-    /// The leases that it was given and may hold.
-    pub(crate) fn given(&self) -> impl Iterator<Item = u64> + '_ {
-        self.given.iter().copied()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::{Core, Timer};
+use crate::core::Core;
 use crate::effect::{Answer, Effects};
 use crate::input::{ReplyTo, Take};
 use crate::lease::Holder;
@@ -14,6 +14,7 @@ use crate::refusal::Refusal;
 use crate::session::check_lease;
 use crate::subscriptions::GroupId;
 use crate::time::{Mono, Span};
+use crate::timers::Timer;
 
 /// One receive that waits.
 #[derive(Debug, Serialize, Deserialize)]

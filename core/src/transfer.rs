@@ -18,7 +18,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{QueueId, Shelf};
-use crate::core::{Core, Timer};
+use crate::core::Core;
 use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::effect::{Effect, Effects};
 use crate::estate::Legacy;
@@ -34,6 +34,7 @@ use crate::planted::{Bug, planted};
 use crate::record::{Ending, Entry, TransferId};
 use crate::recording::{SlicedMap, Slices};
 use crate::time::{Span, Wall};
+use crate::timers::Timer;
 
 /// How long what a peer has refused is not offered to it again.
 pub(crate) const REFUSED_PAUSE: Span = Span::secs(1);
