@@ -31,7 +31,7 @@ pub struct Writer {
     carried: Vec<(u32, u32)>,
     strings: Words,
     /// The last end that was written: the next one says only what differs.
-    pub(super) end: Option<Before>,
+    pub(super) end: Option<Box<Before>>,
 }
 
 /// The body of a record as a recording keeps it.
@@ -41,7 +41,7 @@ struct Written {
     carried: Vec<(u32, u32)>,
     /// Where its strings stand in the whole body.
     strings: Vec<(u32, u32)>,
-    end: Option<Before>,
+    end: Option<Box<Before>>,
 }
 
 /// Reads the body of one record.
@@ -51,7 +51,7 @@ pub struct Reader {
     at: usize,
     strings: Vec<Word>,
     /// The last end that was read.
-    pub(super) end: Option<Before>,
+    pub(super) end: Option<Box<Before>>,
 }
 
 /// A string of a record, with what it has been found to be: entries name the same few again and

@@ -66,7 +66,7 @@ pub(crate) fn write_end(w: &mut Writer, end: &End) {
         None => {
             w.byte(END);
             write_out(w, end);
-            w.end = Some(Before::of(end));
+            w.end = Some(Box::new(Before::of(end)));
         }
         Some(mut before) => {
             w.byte(END_AFTER);
@@ -102,7 +102,7 @@ fn read_end(
 ) -> Result<End, BadEntry> {
     if kind == END {
         let end = read_out(r, |r, id| marks(r, WRITTEN_OUT, id, None))?;
-        r.end = Some(Before::of(&end));
+        r.end = Some(Box::new(Before::of(&end)));
         return Ok(end);
     }
     let mut before = r.end.take().ok_or_else(|| r.bad("an end before this one"))?;
