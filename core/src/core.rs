@@ -165,7 +165,7 @@ impl Core {
             parts: Parts::new(claimed.first),
             remembered: Remembered::new(settings.seed),
             memory: Memory::new(settings.seed),
-            queues: Queues::default(),
+            queues: Queues::new(settings.seed),
             subs: Subscriptions::default(),
             leases: Leases::new(settings.seed),
             takes: Takes::default(),

@@ -12,7 +12,7 @@ use crate::ids::{Loc, RecordNumber};
 use crate::memory::Slot;
 use crate::message::DemandKey;
 use crate::names::{Name, Pattern, TypeName};
-use crate::recording::{SlicedVec, Slices};
+use crate::recording::{Index, SlicedVec, Slices, index};
 use crate::subscriptions::GroupId;
 
 /// One type that this lane has seen.
@@ -24,6 +24,9 @@ pub(crate) struct Type {
     pub(crate) demands: Vec<DemandKey>,
     /// Its queues by the processors that have handled their objects.
     pub(crate) queues: BTreeMap<Vec<Name>, QueueId>,
+    /// That of objects that nobody has handled: nearly all are in it.
+    #[serde(skip)]
+    unhandled: Option<QueueId>,
     pub(crate) books: Books,
     pub(crate) leased: u64,
     pub(crate) delayed: u64,
@@ -75,8 +78,12 @@ pub(crate) struct Reading {
 pub(crate) struct Queues {
     #[serde(skip)]
     types: SlicedVec<Type>,
+    /// In order, for patterns.
     #[serde(skip)]
     by_name: BTreeMap<TypeName, TypeId>,
+    /// The same for one name.
+    #[serde(skip)]
+    ids: Index<TypeName, TypeId>,
     #[serde(skip)]
     queues: SlicedVec<Queue>,
 }
@@ -157,6 +164,10 @@ impl Queue {
 }
 
 impl Queues {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { ids: index(seed), ..Self::default() }
+    }
+
     /// What goes into a snapshot in slices.
     pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 2] {
         [&mut self.types, &mut self.queues]
@@ -165,19 +176,23 @@ impl Queues {
     /// What follows from the slices: the names. The catalogue knows the pages.
     pub(crate) fn derive(&mut self) {
         let ids = (0..).map(TypeId);
-        self.by_name = self.types.iter().map(|t| t.name.clone()).zip(ids).collect();
+        let names = self.types.iter().map(|t| t.name.clone()).zip(ids);
+        self.by_name = names.clone().collect();
+        self.ids = names.collect();
         for n in 0..self.types.len() {
-            self.types[n].demands = demands_for(&self.types[n].name);
+            let ty = &mut self.types[n];
+            ty.demands = demands_for(&ty.name);
+            ty.unhandled = ty.queues.get(&[][..]).copied();
         }
     }
 
     pub(crate) fn type_id(&self, name: &TypeName) -> Option<TypeId> {
-        self.by_name.get(name).copied()
+        self.ids.get(name).copied()
     }
 
     /// The type's number; a new type gets one.
     pub(crate) fn intern(&mut self, name: &TypeName) -> TypeId {
-        if let Some(id) = self.by_name.get(name) {
+        if let Some(id) = self.ids.get(name) {
             return *id;
         }
         let id = TypeId(u32::try_from(self.types.len()).expect("types are bounded"));
@@ -185,6 +200,7 @@ impl Queues {
             name: name.clone(),
             demands: demands_for(name),
             queues: BTreeMap::new(),
+            unhandled: None,
             books: Books::default(),
             leased: 0,
             delayed: 0,
@@ -195,6 +211,7 @@ impl Queues {
             no_demand: false,
         });
         self.by_name.insert(name.clone(), id);
+        self.ids.insert(name.clone(), id);
         id
     }
 
@@ -233,7 +250,8 @@ impl Queues {
 
     /// The queue of a type and a set of handled names, if it exists.
     pub(crate) fn find(&self, ty: TypeId, handled: &[Name]) -> Option<QueueId> {
-        self.ty(ty).queues.get(handled).copied()
+        let ty = self.ty(ty);
+        if handled.is_empty() { ty.unhandled } else { ty.queues.get(handled).copied() }
     }
 
     /// Makes the queue of a type and a set of handled names, which must not exist.
@@ -249,8 +267,12 @@ impl Queues {
             reading: VecDeque::new(),
             no_demand: false,
         });
-        let before = self.ty_mut(ty).queues.insert(handled.to_vec(), id);
+        let ty = self.ty_mut(ty);
+        let before = ty.queues.insert(handled.to_vec(), id);
         assert!(before.is_none(), "a queue is made once");
+        if handled.is_empty() {
+            ty.unhandled = Some(id);
+        }
         id
     }
 
