@@ -160,7 +160,7 @@ impl Core {
             fence: settings.fence.map(Fence::new),
             fenced: false,
             estates: Estates::new(settings.heir),
-            lane: Lane::new(settings.lane, claimed, settings.incarnation, target),
+            lane: Lane::new(settings.lane, claimed, settings.incarnation, target, settings.seed),
             catalogue: Catalogue::default(),
             parts: Parts::new(claimed.first),
             remembered: Remembered::new(settings.seed),

@@ -40,6 +40,9 @@ pub(crate) struct Lane {
     grouped: bool,
     /// Bytes at which the open record is closed.
     target: usize,
+    /// Of the hashes by which a record knows its strings.
+    #[serde(skip)]
+    seed: u64,
 }
 
 /// A record that is being written.
@@ -66,12 +69,14 @@ impl Lane {
         claimed: Claimed,
         incarnation: Incarnation,
         target: usize,
+        seed: u64,
     ) -> Self {
+        let writer = Writer::default().with_seed(seed);
         Self {
             id,
             epoch: claimed.epoch,
             incarnation,
-            open: Draft { number: claimed.last.next(), ..Draft::default() },
+            open: Draft { number: claimed.last.next(), writer, ..Draft::default() },
             closed: VecDeque::new(),
             taken: VecDeque::new(),
             committed: claimed.last,
@@ -82,6 +87,7 @@ impl Lane {
             uncommitted: 0,
             grouped: false,
             target,
+            seed,
         }
     }
 
@@ -137,7 +143,7 @@ impl Lane {
         let room = self.open.writer.len().min(self.target);
         let next = Draft {
             number: self.open.number.next(),
-            writer: Writer::with_capacity(room),
+            writer: Writer::with_capacity(room).with_seed(self.seed),
             entries: 0,
             urgent: false,
         };

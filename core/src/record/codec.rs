@@ -107,6 +107,11 @@ impl Writer {
         Self { out, carried: Vec::new(), strings: Words::default(), end: None }
     }
 
+    /// The same, before anything is written, with strings found by hashes of this seed.
+    pub(crate) fn with_seed(self, seed: u64) -> Self {
+        Self { strings: Words::with_seed(seed), ..self }
+    }
+
     /// Bytes written so far.
     pub fn len(&self) -> usize {
         self.out.len() - HEADER_BYTES

@@ -1,9 +1,11 @@
 //! Which strings a record, or a row of the history, has named so far.
 
-use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 
-/// With no more strings than these, looking at each is faster than a map, and nothing is allocated
-/// for them. Most records name fewer.
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+
+/// With no more strings than these, looking at each is faster than a table. Most records name fewer.
 const FEW: usize = 12;
 
 /// The strings of a body, in the order of their first use. They stand in the body itself.
@@ -11,11 +13,17 @@ const FEW: usize = 12;
 pub struct Words {
     /// Start and length of each in the body.
     places: Vec<(u32, u32)>,
-    /// Their numbers, once there are more than [`FEW`].
-    numbers: BTreeMap<Box<[u8]>, u32>,
+    /// Their numbers by hash, once there are more than [`FEW`].
+    numbers: HashTable<u32>,
+    hashes: FixedState,
 }
 
 impl Words {
+    /// None yet. Whoever chooses strings and does not know the seed cannot choose their hashes.
+    pub(super) fn with_seed(seed: u64) -> Self {
+        Self { hashes: FixedState::with_seed(seed), ..Self::default() }
+    }
+
     /// The strings at these places of a body. `None` if a place is not in it.
     pub(super) fn of(body: &[u8], places: Vec<(u32, u32)>) -> Option<Self> {
         let mut words = Self::default();
@@ -34,11 +42,12 @@ impl Words {
     /// The number of a string that was named before, from 0. The body is the one that the others
     /// were added with.
     pub fn number_of(&self, body: &[u8], text: &[u8]) -> Option<u32> {
+        let is_it = |place: &(u32, u32)| word(body, *place) == text;
         if self.places.len() > FEW {
-            return self.numbers.get(text).copied();
+            let is_number = |n: &u32| is_it(&self.places[*n as usize]);
+            return self.numbers.find(self.hashes.hash_one(text), is_number).copied();
         }
-        let at = self.places.iter().position(|place| word(body, *place) == text)?;
-        u32::try_from(at).ok()
+        self.places.iter().position(is_it).and_then(|at| u32::try_from(at).ok())
     }
 
     /// The last bytes of the body are a string that it has not named before.
@@ -50,8 +59,11 @@ impl Words {
             n if n == FEW + 1 => 0,
             n => n - 1,
         };
-        for (number, place) in self.places.iter().enumerate().skip(unnumbered) {
-            self.numbers.insert(word(body, *place).into(), int(number));
+        let hash = |place: (u32, u32)| self.hashes.hash_one(word(body, place));
+        for number in unnumbered..self.places.len() {
+            let places = &self.places;
+            let of_number = |n: &u32| hash(places[*n as usize]);
+            self.numbers.insert_unique(hash(places[number]), int(number), of_number);
         }
     }
 }
