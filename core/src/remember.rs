@@ -55,6 +55,9 @@ pub(crate) struct Remembered {
     recent: SlicedIndex<ObjectId, Loc>,
     #[serde(skip)]
     parts: SlicedMap<u64, Part>,
+    /// The highest id in any of them.
+    #[serde(skip)]
+    highest: ObjectId,
     /// Records with remembered ends: the latest end in each, and how many. What is counted in
     /// `newest` is not in it yet.
     #[serde(skip)]
@@ -90,6 +93,7 @@ impl Remembered {
 
     /// What follows from the slices.
     pub(crate) fn derive(&mut self) {
+        self.look_for_highest();
         self.ended_order = self.ended.iter().map(|(record, (at, _))| (*at, *record)).collect();
     }
 
@@ -101,11 +105,22 @@ impl Remembered {
         if let Some(at) = self.recent.get(id) {
             return Found::At(*at);
         }
+        if id > self.highest {
+            // A new one of version 7: it begins with a later time than all that is in the index.
+            return Found::Absent;
+        }
+        // It is the same for all of them.
+        let mut hash_once = None;
+        let mut is_perhaps_in = |part: &Part| {
+            let (min, max, filter) = (part.min, part.max, &part.filter);
+            let hash = || filter.source_hash(&id.0);
+            id >= min && id <= max && filter.contains_hash(*hash_once.get_or_insert_with(hash))
+        };
         let parts: Vec<u64> = self
             .parts
             .iter()
             .rev()
-            .filter(|(_, p)| id >= p.min && id <= p.max && p.filter.contains(&id.0))
+            .filter(|(_, part)| is_perhaps_in(part))
             .filter(|_| !planted(Bug::IdsForgottenWithTheirPart))
             .map(|(number, _)| *number)
             .collect();
@@ -153,7 +168,7 @@ impl Remembered {
         let (min, max) = (ids.first()?.0, ids.last()?.0);
         let filter = filter_of(&ids);
         let words = filter.as_slice().to_vec();
-        self.parts.insert(part, Part { min, max, filter });
+        self.put_part(part, Part { min, max, filter });
         Some(PartIds { part, end, ids, filter: words })
     }
 
@@ -161,14 +176,23 @@ impl Remembered {
     pub(crate) fn restore_unread(&mut self, part: u64) {
         let filter = BloomFilter::from_vec(vec![u64::MAX]).seed(&FILTER_SEED).hashes(1);
         let (min, max) = (ObjectId([0; 16]), ObjectId([u8::MAX; 16]));
-        self.parts.insert(part, Part { min, max, filter });
+        self.put_part(part, Part { min, max, filter });
     }
 
     /// Takes a part back from the index at a restart.
     pub(crate) fn restore_part(&mut self, info: PartInfo) {
         let count = usize::try_from(info.count.max(1)).expect("parts are bounded");
         let filter = BloomFilter::from_vec(info.filter).seed(&FILTER_SEED).expected_items(count);
-        self.parts.insert(info.part, Part { min: info.min, max: info.max, filter });
+        self.put_part(info.part, Part { min: info.min, max: info.max, filter });
+    }
+
+    fn put_part(&mut self, number: u64, part: Part) {
+        self.parts.insert(number, part);
+        self.look_for_highest();
+    }
+
+    fn look_for_highest(&mut self) {
+        self.highest = self.parts.values().map(|part| part.max).max().unwrap_or_default();
     }
 
     /// Forgets the parts below `part`: the log is cut there.
@@ -176,6 +200,7 @@ impl Remembered {
         while self.parts.first_key_value().is_some_and(|(number, _)| *number < part) {
             self.parts.pop_first();
         }
+        self.look_for_highest();
     }
 
     /// Counts the end of an object in a record.
@@ -322,6 +347,21 @@ mod tests {
         let ids = remembered.finish_part(1, RecordNumber(9), live).expect("it holds ids").ids;
         assert_eq!(ids, [(id(1), loc(6)), (id(2), loc(3)), (id(3), loc(5)), (id(4), loc(7))]);
         assert_eq!(remembered.find(id(2)), Found::Perhaps(vec![1]));
+    }
+
+    #[test]
+    fn an_id_above_all_parts_is_new_and_one_between_them_is_looked_for() {
+        let mut remembered = Remembered::new(1);
+        for (part, ids) in [(1, [id(5), id(9)]), (2, [id(2), id(6)])] {
+            remembered.rebuild_part(part, RecordNumber(9), ids.map(|id| (id, loc(part))).into());
+        }
+        assert_eq!(remembered.find(id(9)), Found::Perhaps(vec![1]));
+        assert_eq!(remembered.find(id(6)), Found::Perhaps(vec![2]));
+        assert_eq!([4, 7, 10].map(|n| remembered.find(id(n))), [const { Found::Absent }; 3]);
+        remembered.restore_unread(3);
+        assert_eq!(remembered.find(id(10)), Found::Perhaps(vec![3]));
+        remembered.drop_below(4);
+        assert_eq!(remembered.find(id(9)), Found::Absent);
     }
 
     #[test]
