@@ -20,7 +20,7 @@ use crate::transfer::{Held, InState, Incoming, Moved};
 impl Core {
     /// Writes the state as it is after everything written so far.
     pub(crate) fn encode_checkpoint(&self) -> Vec<u8> {
-        let mut w = Writer::default();
+        let mut w = Writer::default().with_seed(self.lane.seed());
         w.int(self.generation_reserved());
         w.int(self.generation());
         self.encode_parts(&mut w);

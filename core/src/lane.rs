@@ -105,6 +105,11 @@ impl Lane {
         number <= self.committed
     }
 
+    /// Of the hashes by which what this lane writes knows its strings.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Bytes written and not committed.
     pub(crate) fn uncommitted(&self) -> u64 {
         self.uncommitted

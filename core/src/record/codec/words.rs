@@ -24,12 +24,14 @@ impl Words {
         Self { hashes: FixedState::with_seed(seed), ..Self::default() }
     }
 
-    /// The strings at these places of a body. `None` if a place is not in it.
+    /// The strings at these places of a body. `None` if a place is not in it, or not behind the one
+    /// before it.
     pub(super) fn of(body: &[u8], places: Vec<(u32, u32)>) -> Option<Self> {
-        let mut words = Self::default();
+        let (mut words, mut behind) = (Self::default(), 0);
         for (start, length) in places {
-            let end = start.checked_add(length)? as usize;
-            words.add(body.get(..end)?, length as usize);
+            let end = start.checked_add(length).filter(|_| start >= behind)?;
+            words.add(body.get(..end as usize)?, length as usize);
+            behind = end;
         }
         Some(words)
     }
@@ -94,5 +96,6 @@ mod tests {
         }
         let behind = vec![(u32::try_from(body.len()).expect("short"), 1)];
         assert!(Words::of(&body, behind).is_none());
+        assert!(Words::of(&body, vec![(4, 4), (2, 4)]).is_none(), "they overlap");
     }
 }
