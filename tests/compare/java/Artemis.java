@@ -23,6 +23,7 @@ import org.apache.activemq.artemis.jms.client.ActiveMQConnectionFactory;
  */
 public class Artemis {
     static final int PAYLOAD_BYTES = 200, WINDOW = 4_096, BACKLOG = 50_000, ACK_EVERY = 100;
+    static final int TOGETHER = 64; // A thread that waits for room is woken for so many at once, not for each.
     static final int LATENCY_RATE = 1_000, WARM_UP = 200;
     static final int MOVE_OBJECTS = 300_000, MOVE_WARM_UP = 120_000;
     static final double PATIENCE_SECONDS = 120;
@@ -70,11 +71,11 @@ public class Artemis {
         Runtime.getRuntime().halt(1);
     }
 
-    /** Both virtual machines compile what they run often; their rates rise for about 13 s of load. */
+    /** Both virtual machines compile what they run often; their rates rise for about half a minute of load. */
     static void warmUp() throws Exception {
         if (near.equals(far)) {
-            endToEnd("warm-up", 10, false);
-            drain("warm-up", pushForTime(new Pusher("warm-up"), 3, () -> { }), false);
+            endToEnd("warm-up", 25, false);
+            drain("warm-up", pushForTime(new Pusher("warm-up"), 8, () -> { }), false);
         } else {
             drain("warm-up", pushMany("warm-up", MOVE_WARM_UP), false);
         }
@@ -107,7 +108,10 @@ public class Artemis {
 
     static void endToEnd(String figure, double time, boolean counts) throws Exception {
         Semaphore room = new Semaphore(BACKLOG);
-        Consumer consumer = new Consumer(figure, stamp -> room.release());
+        AtomicLong delivered = new AtomicLong();
+        Consumer consumer = new Consumer(figure, stamp -> {
+            if (delivered.incrementAndGet() % TOGETHER == 0) room.release(TOGETHER);
+        });
         Pusher pusher = new Pusher(figure);
         Meter meter = new Meter();
         long pushed = pushForTime(pusher, time, room::acquire);
@@ -174,6 +178,8 @@ public class Artemis {
         final Session session = connection.createSession(false, Session.AUTO_ACKNOWLEDGE);
         final MessageProducer producer;
         final Semaphore window = new Semaphore(WINDOW);
+        final AtomicLong answered = new AtomicLong();
+        long pushed;
         final ByteBuffer payload = ByteBuffer.allocate(PAYLOAD_BYTES);
 
         Pusher(String queue) throws JMSException {
@@ -185,17 +191,21 @@ public class Artemis {
 
         void push() throws Exception {
             window.acquire();
+            pushed++;
             BytesMessage object = session.createBytesMessage();
             object.writeBytes(payload.putLong(0, System.nanoTime()).array());
             producer.send(object, this);
         }
 
-        public void onCompletion(Message object) { window.release(); }
+        public void onCompletion(Message object) {
+            if (answered.incrementAndGet() % TOGETHER == 0) window.release(TOGETHER);
+        }
+
         public void onException(Message object, Exception refused) { fail(refused); }
 
         /** Waits until everything is confirmed. */
         void close() throws Exception {
-            window.acquire(WINDOW);
+            while (answered.get() < pushed) LockSupport.parkNanos(1_000_000);
             connection.close();
         }
     }
