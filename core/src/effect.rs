@@ -95,7 +95,7 @@ pub enum Effect {
     Stop(String),
 }
 
-/// The ids of one part of the log, sorted, with their latest places in it.
+/// The ids of one part of the log with their latest places in it, each once, in no order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartIds {
     /// The part.

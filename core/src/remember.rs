@@ -5,7 +5,6 @@
 //! notes. A finished part's ids go to the id index on disk; a filter stays behind, so that a new id
 //! is known to be new without asking.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastbloom::BloomFilter;
@@ -139,10 +138,12 @@ impl Remembered {
         end: RecordNumber,
         live: impl IntoIterator<Item = (ObjectId, Loc)>,
     ) -> Option<PartIds> {
-        let mut ids = self.recent.drain();
-        ids.extend(live);
-        ids.sort_unstable_by_key(|(id, at)| (*id, Reverse(*at)));
-        ids.dedup_by_key(|(id, _)| *id);
+        for (id, at) in live {
+            if self.recent.get(id).is_none_or(|noted| *noted < at) {
+                self.recent.insert(id, at);
+            }
+        }
+        let ids = self.recent.drain();
         self.add_part(part, end, ids)
     }
 
@@ -165,7 +166,7 @@ impl Remembered {
         end: RecordNumber,
         ids: Vec<(ObjectId, Loc)>,
     ) -> Option<PartIds> {
-        let (min, max) = (ids.first()?.0, ids.last()?.0);
+        let (min, max) = (ids.iter().min()?.0, ids.iter().max()?.0);
         let filter = filter_of(&ids);
         let words = filter.as_slice().to_vec();
         self.put_part(part, Part { min, max, filter });
@@ -287,6 +288,14 @@ impl PartIds {
         let filter = filter_of(&ids).as_slice().to_vec();
         Self { part, end, ids, filter }
     }
+
+    /// The same with its ids in order. That takes longer than all else that is done when a part ends, so
+    /// whoever writes the index does it, beside the core.
+    #[must_use]
+    pub fn sorted(mut self) -> Self {
+        self.ids.sort_unstable_by_key(|(id, _)| *id);
+        self
+    }
 }
 
 /// Of several mentions of an id the last one counts.
@@ -344,7 +353,8 @@ mod tests {
         remembered.note(id(4), loc(7));
         // The first is only in memory, the second came back to it, the third has ended since.
         let live = vec![(id(2), loc(3)), (id(1), loc(6)), (id(4), loc(4))];
-        let ids = remembered.finish_part(1, RecordNumber(9), live).expect("it holds ids").ids;
+        let part = remembered.finish_part(1, RecordNumber(9), live).expect("it holds ids");
+        let ids = part.sorted().ids;
         assert_eq!(ids, [(id(1), loc(6)), (id(2), loc(3)), (id(3), loc(5)), (id(4), loc(7))]);
         assert_eq!(remembered.find(id(2)), Found::Perhaps(vec![1]));
     }

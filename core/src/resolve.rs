@@ -94,13 +94,14 @@ impl Resolving {
     /// was asked for, so that this part knows more than those that were to be asked. What was found to
     /// be new may have been pushed since: who waits for other ids besides looks again (P9).
     pub(crate) fn part_ended(&mut self, part: u64, ids: &[(ObjectId, Loc)]) {
-        let is_in_it = |id: &ObjectId| ids.binary_search_by_key(id, |(id, _)| *id).is_ok();
+        let concerns = |id: &ObjectId| self.asked.contains_key(id) || self.found.contains_key(id);
+        let in_it: BTreeSet<ObjectId> = ids.iter().map(|(id, _)| *id).filter(concerns).collect();
         for (id, parts) in &mut self.asked {
-            if is_in_it(id) {
+            if in_it.contains(id) {
                 parts.push_front(part);
             }
         }
-        self.found.retain(|id, found| found.is_some() || !is_in_it(id));
+        self.found.retain(|id, found| found.is_some() || !in_it.contains(id));
     }
 
     /// Whether no further input may wait.

@@ -65,7 +65,7 @@ pub struct Part {
     pub part: u64,
     /// The last record that it covers.
     pub stands_at: RecordNumber,
-    /// Its ids, ascending and without repetition, and where the objects lie.
+    /// Its ids, without repetition, and where the objects lie.
     pub entries: Vec<(ObjectId, Loc)>,
     /// The words of its id filter.
     pub filter: Vec<u64>,
@@ -104,7 +104,6 @@ impl IndexDb {
 
     /// Writes a part, in place of one of the same number.
     pub fn write_part(&mut self, part: Part, done: Answer<()>) {
-        assert!(part.entries.is_sorted_by(|a, b| a.0 < b.0), "ids ascend and do not repeat");
         self.send(Request::Write(part, done));
     }
 
@@ -180,7 +179,9 @@ impl Keeper {
     fn run(mut self, requests: &Receiver<Request>) {
         while let Ok(request) = requests.recv() {
             match request {
-                Request::Write(part, done) => {
+                Request::Write(mut part, done) => {
+                    // Here, so that nobody waits for it.
+                    part.entries.sort_unstable_by_key(|(id, _)| *id);
                     let answer = self.write(&part);
                     self.answer(done, answer);
                 }
@@ -246,7 +247,10 @@ impl Keeper {
         guard(&self.path, || call(database, ids))
     }
 
+    /// Writes a part whose ids ascend.
     fn write(&mut self, part: &Part) -> Result<(), StoreError> {
+        let ascend = part.entries.is_sorted_by(|a, b| a.0 < b.0);
+        assert!(ascend, "an id stands in a part once");
         self.remove_parts(part.part, part.part + 1)?;
         let Some(((min, _), (max, _))) = part.entries.first().zip(part.entries.last()) else {
             return Ok(());

@@ -68,7 +68,7 @@ impl World {
             }
             Effect::IndexPart(part) => {
                 self.coverage.add("part of the log finished");
-                self.nodes[node].index.insert(part.part, *part);
+                self.nodes[node].index.insert(part.part, part.sorted());
             }
             Effect::Truncate { below, part } => {
                 self.coverage.add("log truncated");
