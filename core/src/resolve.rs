@@ -94,6 +94,9 @@ impl Resolving {
     /// was asked for, so that this part knows more than those that were to be asked. What was found to
     /// be new may have been pushed since: who waits for other ids besides looks again (P9).
     pub(crate) fn part_ended(&mut self, part: u64, ids: &[(ObjectId, Loc)]) {
+        if self.asked.is_empty() && self.found.is_empty() {
+            return;
+        }
         let concerns = |id: &ObjectId| self.asked.contains_key(id) || self.found.contains_key(id);
         let in_it: BTreeSet<ObjectId> = ids.iter().map(|(id, _)| *id).filter(concerns).collect();
         for (id, parts) in &mut self.asked {

@@ -63,7 +63,7 @@ pub struct Clock {
 
 /// The index of ids in finished parts of the log. Derived: what is lost is built again.
 pub trait Index: 'static {
-    /// Puts in a finished part's ids. Nobody waits for it.
+    /// Puts in a finished part's ids, which come in no order. Nobody waits for it.
     fn put(&mut self, part: PartIds);
 
     /// Answers with the latest place of an id in a part.

@@ -442,6 +442,12 @@ mod tests {
         ObjectId(hash.as_bytes()[..16].try_into().expect("sixteen bytes"))
     }
 
+    /// As it comes from a core.
+    fn unordered(mut part: Part) -> Part {
+        part.entries.reverse();
+        part
+    }
+
     fn part(part: u64, count: u64) -> Part {
         let loc = |n| Loc { record: RecordNumber(part * 1000 + n), position: n as u32 };
         let mut entries: Vec<_> = (0..count).map(|n| (id(part, n), loc(n))).collect();
@@ -451,7 +457,8 @@ mod tests {
     }
 
     fn write(index: &mut IndexDb, number: u64, count: u64) {
-        ask(index, |index, done| index.write_part(part(number, count), done)).expect("written");
+        ask(index, |index, done| index.write_part(unordered(part(number, count)), done))
+            .expect("written");
     }
 
     fn find(index: &mut IndexDb, part: u64, id: ObjectId) -> Result<Option<Loc>, StoreError> {

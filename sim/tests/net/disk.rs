@@ -138,7 +138,7 @@ pub(crate) struct Parts {
 
 impl Index for Parts {
     fn put(&mut self, part: PartIds) {
-        self.world.lock().nodes[self.node].index.insert(part.part, part);
+        self.world.lock().nodes[self.node].index.insert(part.part, part.sorted());
     }
 
     fn look_up(&mut self, part: u64, id: ObjectId, done: Done<Result<Option<Loc>, StoreError>>) {
