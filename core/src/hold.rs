@@ -159,7 +159,8 @@ impl Core {
     }
 
     /// Writes the offered objects as held, in one record, and accepts after its commit. A second
-    /// object of an id that is here is accepted and kept out, unless nothing is known of their ids.
+    /// object of an id that is here is accepted and kept out. If they `are_new`, nothing is known of any
+    /// of their ids, and none is looked up.
     fn hold(&mut self, link: LinkId, offer: Offer, are_new: bool, fx: &mut Effects) {
         let id = offer.transfer;
         let bytes: usize = offer.objects.iter().map(|object| entry_bytes(object)).sum();

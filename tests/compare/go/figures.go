@@ -135,15 +135,11 @@ func (b *bench) drain(queue string) error {
 // endToEnd: from the first push to the settling of the last object, with a bounded backlog in between.
 func (b *bench) endToEnd(queue string) error {
 	room := make(chan struct{}, b.backlog)
-	consumer, err := b.system.Consumer(queue, func([]byte) { <-room })
+	consumer, pusher, err := b.connect(queue, func([]byte) { <-room })
 	if err != nil {
 		return err
 	}
 	defer consumer.Close()
-	pusher, err := b.system.Pusher(queue)
-	if err != nil {
-		return err
-	}
 	meter := startMeter(b.servers)
 	pushed, err := b.pushForTime(pusher, func() { room <- struct{}{} })
 	if err != nil {
@@ -154,6 +150,20 @@ func (b *bench) endToEnd(queue string) error {
 	}
 	meter.rate("e2e", pushed)
 	return nil
+}
+
+// connect opens the connection that consumes, then the one that pushes.
+func (b *bench) connect(queue string, handle func(payload []byte)) (Consumer, Pusher, error) {
+	consumer, err := b.system.Consumer(queue, handle)
+	if err != nil {
+		return nil, nil, err
+	}
+	pusher, err := b.system.Pusher(queue)
+	if err != nil {
+		consumer.Close()
+		return nil, nil, err
+	}
+	return consumer, pusher, nil
 }
 
 // pushForTime pushes until the time is over, calls before ahead of each push, and waits for all answers.
@@ -173,17 +183,13 @@ func (b *bench) pushForTime(pusher Pusher, before func()) (int64, error) {
 func (b *bench) latency(figure, queue string) error {
 	origin := time.Now()
 	var waits []time.Duration // The adapter calls the handler before it counts an object as settled, so no lock is needed.
-	consumer, err := b.system.Consumer(queue, func(payload []byte) {
+	consumer, pusher, err := b.connect(queue, func(payload []byte) {
 		waits = append(waits, time.Since(origin)-time.Duration(binary.LittleEndian.Uint64(payload)))
 	})
 	if err != nil {
 		return err
 	}
 	defer consumer.Close()
-	pusher, err := b.system.Pusher(queue)
-	if err != nil {
-		return err
-	}
 	pushAtRate := func(objects int) error {
 		for start, pushed := time.Now(), 0; pushed < objects; pushed++ {
 			time.Sleep(time.Until(start.Add(time.Duration(pushed) * time.Second / latencyRate)))
