@@ -22,6 +22,7 @@ use crate::observe;
 use crate::recorder::Recorder;
 use crate::service::{Batch, Hub, OF_INBOX};
 use crate::unread::{Known, UnreadParts};
+use crate::wake::WakeTimer;
 
 /// Inputs that are handled before the transport gets its turn.
 const TURN_INPUTS_MAX: usize = 1_024;
@@ -98,6 +99,7 @@ pub(crate) struct Driver<S, I> {
     looked_at: Option<Mono>,
     fx: Effects,
     recorder: Option<Recorder>,
+    wake: WakeTimer,
 }
 
 /// What is to be done to the lane's head when no record is on its way.
@@ -153,6 +155,7 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
             looked_at: None,
             fx: Effects::new(),
             recorder,
+            wake: WakeTimer::new(),
         }
     }
 
@@ -177,7 +180,7 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
                 // It is short, and under load it would never come behind the clients.
                 () = asked(&mut self.recorder) => self.serve_recording()?,
                 Some(batch) = self.inbox.recv() => self.feed(batch)?,
-                () = sleep_until(wake) => self.handle(Input::Wake)?,
+                () = self.wake.until(wake) => self.handle(Input::Wake)?,
             }
             self.take_queued()?;
         }
@@ -600,11 +603,4 @@ async fn asked(recorder: &mut Option<Recorder>) {
 async fn told(stop: &mut watch::Receiver<bool>) {
     // Whoever could say stop and is gone has no use for an answer either.
     let _gone = stop.wait_for(|stop| *stop).await;
-}
-
-async fn sleep_until(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }

@@ -28,6 +28,7 @@ mod routes;
 mod serve;
 mod service;
 mod unread;
+mod wake;
 mod wire;
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use dpc_client::{Object, Pusher, Subscription, Window};
 use hdrhistogram::Histogram;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::load;
@@ -21,6 +22,15 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How long the last objects may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How much later than due a push may be by the timer alone.
+const TIMER_SLACK: Duration = Duration::from_micros(250);
+
+/// The most ticks a second at which objects are pushed.
+const TICKS_MAX: u64 = 1_000;
+
+/// Ticks that wait for a push that is held up.
+const TICKS_WAITING_MAX: usize = 1_024;
 
 /// Bytes in front of the payload: when the object was due, in nanoseconds since the begin.
 const STAMP: usize = 8;
@@ -57,18 +67,79 @@ async fn push(
 ) -> Result<(), Failure> {
     let filling = load::payload(plan.size.saturating_sub(STAMP));
     let mut types = stage.types().iter().cycle();
-    for n in 0..count {
-        let mut due = Duration::from_nanos(n * 1_000_000_000 / u64::from(rate));
-        if begin.elapsed() < due {
-            tokio::time::sleep_until(begin + due).await;
-            // The timer is up to a millisecond late by itself: that is not the node's.
-            due = begin.elapsed();
+    let (mut pace, mut pushed) = (Pace::start(rate, begin)?, 0);
+    while pushed < count {
+        let (due, objects) = pace.next().await;
+        // What is a little late is so by the timer, and by waking up: that is not the node's.
+        let now = begin.elapsed();
+        let due = if now.saturating_sub(due) <= TIMER_SLACK { now } else { due };
+        for _ in 0..objects.min(count - pushed) {
+            let ty = types.next().expect("a plan has a type");
+            let object = Object::new(ty, stamped(due, &filling));
+            pusher.send(object).await.map_err(|error| of_client(&error))?;
+            pushed += 1;
         }
-        let ty = types.next().expect("a plan has a type");
-        let object = Object::new(ty, stamped(due, &filling));
-        pusher.send(object).await.map_err(|error| of_client(&error))?;
     }
     pusher.flush().await.map_err(|error| of_client(&error))
+}
+
+/// Says when objects are due: a thread that does nothing but sleep. The timer of a tokio runtime is
+/// up to a millisecond late, which at 1,000 a second is as long as the time between two objects.
+struct Pace {
+    ticks: mpsc::Receiver<()>,
+    rhythm: Rhythm,
+    tick: u64,
+}
+
+impl Pace {
+    fn start(rate: u32, begin: Instant) -> Result<Self, Failure> {
+        let rhythm = Rhythm::of(rate);
+        // While the node holds pushes up, ticks wait here: they are charged to it.
+        let (sender, ticks) = mpsc::channel(TICKS_WAITING_MAX);
+        let sleep = move || {
+            for tick in 0.. {
+                std::thread::sleep(rhythm.due(tick).saturating_sub(begin.elapsed()));
+                if sender.blocking_send(()).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("dpc-pace".into()).spawn(sleep)?;
+        Ok(Self { ticks, rhythm, tick: 0 })
+    }
+
+    /// Waits for the next tick. Says when it was due, and how many objects are due with it.
+    async fn next(&mut self) -> (Duration, u64) {
+        self.ticks.recv().await.expect("the thread ends after this");
+        let tick = self.tick;
+        self.tick += 1;
+        (self.rhythm.due(tick), self.rhythm.objects(tick))
+    }
+}
+
+/// At which ticks objects are pushed, and how many at each.
+#[derive(Clone, Copy)]
+struct Rhythm {
+    /// Objects a second.
+    rate: u64,
+    /// Ticks a second. Above [`TICKS_MAX`] objects a second, several are due with a tick.
+    ticks: u64,
+}
+
+impl Rhythm {
+    fn of(rate: u32) -> Self {
+        let rate = u64::from(rate);
+        Self { rate, ticks: rate.min(TICKS_MAX) }
+    }
+
+    fn due(self, tick: u64) -> Duration {
+        Duration::from_nanos(tick * 1_000_000_000 / self.ticks)
+    }
+
+    fn objects(self, tick: u64) -> u64 {
+        let before = |tick| tick * self.rate / self.ticks;
+        before(tick + 1) - before(tick)
+    }
 }
 
 fn stamped(due: Duration, filling: &Bytes) -> Bytes {
@@ -105,4 +176,21 @@ async fn receive(
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_second_has_its_objects() {
+        for rate in [1, 7, 999, 1_000, 1_001, 80_000, 123_457] {
+            let rhythm = Rhythm::of(rate);
+            assert_eq!(rhythm.due(rhythm.ticks), Duration::from_secs(1), "{rate} a second");
+            let in_a_second: u64 = (0..rhythm.ticks).map(|tick| rhythm.objects(tick)).sum();
+            assert_eq!(in_a_second, u64::from(rate));
+            let most = (0..rhythm.ticks).map(|tick| rhythm.objects(tick)).max();
+            assert!(most <= Some(u64::from(rate).div_ceil(TICKS_MAX)), "{rate} a second");
+        }
+    }
 }

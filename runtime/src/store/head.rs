@@ -183,8 +183,11 @@ impl HeadWriter {
         let mut state = self.shared.lock();
         state.wanted = Some(head);
         state.handed.0 += 1;
+        let turn = state.handed;
+        // A thread that wakes up while the lock is held would only go to sleep again.
+        drop(state);
         self.shared.changed.notify_all();
-        state.handed
+        turn
     }
 
     /// Waits until the content of that turn, or a later one, is durable.
