@@ -43,6 +43,9 @@ pub(crate) struct Lane {
     /// Of the hashes by which a record knows its strings.
     #[serde(skip)]
     seed: u64,
+    /// Bytes of the record before the open one, if they are no more than the target.
+    #[serde(skip)]
+    needed: usize,
 }
 
 /// A record that is being written.
@@ -88,6 +91,7 @@ impl Lane {
             grouped: false,
             target,
             seed,
+            needed: 0,
         }
     }
 
@@ -142,10 +146,12 @@ impl Lane {
         self.reserve(if fits { bytes.min(self.target / 8) } else { bytes });
     }
 
-    /// Opens the next record and gives the one before. It begins with the room that the one before
-    /// needed: under load records are of one size, and grow without being copied.
+    /// Opens the next record and gives the one before. It begins with the room that the last two
+    /// needed: under load those with objects and those with ends take turns, and grow without being
+    /// copied.
     fn open_next(&mut self) -> Draft {
-        let room = self.open.writer.len().min(self.target);
+        let needed = self.open.writer.len().min(self.target);
+        let room = needed.max(std::mem::replace(&mut self.needed, needed));
         let next = Draft {
             number: self.open.number.next(),
             writer: Writer::with_capacity(room).with_seed(self.seed),

@@ -413,7 +413,10 @@ impl Core {
         let (id, at_wall) = (end.id, end.at);
         let shadow = matches!(end.ending, Ending::Moved(_));
         let at = self.lane.write_end(&end);
-        object.marks = end.marks;
+        let End { marks, ty: of, .. } = end;
+        object.marks = marks;
+        // Its count goes down before what follows, which waits for memory.
+        drop(of);
         self.catalogue.take(was, Shelf::Memory);
         if shadow {
             self.catalogue.put(was, Shelf::Shadow, was);

@@ -20,7 +20,7 @@ use crate::gate::Gate;
 use crate::history::{History, Report};
 use crate::observe;
 use crate::recorder::Recorder;
-use crate::service::{Batch, Hub, OF_INBOX};
+use crate::service::{Batch, Hub, Latest, OF_INBOX};
 use crate::unread::{Known, UnreadParts};
 use crate::wake::WakeTimer;
 
@@ -100,6 +100,7 @@ pub(crate) struct Driver<S, I> {
     fx: Effects,
     recorder: Option<Recorder>,
     wake: WakeTimer,
+    latest: Latest,
 }
 
 /// What is to be done to the lane's head when no record is on its way.
@@ -156,6 +157,7 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
             fx: Effects::new(),
             recorder,
             wake: WakeTimer::new(),
+            latest: Latest::default(),
         }
     }
 
@@ -285,13 +287,15 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
         match effect {
             // A process that was stopped goes on here: what it has decided before may be too late.
             Effect::Reply { to, answer: Answer::Taken(_), .. } if !self.may_deliver() => {
-                self.hub.reply(to, Answer::Taken(Vec::new()));
+                self.hub.reply(&mut self.latest, to, Answer::Taken(Vec::new()));
             }
-            Effect::Reply { to, answer, .. } => self.hub.reply(to, answer),
+            Effect::Reply { to, answer, .. } => self.hub.reply(&mut self.latest, to, answer),
             Effect::Deliver(..) if !self.may_deliver() => {}
-            Effect::Deliver(session, delivery) => self.hub.deliver(session, delivery),
+            Effect::Deliver(session, delivery) => {
+                self.hub.deliver(&mut self.latest, session, delivery);
+            }
             Effect::LeaseEnded { session, lease, reason } => {
-                self.hub.lease_ended(session, lease, reason);
+                self.hub.lease_ended(&mut self.latest, session, lease, reason);
             }
             Effect::Send { link, message, .. } => self.hub.send(link, message),
             Effect::CloseLink { link, refusal, redial } => {

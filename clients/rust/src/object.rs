@@ -27,7 +27,7 @@ impl Entity {
     pub fn new(type_name: impl Into<String>, payload: impl Into<Bytes>) -> Self {
         let mut type_url = type_name.into();
         if !type_url.contains('/') && !type_url.is_empty() {
-            type_url.insert_str(0, TYPE_HOST);
+            type_url = [TYPE_HOST, &type_url].concat();
         }
         Self { type_url, payload: payload.into(), headers: BTreeMap::new() }
     }

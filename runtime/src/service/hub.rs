@@ -1,8 +1,8 @@
 //! Where the driver and the edges meet: requests on their way in, answers on their way out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use dpc_core::effect::{Delivery, LeaseEnd};
@@ -22,6 +22,7 @@ use super::fence::{Fence, Guests};
 use super::outbox::Outbox;
 use super::push::PushOut;
 use super::session::{Reads, SessionOut, UNREAD_BYTES_MAX, UNREAD_SPAN_MAX};
+use super::waiters::{Latest, Waiter, Waiters};
 use crate::admin::alarms::Alarms;
 use crate::admin::metrics::Metrics;
 use crate::edge::Clock;
@@ -131,14 +132,6 @@ pub(crate) struct Batch {
     _room: Option<OwnedSemaphorePermit>,
 }
 
-/// Who waits for answers.
-#[derive(Clone)]
-enum Waiter {
-    Call(mpsc::UnboundedSender<(u64, Answer)>),
-    Push(Arc<Outbox<PushOut>>),
-    Session(Arc<Outbox<SessionOut>>),
-}
-
 /// See the module.
 pub(crate) struct Hub {
     /// Who this node is.
@@ -171,7 +164,7 @@ pub(crate) struct Hub {
     room: Arc<Semaphore>,
     pushed_room: Arc<Semaphore>,
     next_request: AtomicU64,
-    waiters: Mutex<BTreeMap<RequestId, Waiter>>,
+    waiters: Waiters,
     phase: watch::Sender<Phase>,
     drained: watch::Sender<Option<Drained>>,
 }
@@ -208,7 +201,7 @@ impl Hub {
             room: room(INBOX_BYTES_MAX),
             pushed_room: room(PUSHED_BYTES_MAX),
             next_request: AtomicU64::new(1),
-            waiters: Mutex::new(BTreeMap::new()),
+            waiters: Waiters::default(),
             phase: watch::Sender::new(Phase::Serving),
             drained: watch::Sender::new(None),
         };
@@ -288,24 +281,20 @@ impl Hub {
     }
 
     pub(crate) fn add_push(&self, request: RequestId, out: Arc<Outbox<PushOut>>) {
-        self.waiters().insert(request, Waiter::Push(out));
+        self.waiters.insert(request, Waiter::Push(out));
     }
 
     pub(crate) fn add_session(&self, request: RequestId, out: Arc<Outbox<SessionOut>>) {
-        self.waiters().insert(request, Waiter::Session(out));
+        self.waiters.insert(request, Waiter::Session(out));
     }
 
     pub(crate) fn remove(&self, request: RequestId) {
-        self.waiters().remove(&request);
+        self.waiters.remove(request);
     }
 
     /// Streams that are open: sessions and pushes.
     pub(crate) fn streams(&self) -> (u32, u32) {
-        self.waiters().values().fold((0, 0), |(sessions, pushes), waiter| match waiter {
-            Waiter::Session(_) => (sessions + 1, pushes),
-            Waiter::Push(_) => (sessions, pushes + 1),
-            Waiter::Call(_) => (sessions, pushes),
-        })
+        self.waiters.streams()
     }
 
     /// Starts a call: its answers come through what is returned.
@@ -316,7 +305,7 @@ impl Hub {
     /// The same under a number that nobody else has.
     pub(crate) fn call_as(self: &Arc<Self>, request: RequestId) -> Call {
         let (sender, answers) = mpsc::unbounded_channel();
-        self.waiters().insert(request, Waiter::Call(sender));
+        self.waiters.insert(request, Waiter::Call(sender));
         Call { hub: Arc::clone(self), request, answers }
     }
 
@@ -342,8 +331,7 @@ impl Hub {
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.phase.send_replace(phase);
         if let Phase::Draining { until } = phase {
-            let waiters: Vec<Waiter> = self.waiters().values().cloned().collect();
-            for waiter in waiters {
+            for waiter in self.waiters.all() {
                 if let Waiter::Session(out) = waiter {
                     out.with(|session| session.draining(until));
                 }
@@ -374,9 +362,8 @@ impl Hub {
     }
 
     /// An answer of core.
-    pub(crate) fn reply(&self, to: ReplyTo, answer: Answer) {
-        let waiter = self.waiters().get(&to.request).cloned();
-        match waiter {
+    pub(crate) fn reply(&self, latest: &mut Latest, to: ReplyTo, answer: Answer) {
+        match latest.find(to.request, &self.waiters) {
             // Whoever asked has gone: nobody is left to be told, or to work on what was taken.
             None => {
                 if let Answer::Taken(taken) = answer {
@@ -423,14 +410,18 @@ impl Hub {
     }
 
     /// A delivery of core.
-    pub(crate) fn deliver(self: &Arc<Self>, session: SessionId, delivery: Delivery) {
-        let request = RequestId(session.0);
-        let waiter = self.waiters().get(&request).cloned();
+    pub(crate) fn deliver(
+        self: &Arc<Self>,
+        latest: &mut Latest,
+        session: SessionId,
+        delivery: Delivery,
+    ) {
+        let waiter = latest.find(RequestId(session.0), &self.waiters);
         // A session that has just ended: core learns of it next, and the lease goes back.
         let Some(Waiter::Session(out)) = waiter else { return };
         self.metrics.delivered(&delivery.object.entity.ty);
         if out.with(|session| session.deliver(delivery)) {
-            tokio::spawn(watch_reader(Arc::clone(self), out, session));
+            tokio::spawn(watch_reader(Arc::clone(self), Arc::clone(out), session));
         }
     }
 
@@ -460,8 +451,14 @@ impl Hub {
     }
 
     /// A lease of core has ended.
-    pub(crate) fn lease_ended(&self, session: SessionId, lease: u64, reason: LeaseEnd) {
-        let waiter = self.waiters().get(&RequestId(session.0)).cloned();
+    pub(crate) fn lease_ended(
+        &self,
+        latest: &mut Latest,
+        session: SessionId,
+        lease: u64,
+        reason: LeaseEnd,
+    ) {
+        let waiter = latest.find(RequestId(session.0), &self.waiters);
         if let Some(Waiter::Session(out)) = waiter {
             out.with(|session| session.lease_ended(lease, reason));
         }
@@ -470,8 +467,7 @@ impl Hub {
     /// The driver has ended: nothing is answered any more.
     pub(crate) fn end_all(&self, why: &str) {
         self.set_phase(Phase::Stopping);
-        let waiters = std::mem::take(&mut *self.waiters());
-        for waiter in waiters.into_values() {
+        for waiter in self.waiters.clear() {
             match waiter {
                 Waiter::Call(_) => {}
                 Waiter::Push(out) => {
@@ -482,10 +478,6 @@ impl Hub {
                 }
             }
         }
-    }
-
-    fn waiters(&self) -> MutexGuard<'_, BTreeMap<RequestId, Waiter>> {
-        self.waiters.lock().expect("nobody panics while holding it")
     }
 }
 

@@ -11,6 +11,7 @@ mod push;
 mod recording;
 mod session;
 mod tally;
+mod waiters;
 
 pub(crate) use cloud::Cloud;
 pub use hub::{Addresses, Bounds, Identity};
@@ -18,3 +19,4 @@ pub(crate) use hub::{Batch, Call, Drained, Hub, OF_INBOX, Phase};
 pub(crate) use inspect::answer_ask;
 pub(crate) use operator::Desk;
 pub(crate) use outbox::{Gather, OutStream, Outbox};
+pub(crate) use waiters::Latest;

@@ -122,7 +122,7 @@ impl Pusher {
         // Whoever pushes in a loop shares the thread with the connection.
         tokio::task::coop::consume_budget().await;
         let (id, object) = object.into_wire(&self.handle.nodes.options.ids);
-        let bytes = size(&object);
+        let (bytes, object) = (size(&object), Box::new(object));
         let shared = self.shared();
         loop {
             // Made before the look at the state, so that no notice falls between.

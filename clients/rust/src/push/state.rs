@@ -41,7 +41,8 @@ pub(super) enum Waiter {
 pub(super) struct Entry {
     pub(super) ticket: u64,
     id: Uuid,
-    object: v1::Object,
+    /// In a box, since entries go from hand to hand.
+    object: Box<v1::Object>,
     bytes: usize,
     waiter: Waiter,
     /// A node may have it.
@@ -164,7 +165,7 @@ impl State {
     pub(super) fn accept(
         &mut self,
         id: Uuid,
-        object: v1::Object,
+        object: Box<v1::Object>,
         bytes: usize,
         waiter: Waiter,
     ) -> u64 {

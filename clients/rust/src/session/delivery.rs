@@ -43,7 +43,8 @@ pub struct FencingKey {
 /// An object as it was delivered.
 #[derive(Clone)]
 pub struct Delivered {
-    wire: v1::Delivery,
+    /// In a box, since deliveries go from hand to hand.
+    wire: Box<v1::Delivery>,
     id: Uuid,
     info: Arc<Info>,
 }
@@ -52,7 +53,7 @@ impl Delivered {
     pub(crate) fn new(wire: v1::Delivery, info: Arc<Info>) -> Result<Self, Error> {
         let id = Uuid::parse_str(&wire.id)
             .map_err(|why| Error::malformed_answer(format!("the id of a delivery: {why}")))?;
-        Ok(Self { wire, id, info })
+        Ok(Self { wire: Box::new(wire), id, info })
     }
 
     /// The id of the object.

@@ -3,12 +3,13 @@
 //! Shared by the callers, by the request body that the connection pulls, and by the task that
 //! reads; each holds the lock for a few moves of memory and never while it waits.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 use dpc_proto::v1;
+use foldhash::fast::FixedState;
 use tokio::time::Instant;
 
 use super::delivery::{Delivered, Info};
@@ -50,7 +51,8 @@ pub(super) struct State {
     /// Counts streams: bodies of older ones end.
     pub(super) stream: u64,
     pub(super) buffer: VecDeque<(Instant, Delivered)>,
-    pub(super) leases: BTreeMap<u64, Held>,
+    /// By hash: each is looked for four times. The node chose the numbers, so any seed will do.
+    pub(super) leases: HashMap<u64, Held, FixedState>,
     /// Leases that the application works on and the node has not been told so.
     pub(super) begins: Vec<u64>,
     next_extend: Option<Instant>,
@@ -93,7 +95,7 @@ impl State {
             info: None,
             stream: 0,
             buffer: VecDeque::new(),
-            leases: BTreeMap::new(),
+            leases: HashMap::default(),
             begins: Vec::new(),
             next_extend: None,
             ops: VecDeque::new(),
@@ -332,6 +334,8 @@ impl State {
             let at = held.renewed + third;
             next = Some(next.map_or(at, |next| next.min(at)));
         }
+        // The oldest first, whatever the order of the map.
+        due.sort_unstable();
         self.next_extend = next;
         for some in due.chunks(LEASES_MAX) {
             self.ops.push_front(Op::Extend(some.to_vec()));
