@@ -32,6 +32,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Written without a message for each object: `src/repeated.rs`.
         .extern_path(".dpc.v1.Deliveries", "crate::Deliveries")
         .extern_path(".dpc.v1.PushStreamRequest", "crate::PushStreamRequest")
+        .extern_path(".dpc.v1.LinkRequest", "crate::LinkMessages")
+        .extern_path(".dpc.v1.LinkResponse", "crate::LinkMessages")
+        .extern_path(".dpc.v1.BodiesRequest", "crate::LinkMessages")
+        .extern_path(".dpc.v1.BodiesResponse", "crate::LinkMessages")
         // The rarest message is by far the largest; every queued message would be as large.
         .boxed(".dpc.v1.LinkMessage.message.told")
         .emit_rerun_if_changed(false)

@@ -19,7 +19,7 @@ mod dpc {
 }
 
 pub use dpc::v1;
-pub use repeated::{Deliveries, PushStreamRequest, Repeated};
+pub use repeated::{Deliveries, LinkMessages, PushStreamRequest, Repeated};
 
 /// The google types that `dpc.v1` uses.
 pub mod google {

@@ -1,4 +1,4 @@
-//! The two messages that carry objects, pushed and delivered: by far the most bytes on the wire. Each
+//! The messages that carry objects, pushed, delivered and moved: by far the most bytes on the wire. Each
 //! is one repeated field.
 
 use bytes::{Buf, BufMut, Bytes};
@@ -14,6 +14,9 @@ pub type Deliveries = Repeated<v1::Delivery>;
 
 /// `dpc.v1.PushStreamRequest`.
 pub type PushStreamRequest = Repeated<v1::PushItem>;
+
+/// `dpc.v1.LinkRequest`, `LinkResponse`, `BodiesRequest` and `BodiesResponse`.
+pub type LinkMessages = Repeated<v1::LinkMessage>;
 
 /// A message whose only field repeats another one. Whoever has the items in another form writes
 /// them as they travel, and spares making a message of each first; whoever receives them finds
@@ -61,6 +64,34 @@ impl Repeated<v1::PushItem> {
         encode_key(OBJECT, WireType::LengthDelimited, out);
         encode_varint(length as u64, out);
         object.encode_raw(out);
+    }
+}
+
+impl Repeated<v1::LinkMessage> {
+    /// Adds an offer. Within three messages, each would be measured by all of them: its objects are
+    /// measured once here, and written as they travel.
+    pub fn write_offer(&mut self, mut offer: v1::Offer) {
+        const OFFER: u32 = 7;
+        const OBJECTS: u32 = 5;
+        let framed = |tag, length: usize| key_len(tag) + encoded_len_varint(length as u64) + length;
+        let objects = std::mem::take(&mut offer.objects);
+        let lengths: Vec<usize> = objects.iter().map(Message::encoded_len).collect();
+        let of_objects: usize = lengths.iter().map(|length| framed(OBJECTS, *length)).sum();
+        let of_offer = offer.encoded_len() + of_objects;
+        let out = &mut self.written;
+        let begin = |tag, length: usize, out: &mut Vec<u8>| {
+            encode_key(tag, WireType::LengthDelimited, out);
+            encode_varint(length as u64, out);
+        };
+        let item = framed(OFFER, of_offer);
+        out.reserve(framed(ITEMS, item));
+        begin(ITEMS, item, out);
+        begin(OFFER, of_offer, out);
+        offer.encode_raw(out);
+        for (object, length) in objects.iter().zip(lengths) {
+            begin(OBJECTS, length, out);
+            object.encode_raw(out);
+        }
     }
 }
 
@@ -129,5 +160,30 @@ mod tests {
         // A field of a later version is left out.
         encoding::uint64::encode(2, &5, &mut longer);
         assert_eq!(PushStreamRequest::decode(&longer[..]), Ok(items));
+    }
+
+    #[test]
+    fn an_offer_that_is_written_is_what_the_message_would_be() {
+        use v1::link_message::Message as Link;
+
+        let object = |payload: usize| v1::MovedObject {
+            id: vec![7; 16].into(),
+            r#type: 1,
+            payload: vec![3; payload].into(),
+            ..v1::MovedObject::default()
+        };
+        let offer = v1::Offer {
+            transfer: Some(v1::TransferId { n: 300, ..v1::TransferId::default() }),
+            names: vec!["acme.Order".to_owned(), "a".to_owned()],
+            objects: vec![object(0), object(100), object(20_000)],
+            ..v1::Offer::default()
+        };
+        let (mut written, mut items) = (LinkMessages::default(), LinkMessages::default());
+        for _ in 0..2 {
+            written.write_offer(offer.clone());
+            items.items.push(v1::LinkMessage { message: Some(Link::Offer(offer.clone())) });
+        }
+        assert_eq!(written.encode_to_vec(), items.encode_to_vec());
+        assert_eq!(LinkMessages::decode(&written.encode_to_vec()[..]), Ok(items));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dpc_core::ids::{Incarnation, LaneId};
 use dpc_core::message::LinkRefusal;
-use dpc_proto::v1;
+use dpc_proto::{LinkMessages, v1};
 use futures_util::{Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -149,7 +149,7 @@ async fn dial_once<D: Dial>(
             return Ended::Failed("the node does not answer".to_owned());
         }
     };
-    let incoming = incoming.map(|message| message.map(|m| m.messages));
+    let incoming = incoming.map(|message| message.map(|m| m.items));
     let why = Arc::clone(&link).run(Arc::clone(hub), incoming).await;
     match (link.closed(), link.peer()) {
         (Some((refusal, redial)), _) => Ended::Refused(refusal, redial),
@@ -172,13 +172,13 @@ async fn open(
     client: &mut MeshServiceClient<Channel>,
     link: &Arc<Link>,
     lane: Option<LaneId>,
-) -> Result<Streaming<v1::LinkResponse>, Status> {
-    let small = messages(Arc::clone(&link.out)).map(|messages| v1::LinkRequest { messages });
+) -> Result<Streaming<LinkMessages>, Status> {
+    let small = messages(Arc::clone(&link.out));
     let incoming = client.link(called(link, lane, small)).await?.into_inner();
-    let bodies = messages(Arc::clone(&link.bodies)).map(|messages| v1::BodiesRequest { messages });
+    let bodies = messages(Arc::clone(&link.bodies));
     let arriving = client.bodies(called(link, lane, bodies)).await?.into_inner();
     link.open_bodies();
-    let arriving = arriving.map(|message| message.map(|m| m.messages));
+    let arriving = arriving.map(|message| message.map(|m| m.items));
     tokio::spawn(Arc::clone(link).run_bodies(Arc::clone(hub), arriving));
     Ok(incoming)
 }

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use dpc_core::message::Message;
-use dpc_proto::v1;
+use dpc_proto::v1::link_message::Message as Wire;
+use dpc_proto::{LinkMessages, v1};
 
 use super::rate::Counts;
 use crate::service::Gather;
@@ -134,7 +135,7 @@ impl Counted {
 }
 
 impl Gather for LinkOut {
-    type Message = Vec<v1::LinkMessage>;
+    type Message = LinkMessages;
 
     fn next_message(&mut self) -> Option<Self::Message> {
         let count = self.small.len().min(TOGETHER_MAX);
@@ -142,7 +143,7 @@ impl Gather for LinkOut {
             return None;
         }
         self.counted.add(count as u64, 0);
-        Some(self.small.drain(..count).collect())
+        Some(self.small.drain(..count).collect::<Vec<_>>().into())
     }
 
     fn is_drained(&self) -> bool {
@@ -151,7 +152,7 @@ impl Gather for LinkOut {
 }
 
 impl Gather for BodiesOut {
-    type Message = Vec<v1::LinkMessage>;
+    type Message = LinkMessages;
 
     /// One message at a time, as the byte window lets it pass. The window may be overdrawn by one
     /// body, so that a body larger than the window still leaves.
@@ -164,7 +165,12 @@ impl Gather for BodiesOut {
         self.waiting_bytes -= cost;
         self.sent_bytes += cost;
         self.counted.add(1, offer::payload_of(&message));
-        Some(vec![link::to_wire(&message)])
+        let mut messages = LinkMessages::default();
+        match link::to_wire(&message) {
+            v1::LinkMessage { message: Some(Wire::Offer(offer)) } => messages.write_offer(offer),
+            message => messages.items.push(message),
+        }
+        Some(messages)
     }
 
     /// A link that ends does not wait for its bodies: their offers are aborted by the end.
@@ -181,6 +187,7 @@ mod tests {
     use dpc_core::object::{Entity, Headers, Object};
     use dpc_core::record::TransferId;
     use dpc_core::time::Wall;
+    use prost::Message as _;
 
     use super::*;
 
@@ -204,10 +211,10 @@ mod tests {
     }
 
     fn kinds(out: &mut BodiesOut) -> Vec<&'static str> {
-        use v1::link_message::Message as Wire;
         let mut kinds = Vec::new();
         while let Some(messages) = out.next_message() {
-            kinds.extend(messages.iter().map(|m| match &m.message {
+            let sent = LinkMessages::decode(&messages.encode_to_vec()[..]).expect("decodes");
+            kinds.extend(sent.items.iter().map(|m| match &m.message {
                 Some(Wire::Offer(_)) => "offer",
                 Some(Wire::Abort(_)) => "abort",
                 other => panic!("{other:?}"),

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use dpc_core::ids::LaneId;
-use dpc_proto::v1;
+use dpc_proto::{LinkMessages, v1};
 use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 use v1::mesh_service_server::MeshService;
@@ -42,11 +42,11 @@ impl Mesh {
 
 #[tonic::async_trait]
 impl MeshService for Mesh {
-    type LinkStream = Pin<Box<dyn Stream<Item = Result<v1::LinkResponse, Status>> + Send>>;
+    type LinkStream = Pin<Box<dyn Stream<Item = Result<LinkMessages, Status>> + Send>>;
 
     async fn link(
         &self,
-        request: Request<Streaming<v1::LinkRequest>>,
+        request: Request<Streaming<LinkMessages>>,
     ) -> Result<Response<Self::LinkStream>, Status> {
         let hub = self.hub_of(&request)?;
         let pair = pair(&request)?;
@@ -55,22 +55,21 @@ impl MeshService for Mesh {
         }
         let link = hub.links.open(Origin::Accepted, |_| pair);
         let out = OutStream::new(Arc::clone(&link.out), || {});
-        let incoming = request.into_inner().map(|message| message.map(|m| m.messages));
+        let incoming = request.into_inner().map(|message| message.map(|m| m.items));
         tokio::spawn(async move {
             let id = link.id;
             if let Some(why) = link.run(hub, incoming).await {
                 tracing::info!(link = id.0, "link ended: {why}");
             }
         });
-        let answers = out.map(|messages| messages.map(|messages| v1::LinkResponse { messages }));
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(Box::pin(out)))
     }
 
-    type BodiesStream = Pin<Box<dyn Stream<Item = Result<v1::BodiesResponse, Status>> + Send>>;
+    type BodiesStream = Pin<Box<dyn Stream<Item = Result<LinkMessages, Status>> + Send>>;
 
     async fn bodies(
         &self,
-        request: Request<Streaming<v1::BodiesRequest>>,
+        request: Request<Streaming<LinkMessages>>,
     ) -> Result<Response<Self::BodiesStream>, Status> {
         let hub = self.hub_of(&request)?;
         let pair = pair(&request)?;
@@ -80,10 +79,9 @@ impl MeshService for Mesh {
             return Err(Status::already_exists(format!("link {pair} has its bodies already")));
         }
         let out = OutStream::new(Arc::clone(&link.bodies), || {});
-        let incoming = request.into_inner().map(|message| message.map(|m| m.messages));
+        let incoming = request.into_inner().map(|message| message.map(|m| m.items));
         tokio::spawn(link.run_bodies(hub, incoming));
-        let answers = out.map(|messages| messages.map(|messages| v1::BodiesResponse { messages }));
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(Box::pin(out)))
     }
 
     async fn probe(
