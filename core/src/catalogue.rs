@@ -164,17 +164,19 @@ impl Page {
         self.sets.iter().map(|s| s.positions.len()).sum()
     }
 
-    /// The share of the record's bytes that live entries hold, roughly.
-    pub(crate) fn live_bytes(&self) -> u64 {
-        u64::from(self.bytes) * self.live() as u64 / u64::from(self.entries.max(1))
-    }
-
-    /// What live entries would take if they were carried, roughly: ends stand among their like
-    /// then, and nothing else does in their record.
-    fn packed_bytes(&self) -> u64 {
-        let ends = self.set(Shelf::Ended).map_or(0, |set| set.positions.len() as u64);
-        let share = u64::from(self.bytes) * ends / u64::from(self.entries.max(1));
-        self.live_bytes() - share.saturating_sub(ends * PACKED_END_BYTES)
+    /// The share of the record's bytes that live entries hold, and what these would take if they
+    /// were carried, both roughly: ends stand among their like then, and nothing else does in their
+    /// record.
+    fn live_and_packed_bytes(&self) -> (u64, u64) {
+        let (mut live, mut ends) = (0, 0);
+        for set in &self.sets {
+            let count = set.positions.len() as u64;
+            live += count;
+            ends += if set.shelf == Shelf::Ended { count } else { 0 };
+        }
+        let share = |count| u64::from(self.bytes) * count / u64::from(self.entries.max(1));
+        let live_bytes = share(live);
+        (live_bytes, live_bytes - share(ends).saturating_sub(ends * PACKED_END_BYTES))
     }
 
     /// Whether nothing was ever put into it.
@@ -330,8 +332,14 @@ impl Catalogue {
 
     /// Counts live bytes anew: done at each checkpoint, not at each change.
     pub(crate) fn recount(&mut self) {
-        self.live_bytes = self.iter().map(|(_, page)| page.live_bytes()).sum();
-        self.packed_bytes = self.iter().map(|(_, page)| page.packed_bytes()).sum();
+        // Over all pages in one go: they are in no cache.
+        let (mut live, mut packed) = (0, 0);
+        for (_, page) in self.iter() {
+            let of_page = page.live_and_packed_bytes();
+            live += of_page.0;
+            packed += of_page.1;
+        }
+        (self.live_bytes, self.packed_bytes) = (live, packed);
     }
 }
 

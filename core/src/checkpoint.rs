@@ -156,6 +156,15 @@ impl Core {
             w.int(page.wall.0);
             w.int(u64::from(page.bytes));
             w.int(u64::from(page.entries));
+            if let [set] = &page.sets[..]
+                && !matches!(set.shelf, Shelf::Memory | Shelf::Held)
+                && !in_memory.contains_key(record)
+            {
+                // Nearly all of them, of which there is one for each record that is remembered.
+                w.int(1);
+                encode_set(w, set);
+                continue;
+            }
             let mut sets: Vec<Set> = Vec::new();
             for set in page.sets.iter().filter(|s| s.shelf != Shelf::Memory) {
                 let mut set = set.clone();
