@@ -332,7 +332,7 @@ impl Catalogue {
 
     /// Counts live bytes anew: done at each checkpoint, not at each change.
     pub(crate) fn recount(&mut self) {
-        // Over all pages in one go: they are in no cache.
+        // In one go over all pages, which are more than the processor's caches hold.
         let (mut live, mut packed) = (0, 0);
         for (_, page) in self.iter() {
             let of_page = page.live_and_packed_bytes();

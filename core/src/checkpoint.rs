@@ -160,7 +160,7 @@ impl Core {
                 && !matches!(set.shelf, Shelf::Memory | Shelf::Held)
                 && !in_memory.contains_key(record)
             {
-                // Nearly all of them, of which there is one for each record that is remembered.
+                // Nearly all pages are so: there is one for each record whose ends are remembered.
                 w.int(1);
                 encode_set(w, set);
                 continue;

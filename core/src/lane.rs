@@ -43,7 +43,7 @@ pub(crate) struct Lane {
     /// Of the hashes by which a record knows its strings.
     #[serde(skip)]
     seed: u64,
-    /// Bytes of the record before the open one, if they are no more than the target.
+    /// Bytes of the record before the open one, but at most the target.
     #[serde(skip)]
     needed: usize,
 }
@@ -146,7 +146,7 @@ impl Lane {
         self.reserve(if fits { bytes.min(self.target / 8) } else { bytes });
     }
 
-    /// Opens the next record and gives the one before. It begins with the room that the last two
+    /// Opens the next record and gives the one before. It begins with the larger of what the last two
     /// needed: under load those with objects and those with ends take turns, and grow without being
     /// copied.
     fn open_next(&mut self) -> Draft {

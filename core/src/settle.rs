@@ -415,7 +415,8 @@ impl Core {
         let at = self.lane.write_end(&end);
         let End { marks, ty: of, .. } = end;
         object.marks = marks;
-        // Its count goes down before what follows, which waits for memory.
+        // The type's name is shared: to let go of it waits for all that was written before, and what
+        // follows is written into memory that no cache holds.
         drop(of);
         self.catalogue.take(was, Shelf::Memory);
         if shadow {

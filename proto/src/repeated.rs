@@ -1,5 +1,5 @@
-//! The messages that carry objects, pushed, delivered and moved: by far the most bytes on the wire. Each
-//! is one repeated field.
+//! The messages that carry objects, pushed, delivered and moved: by far the most bytes on the wire.
+//! Each is one repeated field.
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::encoding::{
@@ -113,7 +113,7 @@ impl<T: Message + Default> Message for Repeated<T> {
         }
         let before = buf.remaining();
         // An item in one piece is read a third faster than out of the buffer that the transport still
-        // reads into. Nothing is copied by that.
+        // reads into. It is taken out of that without being copied.
         let mut item = Bytes::new();
         encoding::bytes::merge(wire_type, &mut item, buf, context)?;
         self.items.push_mut(T::default()).merge(item)?;
@@ -185,5 +185,27 @@ mod tests {
         }
         assert_eq!(written.encode_to_vec(), items.encode_to_vec());
         assert_eq!(LinkMessages::decode(&written.encode_to_vec()[..]), Ok(items));
+    }
+
+    #[test]
+    fn what_is_no_item_is_an_error() {
+        let read = |bytes: &[u8]| PushStreamRequest::decode(bytes);
+        assert_eq!(read(&[0x0a, 0]), Ok(vec![v1::PushItem::default()].into()), "nothing in it");
+        let bad: [(&str, &[u8]); 5] = [
+            ("a number", &[0x08, 1]),
+            ("longer than what is left", &[0x0a, 3, 0x08, 1]),
+            (
+                "longer than memory",
+                &[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+            ),
+            (
+                "a field that goes on behind the item",
+                &[0x0a, 2, 0x12, 9, 0x08, 1, 0, 0, 0, 0, 0, 0, 0],
+            ),
+            ("a length that never ends", &[0x0a, 0xff]),
+        ];
+        for (what, bytes) in bad {
+            assert!(read(bytes).is_err(), "{what}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// A timer that is moved only when it would fire too late. See the module.
+/// A timer that is moved only when it would fire too late, or has fired too early. See the module.
 pub(crate) struct WakeTimer(Pin<Box<Sleep>>);
 
 impl WakeTimer {
@@ -52,6 +52,9 @@ mod tests {
         assert_eq!(fired(&mut timer, begin, 20, 99).await, Some(20), "it was brought forward");
         assert_eq!(fired(&mut timer, begin, 20, 99).await, Some(20), "it is past");
         assert_eq!(fired(&mut timer, begin, 60, 30).await, None);
+        assert_eq!(fired(&mut timer, begin, 80, 40).await, None);
+        let set = timer.0.deadline() - begin;
+        assert_eq!(set.as_millis(), 60, "what is put off does not move it");
         assert_eq!(fired(&mut timer, begin, 80, 99).await, Some(80), "it was put off");
         let never = tokio::time::timeout(Duration::from_secs(9), timer.until(None));
         assert!(never.await.is_err());

@@ -23,9 +23,6 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long the last objects may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How much later than due a push may be by the timer alone.
-const TIMER_SLACK: Duration = Duration::from_micros(250);
-
 /// The most ticks a second at which objects are pushed.
 const TICKS_MAX: u64 = 1_000;
 
@@ -67,12 +64,9 @@ async fn push(
 ) -> Result<(), Failure> {
     let filling = load::payload(plan.size.saturating_sub(STAMP));
     let mut types = stage.types().iter().cycle();
-    let (mut pace, mut pushed) = (Pace::start(rate, begin)?, 0);
+    let (mut metronome, mut pushed) = (Metronome::start(rate, begin)?, 0);
     while pushed < count {
-        let (due, objects) = pace.next().await;
-        // What is a little late is so by the timer, and by waking up: that is not the node's.
-        let now = begin.elapsed();
-        let due = if now.saturating_sub(due) <= TIMER_SLACK { now } else { due };
+        let (due, objects) = metronome.next(begin).await;
         for _ in 0..objects.min(count - pushed) {
             let ty = types.next().expect("a plan has a type");
             let object = Object::new(ty, stamped(due, &filling));
@@ -85,13 +79,13 @@ async fn push(
 
 /// Says when objects are due: a thread that does nothing but sleep. The timer of a tokio runtime is
 /// up to a millisecond late, which at 1,000 a second is as long as the time between two objects.
-struct Pace {
+struct Metronome {
     ticks: mpsc::Receiver<()>,
     rhythm: Rhythm,
     tick: u64,
 }
 
-impl Pace {
+impl Metronome {
     fn start(rate: u32, begin: Instant) -> Result<Self, Failure> {
         let rhythm = Rhythm::of(rate);
         // While the node holds pushes up, ticks wait here: they are charged to it.
@@ -108,12 +102,16 @@ impl Pace {
         Ok(Self { ticks, rhythm, tick: 0 })
     }
 
-    /// Waits for the next tick. Says when it was due, and how many objects are due with it.
-    async fn next(&mut self) -> (Duration, u64) {
-        self.ticks.recv().await.expect("the thread ends after this");
+    /// Waits for the next tick. Says since when its objects are due, and how many they are.
+    async fn next(&mut self, begin: Instant) -> (Duration, u64) {
+        // Whoever waited for a tick was not held up: what it is late by is the timer's, and that of waking
+        // up, and not the node's.
+        let waited = self.ticks.is_empty();
+        self.ticks.recv().await.expect("the thread lives as long as this");
         let tick = self.tick;
         self.tick += 1;
-        (self.rhythm.due(tick), self.rhythm.objects(tick))
+        let due = if waited { begin.elapsed() } else { self.rhythm.due(tick) };
+        (due, self.rhythm.objects(tick))
     }
 }
 

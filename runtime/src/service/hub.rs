@@ -421,7 +421,7 @@ impl Hub {
         let Some(Waiter::Session(out)) = waiter else { return };
         self.metrics.delivered(&delivery.object.entity.ty);
         if out.with(|session| session.deliver(delivery)) {
-            tokio::spawn(watch_reader(Arc::clone(self), Arc::clone(out), session));
+            tokio::spawn(watch_reader(Arc::clone(self), out, session));
         }
     }
 

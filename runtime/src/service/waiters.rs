@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use dpc_core::effect::Answer;
 use dpc_core::ids::RequestId;
@@ -24,7 +24,7 @@ pub(super) enum Waiter {
 #[derive(Default)]
 pub(super) struct Waiters {
     all: Mutex<BTreeMap<RequestId, Waiter>>,
-    /// Counts those that have gone, so that nobody keeps one who is no longer here.
+    /// Counts those that have gone, so that nobody finds one who is no longer here.
     gone: AtomicU64,
 }
 
@@ -63,27 +63,59 @@ impl Waiters {
     }
 }
 
-/// Whom the owner of this wrote to last: what core has to say goes to few streams, many times in a
-/// row, and they are found here without the lock.
+/// Streams that the owner of this wrote to last: what core has to say goes to few of them, many times
+/// in a row, and they are found here without the lock that all share. It keeps none of them alive.
 #[derive(Default)]
 pub(crate) struct Latest {
-    found: [Option<(RequestId, Waiter)>; 8],
+    found: [Option<(RequestId, Stream)>; LATEST],
     /// How many had gone when these were found.
     gone: u64,
 }
 
+/// How many streams are found without the lock.
+const LATEST: usize = 8;
+
+enum Stream {
+    Push(Weak<Outbox<PushOut>>),
+    Session(Weak<Outbox<SessionOut>>),
+}
+
 impl Latest {
     /// Who waits under this number, if anyone does.
-    pub(super) fn find(&mut self, request: RequestId, waiters: &Waiters) -> Option<&Waiter> {
+    pub(super) fn find(&mut self, request: RequestId, waiters: &Waiters) -> Option<Waiter> {
         let gone = waiters.gone.load(Ordering::Acquire);
         if self.gone != gone {
             *self = Self { gone, ..Self::default() };
         }
-        let slot = &mut self.found[request.0 as usize % 8];
-        if slot.as_ref().is_none_or(|(found, _)| *found != request) {
-            *slot = waiters.lock().get(&request).cloned().map(|waiter| (request, waiter));
+        let slot = &mut self.found[request.0 as usize % LATEST];
+        if let Some((found, stream)) = slot
+            && *found == request
+        {
+            return stream.waiter();
         }
-        slot.as_ref().map(|(_, waiter)| waiter)
+        let waiter = waiters.lock().get(&request).cloned()?;
+        if let Some(stream) = Stream::of(&waiter) {
+            *slot = Some((request, stream));
+        }
+        Some(waiter)
+    }
+}
+
+impl Stream {
+    /// A call is answered once and not kept.
+    fn of(waiter: &Waiter) -> Option<Self> {
+        match waiter {
+            Waiter::Call(_) => None,
+            Waiter::Push(out) => Some(Self::Push(Arc::downgrade(out))),
+            Waiter::Session(out) => Some(Self::Session(Arc::downgrade(out))),
+        }
+    }
+
+    fn waiter(&self) -> Option<Waiter> {
+        match self {
+            Self::Push(out) => out.upgrade().map(Waiter::Push),
+            Self::Session(out) => out.upgrade().map(Waiter::Session),
+        }
     }
 }
 

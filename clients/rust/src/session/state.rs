@@ -334,7 +334,7 @@ impl State {
             let at = held.renewed + third;
             next = Some(next.map_or(at, |next| next.min(at)));
         }
-        // The oldest first, whatever the order of the map.
+        // In the order of their numbers, whatever that of the map.
         due.sort_unstable();
         self.next_extend = next;
         for some in due.chunks(LEASES_MAX) {
