@@ -166,10 +166,8 @@ impl Remembered {
         end: RecordNumber,
         ids: Vec<(ObjectId, Loc)>,
     ) -> Option<PartIds> {
-        // Compared as numbers: there are many of them, and nothing else goes on meanwhile.
-        let numbers = || ids.iter().map(|(id, _)| u128::from_be_bytes(id.0));
-        let (min, max) = (numbers().min()?, numbers().max()?);
-        let (min, max) = (ObjectId(min.to_be_bytes()), ObjectId(max.to_be_bytes()));
+        let only = || ids.iter().map(|(id, _)| *id);
+        let (min, max) = (only().min()?, only().max()?);
         let filter = filter_of(&ids);
         let words = filter.as_slice().to_vec();
         self.put_part(part, Part { min, max, filter });

@@ -40,15 +40,11 @@ struct Waiting {
 }
 
 impl PushOut {
-    fn new(hub: &Hub) -> Self {
-        let opened = v1::PushOpened {
-            node: hub.identity.name.as_str().to_owned(),
-            lane: hub.identity.lane.to_string(),
-            limits: Some(view::limits(&hub.limits)),
-        };
+    /// What a stream says first, and what its answers mean.
+    pub(super) fn new(opened: v1::PushOpened, durability: v1::Durability) -> Self {
         Self {
             opened: Some(opened),
-            durability: hub.identity.durability,
+            durability,
             ok: VecDeque::new(),
             refused: VecDeque::new(),
             id_chosen: BTreeSet::new(),
@@ -141,7 +137,12 @@ impl Gather for PushOut {
 /// Opens a push stream; what is returned is its answering side.
 pub(crate) fn open(hub: &Arc<Hub>, requests: Streaming<PushStreamRequest>) -> OutStream<PushOut> {
     let request = hub.next_request();
-    let out = Outbox::new(PushOut::new(hub));
+    let opened = v1::PushOpened {
+        node: hub.identity.name.as_str().to_owned(),
+        lane: hub.identity.lane.to_string(),
+        limits: Some(view::limits(&hub.limits)),
+    };
+    let out = Outbox::new(PushOut::new(opened, hub.identity.durability));
     hub.add_push(request, Arc::clone(&out));
     let reader = Reader {
         hub: Arc::clone(hub),

@@ -121,21 +121,27 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
+    use dpc_proto::v1;
+
     use super::*;
 
     #[test]
     fn whoever_has_gone_is_not_found_again() {
         let (waiters, mut latest) = (Waiters::default(), Latest::default());
-        let call = || Waiter::Call(mpsc::unbounded_channel().0);
+        let push = || Outbox::new(PushOut::new(v1::PushOpened::default(), v1::Durability::Synced));
+        // The transport holds its end for longer: it is the removal that counts.
+        let ends = [push(), push()];
+        let [one, nine] = ends.each_ref().map(|out| Waiter::Push(Arc::clone(out)));
         assert!(latest.find(RequestId(1), &waiters).is_none());
-        waiters.insert(RequestId(1), call());
-        waiters.insert(RequestId(9), call());
+        waiters.insert(RequestId(1), one);
+        waiters.insert(RequestId(9), nine);
         for request in [1, 9, 1] {
             assert!(latest.find(RequestId(request), &waiters).is_some(), "{request}");
         }
         waiters.remove(RequestId(1));
         assert!(latest.find(RequestId(1), &waiters).is_none());
         assert!(latest.find(RequestId(9), &waiters).is_some());
+        assert_eq!(Arc::strong_count(&ends[1]), 2, "what is found is not kept alive by that");
         assert_eq!(waiters.clear().count(), 1);
         assert!(latest.find(RequestId(9), &waiters).is_none());
     }
