@@ -27,6 +27,7 @@ mod restored;
 mod routes;
 mod serve;
 mod service;
+mod threads;
 mod unread;
 mod wake;
 mod wire;

@@ -141,26 +141,40 @@ pub fn open_header(record: &[u8]) -> Result<Header, BadFrame> {
     if record.len() < least {
         return Err(BadFrame::Length { expected: least, found: record.len() });
     }
-    if record[..4] != MAGIC {
+    let (header, length) = open_start(record)?;
+    if length != record.len() {
+        return Err(BadFrame::Length { expected: length, found: record.len() });
+    }
+    Ok(header)
+}
+
+/// Reads a header from the first [`HEADER_BYTES`] of what may be a record, and how many bytes the
+/// record has if it is one. Nothing is checked but magic, format, and that a record may be that long.
+pub fn open_start(start: &[u8]) -> Result<(Header, usize), BadFrame> {
+    if start.len() < HEADER_BYTES {
+        return Err(BadFrame::Length { expected: HEADER_BYTES, found: start.len() });
+    }
+    if start[..4] != MAGIC {
         return Err(BadFrame::Magic);
     }
-    let format = u16::from_le_bytes(array(record, 4));
+    let format = u16::from_le_bytes(array(start, 4));
     if format > FORMAT {
         return Err(BadFrame::Newer { found: format });
     }
-    let body = u32::from_le_bytes(array(record, 76)) as usize;
-    if body + least != record.len() {
-        return Err(BadFrame::Length { expected: body + least, found: record.len() });
+    let length = HEADER_BYTES + u32::from_le_bytes(array(start, 76)) as usize + HASH_BYTES;
+    if length > RECORD_BYTES_MAX {
+        return Err(BadFrame::Length { expected: RECORD_BYTES_MAX, found: length });
     }
-    Ok(Header {
-        lane: LaneId(array(record, 8)),
-        epoch: Epoch(u64::from_le_bytes(array(record, 24))),
-        number: RecordNumber(u64::from_le_bytes(array(record, 32))),
-        wall: Wall(u64::from_le_bytes(array(record, 40))),
-        previous: array(record, 48),
-        checkpoint: RecordNumber(u64::from_le_bytes(array(record, 64))),
-        entries: u32::from_le_bytes(array(record, 72)),
-    })
+    let header = Header {
+        lane: LaneId(array(start, 8)),
+        epoch: Epoch(u64::from_le_bytes(array(start, 24))),
+        number: RecordNumber(u64::from_le_bytes(array(start, 32))),
+        wall: Wall(u64::from_le_bytes(array(start, 40))),
+        previous: array(start, 48),
+        checkpoint: RecordNumber(u64::from_le_bytes(array(start, 64))),
+        entries: u32::from_le_bytes(array(start, 72)),
+    };
+    Ok((header, length))
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {

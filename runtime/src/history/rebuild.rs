@@ -10,9 +10,11 @@ use dpc_core::ids::{LaneId, RecordNumber};
 
 use super::book::Book;
 use super::db::DbResult;
-use super::worker::SYNC_BYTES;
 use super::{HistoryError, HistoryOptions, folder};
 use crate::files::sync_folder;
+
+/// Bytes written in one transaction: nobody waits for its sync.
+const STEP_BYTES: u64 = 32 << 20;
 
 /// A history that is being made anew. Dropping it leaves what was there before as it was, and a file
 /// that the next try removes.
@@ -77,7 +79,7 @@ impl Rebuilding {
 
     fn write(&mut self, number: RecordNumber, record: &Bytes) -> DbResult<()> {
         self.book.apply(number, record, true)?;
-        if self.book.unsynced() >= SYNC_BYTES {
+        if self.book.unsynced() >= STEP_BYTES {
             self.book.sync()?;
         }
         Ok(())

@@ -15,6 +15,7 @@ use super::folder;
 use super::inbox::{Ask, Pulled, Query, Shared, Stop};
 use super::shared::sending::Sending;
 use super::{HistoryOptions, PULL_BYTES, QueryError, Report};
+use crate::threads::stand_back;
 
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
@@ -49,6 +50,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn run(mut self) {
+        stand_back();
         let shared = self.shared.clone();
         // Whatever ends this thread, nobody waits for it afterwards.
         let _ended = Ended(shared.clone());
@@ -403,5 +405,6 @@ impl Drop for Ended {
 
 /// Time between two tries of what has failed.
 pub(super) const RETRY: Duration = Duration::from_secs(2);
-/// Bytes written at which a sync is due.
-pub(super) const SYNC_BYTES: u64 = 32 << 20;
+/// Bytes written at which a sync is due: one of them holds up the syncs of the log, on the same disk,
+/// for no longer than a few of those take.
+const SYNC_BYTES: u64 = 1 << 20;

@@ -5,7 +5,6 @@
 //! again: every later request gets that error, and the node stops.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
@@ -20,14 +19,13 @@ pub use super::log::Options;
 use super::folder::{EMBEDDED, Folder, is_retired};
 use super::head::{Head, HeadWriter, Turn};
 use super::log::Log;
-use super::{damaged, io_error, precheck, rescue};
 
 /// The most requests that wait for the storage thread. A caller that goes beyond is refused.
 const QUEUE_COUNT_MAX: usize = 1024;
 
 /// How many records a killed process may leave behind HEAD: the last one that was acknowledged, whose
 /// HEAD was still on its way, and the next one, which was written and waited for that HEAD.
-const BEHIND_MAX: u64 = 2;
+const BEHIND_MAX: usize = 2;
 
 /// The embedded store of one lane. Dropping it finishes what was asked for and closes the folder.
 pub struct Embedded {
@@ -163,62 +161,36 @@ impl Drop for Embedded {
     }
 }
 
-fn remake(log: &Path) -> Result<(), StoreError> {
-    let removed = match std::fs::remove_dir_all(log) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
-    removed.and_then(|()| std::fs::create_dir(log)).map_err(|error| io_error(log, &error))
-}
-
 /// What the storage thread owns. The fields are dropped in this order: the lock goes last.
 struct Keeper {
-    log: Arc<Log>,
+    log: Log,
     head_writer: HeadWriter,
     /// What HEAD says, or will say when `turn` is written.
     head: Head,
     turn: Turn,
     /// How many records may lie behind HEAD.
-    behind_max: u64,
-    /// The last open was refused: nothing of what was kept then goes before every record has been
-    /// read.
-    suspect: bool,
+    behind_max: usize,
     claimed: bool,
     failed: Option<StoreError>,
     /// The last record of the last read, to check that the next one is linked to it.
     read_to: Option<(RecordNumber, [u8; 16])>,
-    /// Gives back space beside the appends.
-    janitor: Option<JoinHandle<()>>,
     folder: Folder,
 }
 
 impl Keeper {
     fn open(folder: Folder, options: &Options) -> Result<Self, StoreError> {
         let found = Head::read(&folder.head(), folder.lane)?;
-        let log = folder.log();
-        let version = log.join("version");
-        if !version.exists() {
-            if found.head.last > RecordNumber(0) {
-                return Err(damaged(&version, "it is missing"));
-            }
-            // The folder was new, and the process died before the database was made.
-            remake(&log)?;
-        }
-        let suspect = rescue::keep(&log, &folder.rescue(), !found.head.clean)?;
-        precheck::check(&log)?;
-        let log = Log::open(&log, options)?;
+        let log = Log::open(&folder.log(), folder.lane, found.head.first, options)?;
         Ok(Self {
-            log: Arc::new(log),
+            log,
             head_writer: HeadWriter::start(folder.head(), &found)?,
             head: found.head,
             turn: Turn::default(),
             // The older slot is one record older.
             behind_max: if found.repaired { BEHIND_MAX + 1 } else { BEHIND_MAX },
-            suspect,
             claimed: false,
             failed: None,
             read_to: None,
-            janitor: None,
             folder,
         })
     }
@@ -282,15 +254,12 @@ impl Keeper {
         self.head.clean = false;
         self.write_head()?;
         self.check_end()?;
-        if self.suspect {
-            self.check_everything()?;
-            self.suspect = false;
-        }
         self.log.sync()?;
         // From here on HEAD is known as it is in memory: at most one record has no answer.
         self.behind_max = 1;
         self.write_head()?;
-        rescue::drop_kept(&self.folder.rescue())?;
+        // What was forgotten goes when nothing is in doubt any more.
+        self.log.forget(self.head.first);
         self.claimed = true;
         let Head { epoch, first, last, last_hash, .. } = self.head;
         Ok(Claimed { epoch, first, last, last_hash })
@@ -310,28 +279,9 @@ impl Keeper {
             let acknowledged = self.log.get(last)?;
             self.check(last, acknowledged.as_ref(), None)?;
         }
-        let log = Arc::clone(&self.log);
-        for (behind, found) in (1..).zip(log.range(last.next())) {
-            let (number, record) = found?;
-            if behind > self.behind_max {
-                let what = format!("it lies {behind} records behind HEAD: HEAD is not this log's");
-                return Err(log.damaged(number, what));
-            }
-            let expected = self.head.last.next();
-            if number != expected {
-                return Err(log.damaged(expected, format!("it is missing, {number} is there")));
-            }
-            self.check(number, Some(&record), Some(self.head.last_hash))?;
-            self.head.last = number;
+        for record in self.log.find_end((last, self.head.last_hash), self.behind_max)? {
+            self.head.last = self.head.last.next();
             self.head.last_hash = hash_of(&record);
-        }
-        Ok(())
-    }
-
-    fn check_everything(&mut self) -> Result<(), StoreError> {
-        let mut from = self.head.first;
-        while from <= self.head.last {
-            from = RecordNumber(from.0 + self.read(from, READ_BYTES_MAX)?.len() as u64);
         }
         Ok(())
     }
@@ -351,10 +301,10 @@ impl Keeper {
             return Appended::DefinitelyNot(error);
         }
         let last_hash = hash_of(&record);
-        if let Err(error) = self.log.make_room() {
+        if let Err(error) = self.log.make_room(number, record.len()) {
             return Appended::DefinitelyNot(self.fail(error));
         }
-        let written = self.log.put(number, record);
+        let written = self.log.put(number, &record);
         // HEAD of the record before has been on its way since that was acknowledged.
         let written = written.and_then(|()| self.head_writer.wait(self.turn));
         if let Err(error) = written {
@@ -379,21 +329,29 @@ impl Keeper {
         let mut records = Vec::new();
         let mut left = bytes_max;
         let mut expected = from;
-        let mut range = self.log.range(from);
+        let mut reader = self.log.reader(from)?;
         while expected <= self.head.last {
-            let found = range.next().transpose()?;
-            let record = found.filter(|(number, _)| *number == expected).map(|(_, record)| record);
-            self.check(expected, record.as_ref(), previous)?;
-            let record = record.expect("it was just checked");
-            if record.len() > left && !records.is_empty() {
+            let length = match &mut reader {
+                Some(reader) => reader.length(&self.log)?,
+                None => None,
+            };
+            if length.is_some_and(|length| length > left) && !records.is_empty() {
                 break;
             }
+            let record = match &mut reader {
+                Some(reader) => reader.next(&mut self.log)?,
+                None => None,
+            };
+            self.check(expected, record.as_ref(), previous)?;
+            let record = record.expect("it was just checked");
             left = left.saturating_sub(record.len());
             previous = Some(hash_of(&record));
             records.push((expected, record));
             expected = expected.next();
         }
-        drop(range);
+        if let Some(reader) = reader {
+            self.log.keep(reader);
+        }
         self.read_to = previous.map(|hash| (RecordNumber(expected.0 - 1), hash));
         Ok(records)
     }
@@ -409,7 +367,7 @@ impl Keeper {
         for _ in 0..2 {
             self.write_head().map_err(|error| self.fail(error))?;
         }
-        self.give_back_space();
+        self.log.forget(below);
         Ok(())
     }
 
@@ -427,33 +385,7 @@ impl Keeper {
         }
     }
 
-    /// Drops whole tables beside the appends. If the last round is still under way this one is left
-    /// out: the next one covers it.
-    fn give_back_space(&mut self) {
-        if self.janitor.as_ref().is_some_and(|janitor| !janitor.is_finished()) {
-            return;
-        }
-        self.finish_janitor();
-        let (log, below) = (Arc::clone(&self.log), self.head.first);
-        let work = move || {
-            if let Err(error) = log.forget_tables(below) {
-                tracing::warn!(%below, %error, "the space of old records is not given back");
-            }
-        };
-        match std::thread::Builder::new().name("dpc-janitor".into()).spawn(work) {
-            Ok(janitor) => self.janitor = Some(janitor),
-            Err(error) => tracing::warn!(%error, "cannot start a thread"),
-        }
-    }
-
-    fn finish_janitor(&mut self) {
-        if self.janitor.take().is_some_and(|janitor| janitor.join().is_err()) {
-            tracing::error!("the thread that gives back space panicked");
-        }
-    }
-
     fn close(&mut self) -> Result<(), StoreError> {
-        self.finish_janitor();
         if let Some(error) = self.error() {
             return Err(error);
         }

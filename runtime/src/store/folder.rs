@@ -26,7 +26,10 @@ use crate::files::{if_there, sync_folder};
 use crate::history;
 
 /// The version of the folder's layout that this program makes, and the highest it opens.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// The last version whose logs are those of another database.
+const FORMAT_OF_FJALL: u32 = 1;
 
 const TITLE: &str = "dpc data folder";
 
@@ -156,10 +159,6 @@ impl Folder {
         self.path.join("log")
     }
 
-    pub(super) fn rescue(&self) -> PathBuf {
-        self.path.join("rescue")
-    }
-
     /// The epoch of the last claim of a lane that is kept elsewhere, if it was ever claimed: that
     /// store must know of it.
     pub(super) fn claimed(&self) -> Result<Option<Epoch>, StoreError> {
@@ -251,7 +250,7 @@ pub(super) fn finish_move(folder: &Path, epoch: Epoch) -> Result<PathBuf, StoreE
     let aside = folder.join("before-move");
     let finish = || {
         fs::create_dir_all(&aside)?;
-        for name in ["HEAD", "log", "rescue"] {
+        for name in ["HEAD", "log"] {
             if_there(fs::rename(folder.join(name), aside.join(name)))?;
         }
         sync_folder(folder)?;
@@ -407,7 +406,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(LaneId, String), StoreError> {
         return Err(bad("its first line is not that of a dpc data folder"));
     }
     let format = lines.next().and_then(|line| line.strip_prefix("format ")?.parse::<u32>().ok());
-    match format.ok_or_else(|| bad("it does not say its format"))? {
+    let format = format.ok_or_else(|| bad("it does not say its format"))?;
+    match format {
         newer if newer > FORMAT => Err(StoreError::Refused(format!(
             "{}: the data directory has format {newer}, and this program knows formats up to \
              {FORMAT}: it was written by a newer dpc",
@@ -422,6 +422,14 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(LaneId, String), StoreError> {
             let lane = lines.next().and_then(|line| line.strip_prefix("lane ")?.parse().ok());
             let store = lines.find_map(|line| line.strip_prefix("store ")).unwrap_or(EMBEDDED);
             let lane = lane.ok_or_else(|| bad("it does not name its lane"))?;
+            if format <= FORMAT_OF_FJALL && store == EMBEDDED {
+                return Err(StoreError::Refused(format!(
+                    "{}: the data directory has format {format}, whose log this program does not read: \
+                     write the lane to a file with the dpc that has made it (`dpc store export`), and \
+                     take it into another data_dir with this one (`dpc store import`)",
+                    path.display()
+                )));
+            }
             Ok((lane, store.to_owned()))
         }
     }

@@ -22,10 +22,13 @@ use dpc_core::ids::{LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::store::{Done, StoreError};
 use fjall::{AbstractTree, Database, Keyspace};
 
-use super::log::{Options, guard, make_room, open};
-use super::{damaged, io_error, precheck};
+use super::{damaged, io_error};
+use crate::threads::stand_back;
+use database::{guard, make_room, open};
 
 mod chunk;
+mod database;
+mod precheck;
 
 /// Entries in one chunk: about 3 KiB, one block of a table.
 const CHUNK_COUNT: usize = 192;
@@ -97,7 +100,10 @@ impl IndexDb {
         let path = path.to_owned();
         let thread = std::thread::Builder::new()
             .name("dpc-index".into())
-            .spawn(move || Keeper::open(path, lane).run(&queue))
+            .spawn(move || {
+                stand_back();
+                Keeper::open(path, lane).run(&queue);
+            })
             .map_err(|error| StoreError::Io(format!("cannot start a thread: {error}")))?;
         Ok(Self { requests: Some(requests), thread: Some(thread) })
     }
@@ -227,9 +233,7 @@ impl Keeper {
 
     fn open_tables(&mut self) -> Result<(), StoreError> {
         precheck::check(&self.path)?;
-        let options =
-            Options { memtable_bytes: 8 << 20, cache_bytes: 16 << 20, ..Options::default() };
-        self.tables = Some(open(&self.path, "ids", &options)?);
+        self.tables = Some(open(&self.path, "ids")?);
         Ok(())
     }
 

@@ -1,233 +1,451 @@
-//! The log itself: fjall behind the few operations that a lane needs.
+//! The log itself: records one behind the other in files of a fixed size, the segments.
 //!
-//! Nothing here trusts fjall to notice damage. Its panics become errors, and its background threads
-//! may die: [`make_room`] keeps an append out of the waits inside fjall that would then never
-//! end.
+//! ```text
+//! log/000000000041.seg   records 9,014 to 9,377
+//! log/000000000042.seg   records from 9,378 on; new ones are written behind the last
+//! log/000000000043.seg   spare: made ahead, not yet in use
+//! ```
+//!
+//! A segment holds records and nothing else. A record says itself whose it is, which one, and how
+//! long, and its hash proves it ([`dpc_core::record`]); so the files need no format of their own. What
+//! stands behind the last record of a segment is nothing: room that was set aside, a record whose
+//! writing was cut off, or what was there when the file served before. It is told from records by
+//! their numbers, which only grow, and at the end of the log, where anything may have been cut off,
+//! by hash and chain as well.
+//!
+//! Opening a log changes nothing in it. Where it ends is found by [`Log::find_end`], which HEAD
+//! tells how far it has to reach (P16): whatever is in doubt is refused and left as it is.
+//!
+//! An append is one write and one sync, in room that was set aside before ([`spares`]).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
-use dpc_core::ids::RecordNumber;
+use dpc_core::ids::{LaneId, RecordNumber};
+use dpc_core::record::{hash_of, open};
 use dpc_core::store::StoreError;
-use fjall::config::CompressionPolicy;
-use fjall::{
-    AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode,
-};
 
-use super::{damaged, disk_free, io_error};
+use super::{damaged, io_error};
+use segment::{Segment, SegmentReader};
+use spares::{Spare, Spares};
 
-/// fjall stops writers at 4 tables in memory, in a loop that does not end when the thread that
-/// writes them out has died. At most one is added by an append that this bound let through.
-const SEALED_MAX: usize = 2;
+mod segment;
+mod spares;
+#[cfg(test)]
+mod tests;
 
-/// fjall slows writers down from 20 runs in level 0, and stops them at 30.
-const RUNS_MAX: usize = 16;
-
-/// A device with less room than this is called full when fjall does not say what went wrong.
-const NEARLY_FULL_BYTES: u64 = 1 << 20;
-
-pub(super) struct Log {
-    path: PathBuf,
-    database: Database,
-    records: Keyspace,
-}
-
-/// How fjall is set up.
+/// How the log lies on the disk.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Records held in memory until they are written out as a table. At most three times as much
-    /// is held at once. Fixed when the folder is made.
-    pub memtable_bytes: u64,
-    /// Blocks of tables that reads keep in memory.
-    pub cache_bytes: u64,
-    /// Table files kept open.
-    pub open_files_max: usize,
+    /// The size of a segment. Space is given back by whole segments, and about two of them are set
+    /// aside for records to come. A longer record gets a segment of its own.
+    pub segment_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { memtable_bytes: 16 << 20, cache_bytes: 8 << 20, open_files_max: 128 }
+        Self { segment_bytes: 16 << 20 }
     }
 }
 
+/// The hash of a record.
+type Hash = [u8; 16];
+
+/// Where a record begins: in which of the segments, and at which byte.
+type Place = (usize, u64);
+
+/// The log of a lane. One thread owns it.
+pub(super) struct Log {
+    path: PathBuf,
+    lane: LaneId,
+    segment_bytes: u64,
+    /// Those that hold records, oldest first.
+    segments: VecDeque<Segment>,
+    /// Those whose records were forgotten before the log was opened.
+    forgotten: Vec<PathBuf>,
+    /// The last segment and where its next record goes; nothing before [`Log::find_end`], and in a
+    /// log that holds no record.
+    tail: Option<(File, u64)>,
+    /// The highest sequence number that was ever used.
+    sequence: u64,
+    spares: Spares,
+    /// A spare was asked for and has not been taken.
+    ordered: bool,
+    /// The record behind the last one that was read, and where it stands: whoever reads on need not
+    /// look for it.
+    cursor: Option<Reader>,
+}
+
 impl Log {
-    pub(super) fn open(path: &Path, options: &Options) -> Result<Self, StoreError> {
-        let (database, records) = open(path, "records", options)?;
-        Ok(Self { path: path.to_owned(), database, records })
+    /// Opens the log at `path`, of which the records from `first` on are kept.
+    pub(super) fn open(
+        path: &Path,
+        lane: LaneId,
+        first: RecordNumber,
+        options: &Options,
+    ) -> Result<Self, StoreError> {
+        let (segments, unused) = segments_of(path, lane)?;
+        let mut log = Self {
+            path: path.to_owned(),
+            lane,
+            segment_bytes: options.segment_bytes,
+            sequence: segments.back().map_or(0, |last| last.sequence),
+            segments,
+            forgotten: Vec::new(),
+            tail: None,
+            spares: Spares::start(path, options.segment_bytes)?,
+            ordered: false,
+            cursor: None,
+        };
+        log.forgotten = log.below(first);
+        log.check_gaps()?;
+        // More than the next one are left if one was taken and nothing written to it.
+        if unused.is_some_and(|lowest| lowest != log.sequence + 1) {
+            return Err(damaged(&segment::path_of(path, log.sequence + 1), "it is missing"));
+        }
+        Ok(log)
     }
 
-    /// Writes one record and makes it durable.
-    pub(super) fn put(&self, number: RecordNumber, record: Bytes) -> Result<(), StoreError> {
-        self.guard(|| {
-            let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
-            batch.insert(&self.records, key(number), record);
-            batch.commit()
-        })
+    /// Segments are numbered without a gap.
+    fn check_gaps(&self) -> Result<(), StoreError> {
+        let pairs = self.segments.iter().zip(self.segments.iter().skip(1));
+        for (segment, next) in pairs {
+            let expected = segment.sequence + 1;
+            if next.sequence != expected {
+                return Err(damaged(&segment::path_of(&self.path, expected), "it is missing"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the segments out that hold nothing from `first` on. The last one stays.
+    fn below(&mut self, first: RecordNumber) -> Vec<PathBuf> {
+        let mut taken = Vec::new();
+        while self.segments.get(1).is_some_and(|next| next.first <= first) {
+            taken.extend(self.segments.pop_front().map(|segment| segment.path));
+        }
+        taken
+    }
+
+    /// Finds the end of the log: it goes on from `last`, the record that HEAD knows as the last one,
+    /// for as long as records are whole and linked, which are `behind_max` at most. Returns those
+    /// behind `last`, which are durable then: an earlier process may have written them and failed to
+    /// sync.
+    pub(super) fn find_end(
+        &mut self,
+        (last, last_hash): (RecordNumber, Hash),
+        behind_max: usize,
+    ) -> Result<Vec<Bytes>, StoreError> {
+        let Some(mut reader) = self.behind(last, last_hash)? else {
+            if last > RecordNumber(0) && !self.segments.is_empty() {
+                return Err(self.damaged(last, "it is missing, and it is the last one of HEAD"));
+            }
+            // Nothing has ever been written, or nothing since the lane came from elsewhere.
+            self.segments.clear();
+            // The first record need not wait for its segment.
+            self.order();
+            return Ok(Vec::new());
+        };
+        let (mut found, mut hash) = (Vec::new(), last_hash);
+        let mut places = Vec::new();
+        while let Some((place, record)) = reader.next_linked(self, hash)? {
+            hash = hash_of(&record);
+            places.push(place);
+            found.push(record);
+            if found.len() > behind_max {
+                let number = RecordNumber(last.0 + found.len() as u64);
+                let what =
+                    format!("it lies {} records behind HEAD: HEAD is not this log's", found.len());
+                return Err(reader.damaged(number, what));
+            }
+        }
+        self.check_nothing_follows(&mut reader)?;
+        self.write_again(&places, &found)?;
+        let segment = &self.segments[reader.segment];
+        let file = File::options().write(true).open(&segment.path);
+        self.tail = Some((file.map_err(|error| io_error(&segment.path, &error))?, reader.at));
+        self.sequence = segment.sequence;
+        // Segments behind it hold nothing: a record that a crash cut off at their beginning.
+        self.segments.truncate(reader.segment + 1);
+        Ok(found)
+    }
+
+    /// A reader that stands behind the record `last`, whose hash must be `hash`.
+    fn behind(&mut self, last: RecordNumber, hash: Hash) -> Result<Option<Reader>, StoreError> {
+        if let Some(at) = self.segments.iter().position(|it| it.first == last.next()) {
+            return Ok(Some(Reader::at_start(self, at)?));
+        }
+        let Some(mut reader) = self.reader(last)? else { return Ok(None) };
+        let found = reader.next(self)?;
+        Ok(found.filter(|record| open(record).is_ok() && hash_of(record) == hash).map(|_| reader))
+    }
+
+    /// A record that was only begun is the last thing in a log. If one stands behind it that is
+    /// linked to it, or in a later segment, then it was whole once.
+    fn check_nothing_follows(&self, reader: &mut Reader) -> Result<(), StoreError> {
+        let expected = reader.expected;
+        if let Some(next) = self.segments.get(reader.segment + 1) {
+            let what = format!("it is not whole, and record {} is there", next.first);
+            return Err(reader.damaged(expected, what));
+        }
+        if reader.is_followed(self)? {
+            let what = format!("it is not whole, and record {} is there", expected.next());
+            return Err(reader.damaged(expected, what));
+        }
+        Ok(())
+    }
+
+    /// Pages whose sync once failed may be clean in memory and missing on the device: writing them
+    /// again is the only way to know.
+    fn write_again(&self, places: &[Place], records: &[Bytes]) -> Result<(), StoreError> {
+        for ((segment, at), record) in places.iter().zip(records) {
+            let path = &self.segments[*segment].path;
+            let write = || {
+                let file = File::options().write(true).open(path)?;
+                file.write_all_at(record, *at)?;
+                file.sync_all()
+            };
+            write().map_err(|error| io_error(path, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Turns to a new segment if a record of that length does not fit into the last one. Nothing of
+    /// it is written yet.
+    pub(super) fn make_room(
+        &mut self,
+        number: RecordNumber,
+        length: usize,
+    ) -> Result<(), StoreError> {
+        let fits = |(_, end): &(File, u64)| end + length as u64 <= self.segment_bytes;
+        if self.tail.as_ref().is_some_and(fits) {
+            return Ok(());
+        }
+        self.turn_over(number)
+    }
+
+    /// Writes one record behind the last and makes it durable. There is room for it.
+    pub(super) fn put(&mut self, number: RecordNumber, record: &[u8]) -> Result<(), StoreError> {
+        let (segment, tail) = (self.segments.back_mut(), self.tail.as_mut());
+        let (segment, (file, end)) = segment.zip(tail).expect("room was made");
+        let written = file.write_all_at(record, *end).and_then(|()| file.sync_data());
+        written.map_err(|error| io_error(&segment.path, &error))?;
+        segment.mark(number, *end);
+        *end += record.len() as u64;
+        // What it has read ahead stood there before.
+        let last = self.segments.len() - 1;
+        self.cursor.take_if(|cursor| cursor.segment == last);
+        if *end > self.segment_bytes / 2 {
+            self.order();
+        }
+        Ok(())
+    }
+
+    /// Goes on in a new segment, which begins with record `first`.
+    fn turn_over(&mut self, first: RecordNumber) -> Result<(), StoreError> {
+        self.order();
+        self.ordered = false;
+        let made = self.spares.wait().or_else(|error| {
+            // It was asked for a while ago: there may be room by now.
+            tracing::warn!(log = %self.path.display(), %error, "a segment is asked for again");
+            self.spares.order(self.sequence + 1);
+            self.spares.wait()
+        });
+        let Spare { sequence, path, file } = made?;
+        self.sequence = sequence;
+        self.segments.push_back(Segment::new(sequence, path, first));
+        self.tail = Some((file, 0));
+        Ok(())
+    }
+
+    fn order(&mut self) {
+        if !self.ordered {
+            self.spares.order(self.sequence + 1);
+            self.ordered = true;
+        }
     }
 
     /// Makes everything durable that was ever written.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        self.guard(|| self.database.persist(PersistMode::SyncAll))
+        match (&self.tail, self.segments.back()) {
+            (Some((file, _)), Some(segment)) => {
+                file.sync_all().map_err(|error| io_error(&segment.path, &error))
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// Waits until an append will not be held up inside fjall.
-    pub(super) fn make_room(&self) -> Result<(), StoreError> {
-        make_room(&self.path, &self.database, &self.records)
+    /// Whatever stands as record `number`, unchecked; nothing if nothing does.
+    pub(super) fn get(&mut self, number: RecordNumber) -> Result<Option<Bytes>, StoreError> {
+        match self.reader(number)? {
+            Some(mut reader) => reader.next(self),
+            None => Ok(None),
+        }
     }
 
-    pub(super) fn get(&self, number: RecordNumber) -> Result<Option<Bytes>, StoreError> {
-        self.guard_read(number, || Ok(self.records.get(key(number))?.map(Bytes::from)))
+    /// A reader that stands at record `number`, if the log has a place for it.
+    pub(super) fn reader(&mut self, number: RecordNumber) -> Result<Option<Reader>, StoreError> {
+        match self.cursor.take() {
+            Some(cursor) if cursor.expected == number && self.holds(&cursor) => {
+                return Ok(Some(cursor));
+            }
+            _ => {}
+        }
+        let above = self.segments.partition_point(|segment| segment.first <= number);
+        let Some(segment) = above.checked_sub(1) else { return Ok(None) };
+        let mut reader = Reader::at_start(self, segment)?;
+        (reader.expected, reader.at) = self.segments[segment].mark_before(number);
+        while reader.expected < number {
+            if !reader.skip(self)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(reader))
     }
 
-    /// The record with the lowest number from `from` on.
-    pub(super) fn range(
-        &self,
-        from: RecordNumber,
-    ) -> impl Iterator<Item = Result<(RecordNumber, Bytes), StoreError>> {
-        let mut iter = self.records.range(key(from)..);
-        let mut expected = from;
-        std::iter::from_fn(move || {
-            let next = self.guard_read(expected, || match iter.next() {
-                None => Ok(None),
-                Some(guard) => guard.into_inner().map(Some),
-            });
-            let (found, record) = match next {
-                Ok(found) => found?,
-                Err(error) => return Some(Err(error)),
-            };
-            let Ok(bytes) = <[u8; 8]>::try_from(&found[..]) else {
-                return Some(Err(damaged(&self.path, format!("a key of {} bytes", found.len()))));
-            };
-            let number = RecordNumber(u64::from_be_bytes(bytes));
-            expected = number.next();
-            Some(Ok((number, Bytes::from(record))))
-        })
+    /// Keeps a reader for whoever reads on.
+    pub(super) fn keep(&mut self, reader: Reader) {
+        self.cursor = Some(reader);
     }
 
-    /// Gives back the space of tables that hold nothing but records below `below`. The records
-    /// themselves are no longer asked for, so a crash in between costs space only, and no
-    /// tombstones are written.
-    pub(super) fn forget_tables(&self, below: RecordNumber) -> Result<(), StoreError> {
-        self.guard(|| Ok(self.records.tree.drop_range(..key(below))?))
+    fn holds(&self, cursor: &Reader) -> bool {
+        self.segments.get(cursor.segment).is_some_and(|it| it.path == cursor.file.path)
+    }
+
+    /// Gives back the space of segments that hold nothing but records below `below`, which nobody
+    /// asks for any more.
+    pub(super) fn forget(&mut self, below: RecordNumber) {
+        self.cursor = None;
+        let mut taken = std::mem::take(&mut self.forgotten);
+        taken.extend(self.below(below));
+        self.spares.take_away(taken);
     }
 
     /// The place of a record, as errors name it.
     pub(super) fn damaged(&self, number: RecordNumber, what: impl Into<String>) -> StoreError {
-        StoreError::Damaged {
-            place: format!("{}, record {number}", self.path.display()),
-            what: what.into(),
-        }
-    }
-
-    fn guard_read<T>(
-        &self,
-        number: RecordNumber,
-        read: impl FnOnce() -> fjall::Result<T>,
-    ) -> Result<T, StoreError> {
-        self.guard(read).map_err(|error| match error {
-            StoreError::Damaged { what, .. } => self.damaged(number, what),
-            other => other,
-        })
-    }
-
-    fn guard<T>(&self, call: impl FnOnce() -> fjall::Result<T>) -> Result<T, StoreError> {
-        guard(&self.path, call)
+        let above = self.segments.partition_point(|segment| segment.first <= number);
+        let segment = above.checked_sub(1).and_then(|at| self.segments.get(at));
+        let path = segment.map_or(&self.path, |segment| &segment.path);
+        place(path, number, what)
     }
 }
 
-/// Opens a database with one table of records, by the rules that both the log and the index need.
-pub(super) fn open(
-    path: &Path,
-    table: &str,
-    options: &Options,
-) -> Result<(Database, Keyspace), StoreError> {
-    guard(path, || {
-        let database = Database::builder(path)
-            .cache_size(options.cache_bytes)
-            .max_cached_files(Some(options.open_files_max))
-            // The first of several leaves compactions to the others, and while those are busy it
-            // turns in a circle. Records come in order: there is next to nothing to compact.
-            .worker_threads(1)
-            .open()?;
-        let setup = || {
-            KeyspaceCreateOptions::default()
-                .max_memtable_size(options.memtable_bytes)
-                .data_block_compression_policy(CompressionPolicy::all(CompressionType::None))
-                .expect_point_read_hits(true)
-        };
-        let records = database.keyspace(table, setup)?;
-        Ok((database, records))
-    })
+fn place(path: &Path, number: RecordNumber, what: impl Into<String>) -> StoreError {
+    StoreError::Damaged { place: format!("{}, record {number}", path.display()), what: what.into() }
 }
 
-/// Waits until a write to `table` will not be held up inside fjall.
-pub(super) fn make_room(
-    path: &Path,
-    database: &Database,
-    table: &Keyspace,
-) -> Result<(), StoreError> {
-    while table.tree.sealed_memtable_count() >= SEALED_MAX || table.tree.l0_run_count() >= RUNS_MAX
-    {
-        // Fails once a background thread has died, and writes nothing.
-        guard(path, || database.persist(PersistMode::Buffer))?;
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
-}
-
-fn key(number: RecordNumber) -> [u8; 8] {
-    number.0.to_be_bytes()
-}
-
-/// Calls fjall, and turns its errors and panics into this contract's.
-pub(super) fn guard<T>(
-    path: &Path,
-    call: impl FnOnce() -> fjall::Result<T>,
-) -> Result<T, StoreError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(meaning(path, error)),
-        Err(panic) => {
-            let text = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("no message");
-            Err(damaged(path, format!("the database panicked: {text}")))
-        }
-    }
-}
-
-fn meaning(path: &Path, error: fjall::Error) -> StoreError {
-    match error {
-        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
-            match error.kind() {
-                std::io::ErrorKind::NotFound
-                | std::io::ErrorKind::AlreadyExists
-                | std::io::ErrorKind::IsADirectory
-                | std::io::ErrorKind::NotADirectory
-                | std::io::ErrorKind::UnexpectedEof
-                | std::io::ErrorKind::InvalidData
-                | std::io::ErrorKind::InvalidInput
-                | std::io::ErrorKind::Other => damaged(path, error.to_string()),
-                std::io::ErrorKind::PermissionDenied => {
-                    StoreError::Refused(format!("{}: {error}", path.display()))
-                }
-                _ => io_error(path, &error),
+/// The segments of a log that hold records, and the lowest sequence number of those behind them that
+/// hold none yet.
+fn segments_of(path: &Path, lane: LaneId) -> Result<(VecDeque<Segment>, Option<u64>), StoreError> {
+    let mut segments: VecDeque<Segment> = VecDeque::new();
+    let mut unused: Option<(u64, PathBuf)> = None;
+    for (sequence, file) in segment::list(path)? {
+        let mut segment = Segment::new(sequence, file.clone(), RecordNumber(0));
+        let start = segment.reader()?.start(0, lane)?;
+        let last = segments.back().map_or(RecordNumber(0), |last| last.first);
+        match (start, &unused) {
+            (Some((header, _)), None) if header.number > last => {
+                segment = Segment::new(sequence, file, header.number);
+                segments.push_back(segment);
             }
-        }
-        fjall::Error::Locked => {
-            StoreError::Refused(format!("{} is locked by another process", path.display()))
-        }
-        fjall::Error::Poisoned => {
-            let text = format!("{}: a background write failed earlier", path.display());
-            match disk_free(path) {
-                Ok(free) if free < NEARLY_FULL_BYTES => StoreError::Full(text),
-                _ => StoreError::Io(text),
+            (Some((header, _)), Some((_, unused))) if header.number > last => {
+                let what = format!("it does not begin with a record, and {sequence} does");
+                return Err(damaged(unused, what));
             }
+            _ => unused = unused.or(Some((sequence, file))),
         }
-        other => damaged(path, other.to_string()),
+    }
+    Ok((segments, unused.map(|(sequence, _)| sequence)))
+}
+
+/// Goes through the records of a log in their order.
+pub(super) struct Reader {
+    /// Which of the log's segments.
+    segment: usize,
+    file: SegmentReader,
+    /// Where the next record begins, and which one that is.
+    at: u64,
+    expected: RecordNumber,
+}
+
+impl Reader {
+    fn at_start(log: &Log, segment: usize) -> Result<Self, StoreError> {
+        let it = &log.segments[segment];
+        Ok(Self { segment, file: it.reader()?, at: 0, expected: it.first })
+    }
+
+    /// The next record, unchecked but for lane and number; nothing if none stands where it should.
+    pub(super) fn next(&mut self, log: &mut Log) -> Result<Option<Bytes>, StoreError> {
+        let Some(length) = self.length(log)? else { return Ok(None) };
+        let bytes = self.file.bytes(self.at, length)?;
+        if bytes.len() < length {
+            return Ok(None);
+        }
+        let record = Bytes::copy_from_slice(bytes);
+        self.step(log, length);
+        Ok(Some(record))
+    }
+
+    /// The next record if it is whole and linked to the one of that hash, and its place.
+    fn next_linked(
+        &mut self,
+        log: &mut Log,
+        previous: Hash,
+    ) -> Result<Option<(Place, Bytes)>, StoreError> {
+        let Some(length) = self.length(log)? else { return Ok(None) };
+        let record = Bytes::copy_from_slice(self.file.bytes(self.at, length)?);
+        match open(&record) {
+            Ok((header, _)) if header.previous == previous => {}
+            _ => return Ok(None),
+        }
+        let place = (self.segment, self.at);
+        self.step(log, length);
+        Ok(Some((place, record)))
+    }
+
+    /// Whether a whole record stands behind what may have been one, and is linked to it.
+    fn is_followed(&mut self, log: &Log) -> Result<bool, StoreError> {
+        let Some((_, length)) = self.file.start(self.at, log.lane)? else { return Ok(false) };
+        let hash: Option<Hash> = self.file.bytes(self.at, length)?.last_chunk().copied();
+        let behind = self.at + length as u64;
+        let Some((header, length)) = self.file.start(behind, log.lane)? else { return Ok(false) };
+        let next = Bytes::copy_from_slice(self.file.bytes(behind, length)?);
+        let linked = header.number == self.expected.next() && Some(header.previous) == hash;
+        Ok(linked && open(&next).is_ok())
+    }
+
+    /// Goes beyond the next record without reading it. Says whether there is one.
+    fn skip(&mut self, log: &mut Log) -> Result<bool, StoreError> {
+        let length = self.length(log)?;
+        if let Some(length) = length {
+            self.step(log, length);
+        }
+        Ok(length.is_some())
+    }
+
+    /// Goes to the next record, which may be in the next segment. Its length, if something like it
+    /// begins there.
+    pub(super) fn length(&mut self, log: &Log) -> Result<Option<usize>, StoreError> {
+        // What stands behind the last record of a segment is nothing, whatever it looks like.
+        let next = self.segment + 1;
+        if log.segments.get(next).is_some_and(|next| next.first == self.expected) {
+            *self = Self::at_start(log, next)?;
+        }
+        let start = self.file.start(self.at, log.lane)?;
+        Ok(start.filter(|(header, _)| header.number == self.expected).map(|(_, length)| length))
+    }
+
+    fn step(&mut self, log: &mut Log, length: usize) {
+        log.segments[self.segment].mark(self.expected, self.at);
+        self.at += length as u64;
+        self.expected = self.expected.next();
+    }
+
+    /// Names the place where it stands.
+    pub(super) fn damaged(&self, number: RecordNumber, what: impl Into<String>) -> StoreError {
+        place(&self.file.path, number, what)
     }
 }

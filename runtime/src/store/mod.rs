@@ -7,17 +7,15 @@
 //! LOCK     held by the process that has the folder open
 //! RETIRED  the lane was adopted and is empty: the folder is not opened again
 //! HEAD     two slots: the last acknowledged record and its hash, the epoch, the first record kept
-//! log/     a fjall database: record number → record
-//! rescue/  only while an open is under way, or after one that was refused: the log as it was
+//! log/     the records, in segments of a fixed size ([`log`])
 //! MOVING   the lane is on its way to a database, and to which
 //! importing/ what an import has not finished: no lane is served from it
 //! index/   derived and rebuildable: where objects of a large backlog lie ([`IndexDb`])
 //! ```
 //!
-//! What fjall loses, this layer has to notice (P16). After one flipped bit fjall may open with the
-//! last records missing, and it may even delete tables that it no longer knows. HEAD says up to
-//! where records were acknowledged, every record carries number, lane, hash and the hash of the one
-//! before, and `rescue/` keeps what fjall would cut or delete until the log has proved complete.
+//! HEAD says up to where records were acknowledged, and every record carries number, lane, hash and
+//! the hash of the one before: what is damaged or missing is refused with its place (P16), and opening
+//! a log changes nothing in it.
 
 mod ahead;
 mod cassandra;
@@ -30,9 +28,7 @@ mod log;
 mod pack;
 pub(crate) mod portable;
 mod postgres;
-mod precheck;
 mod remote;
-mod rescue;
 mod seat;
 #[cfg(test)]
 mod testing;

@@ -16,7 +16,6 @@ use super::super::embedded::{Embedded, Options};
 use super::super::folder::sign;
 use super::super::head::Head;
 use super::super::io_error;
-use super::super::log::Log;
 use super::carry::Carried;
 use super::frames::FrameReader;
 use crate::node::{append, claim};
@@ -140,8 +139,6 @@ impl Filling {
             Head::make_at(&folder.join("HEAD"), tip)
         };
         make().map_err(|error| io_error(folder, &error))?;
-        // A log without its database is one that has lost it.
-        drop(Log::open(&folder.join("log"), &Options::default())?);
         sign(folder, tip.lane)?;
         let (mut store, _) = Embedded::open(folder, &Options::default())?;
         let claimed = claim(&mut store).await?;

@@ -1,4 +1,4 @@
-//! What has to be right before fjall may open a log.
+//! What has to be right before fjall may open an index.
 //!
 //! fjall trusts two things that it could check. It reads its list of tables (`vN`) without
 //! comparing it with the checksum in `current`, and it sets memory aside for a table of contents by
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use dpc_core::store::StoreError;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{damaged, io_error};
+use super::super::{damaged, io_error};
 
 /// `current`: the number of the list, its checksum, and the kind of checksum.
 const CURRENT_BYTES: usize = 8 + 16 + 1;

@@ -1,0 +1,150 @@
+//! One file of the log, and the places of records in it.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dpc_core::ids::{LaneId, RecordNumber};
+use dpc_core::record::{HEADER_BYTES, Header, open_start};
+use dpc_core::store::StoreError;
+
+use super::super::{damaged, io_error};
+
+/// How far the noted places of records lie apart, at least. A record is found from the noted one
+/// before it, and a note takes 16 bytes of memory: 100 GB of log take 100 MB.
+const MARK_BYTES: u64 = 16 << 10;
+
+/// What is read at first, and what is read at most beyond a record.
+const WINDOW_BYTES_MIN: usize = 16 << 10;
+const WINDOW_BYTES_MAX: usize = 256 << 10;
+
+const EXTENSION: &str = "seg";
+
+/// The place of the segment of that sequence number.
+pub(super) fn path_of(log: &Path, sequence: u64) -> PathBuf {
+    log.join(format!("{sequence:012}.{EXTENSION}"))
+}
+
+/// The sequence number of a segment, by the name of its file.
+fn sequence_of(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?.strip_suffix(EXTENSION)?.strip_suffix('.')?;
+    name.parse()
+        .ok()
+        .filter(|sequence| path.file_name() == path_of(Path::new(""), *sequence).file_name())
+}
+
+/// The segments that lie in the folder of a log, by their sequence numbers.
+pub(super) fn list(log: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
+    let failed = |error: &std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => damaged(log, "it is missing"),
+        _ => io_error(log, error),
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(log).map_err(|error| failed(&error))? {
+        let path = entry.map_err(|error| failed(&error))?.path();
+        found.extend(sequence_of(&path).map(|sequence| (sequence, path)));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// A segment that holds records.
+pub(super) struct Segment {
+    pub(super) sequence: u64,
+    pub(super) path: PathBuf,
+    /// The record at its beginning. All others follow without a gap.
+    pub(super) first: RecordNumber,
+    /// Some of its records and where they begin, ascending, from the first on and as far as anybody
+    /// has come yet.
+    marks: Vec<(RecordNumber, u64)>,
+}
+
+impl Segment {
+    pub(super) fn new(sequence: u64, path: PathBuf, first: RecordNumber) -> Self {
+        Self { sequence, path, first, marks: vec![(first, 0)] }
+    }
+
+    /// Notes where a record begins, if it is far enough from the last one noted.
+    pub(super) fn mark(&mut self, number: RecordNumber, at: u64) {
+        if self.marks.last().is_some_and(|(_, last)| at >= last + MARK_BYTES) {
+            self.marks.push((number, at));
+        }
+    }
+
+    /// The last noted record that is not above `number`.
+    pub(super) fn mark_before(&self, number: RecordNumber) -> (RecordNumber, u64) {
+        let above = self.marks.partition_point(|(noted, _)| *noted <= number);
+        self.marks[above.saturating_sub(1)]
+    }
+
+    /// Opens the file to read it.
+    pub(super) fn reader(&self) -> Result<SegmentReader, StoreError> {
+        let file = File::open(&self.path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => damaged(&self.path, "it is missing"),
+            _ => io_error(&self.path, &error),
+        })?;
+        Ok(SegmentReader {
+            path: self.path.clone(),
+            file: Arc::new(file),
+            window: Vec::new(),
+            from: 0,
+        })
+    }
+}
+
+/// Reads the file of a segment, a window of bytes at a time.
+pub(super) struct SegmentReader {
+    pub(super) path: PathBuf,
+    file: Arc<File>,
+    window: Vec<u8>,
+    /// Where the window begins.
+    from: u64,
+}
+
+impl SegmentReader {
+    /// Bytes from `at` on: `length` of them, or fewer where the file ends.
+    pub(super) fn bytes(&mut self, at: u64, length: usize) -> Result<&[u8], StoreError> {
+        let held = at.checked_sub(self.from).and_then(|skip| usize::try_from(skip).ok());
+        let held = held.filter(|skip| skip + length <= self.window.len());
+        let skip = match held {
+            Some(skip) => skip,
+            None => {
+                self.read(at, length)?;
+                0
+            }
+        };
+        Ok(&self.window[skip..self.window.len().min(skip + length)])
+    }
+
+    fn read(&mut self, at: u64, length: usize) -> Result<(), StoreError> {
+        // Whoever goes on reading gets more at once.
+        let ahead = (self.window.len() * 2).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
+        self.window.resize(length.max(ahead), 0);
+        self.from = at;
+        let mut filled = 0;
+        while filled < self.window.len() {
+            match self.file.read_at(&mut self.window[filled..], at + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.window.clear();
+                    return Err(io_error(&self.path, &error));
+                }
+            }
+        }
+        self.window.truncate(filled);
+        Ok(())
+    }
+
+    /// What stands at `at`, if it begins as a record of this lane does: its header, and its length.
+    pub(super) fn start(
+        &mut self,
+        at: u64,
+        lane: LaneId,
+    ) -> Result<Option<(Header, usize)>, StoreError> {
+        let found = open_start(self.bytes(at, HEADER_BYTES)?).ok();
+        Ok(found.filter(|(header, _)| header.lane == lane))
+    }
+}
