@@ -3,6 +3,8 @@
 //! This is the index of a backlog larger than memory: its size grows with records and types, not
 //! with objects. It is derived: a checkpoint holds it, a replay rebuilds it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Loc, RecordNumber};
@@ -71,12 +73,30 @@ pub(crate) enum Positions {
     Map(Vec<u64>),
 }
 
+/// Records of so many numbers in a row, by whose pages checkpoints are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Group(u64);
+
+/// How many: a change of one page costs the next checkpoint as many.
+const GROUP_RECORDS: u64 = 64;
+
+/// What the last checkpoint said of a group, and what was counted there.
+#[derive(Debug)]
+struct Kept {
+    written: Vec<u8>,
+    live_bytes: u64,
+    packed_bytes: u64,
+}
+
 /// All records with something alive in them, and the record being written.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Catalogue {
     /// The pages of all records but the newest one.
     #[serde(skip)]
     pages: SlicedMap<RecordNumber, Page>,
+    /// What was written of groups in which nothing has changed since.
+    #[serde(skip)]
+    kept: BTreeMap<Group, Kept>,
     /// The newest record that anything was put into: most of what is put goes there.
     newest: (RecordNumber, Page),
     /// Records whose last shelf was emptied since the last sweep. An entry often goes from one
@@ -86,6 +106,26 @@ pub(crate) struct Catalogue {
     live_bytes: u64,
     /// What they would take if they were carried.
     packed_bytes: u64,
+}
+
+impl Group {
+    fn of(record: RecordNumber) -> Self {
+        Self(record.0 / GROUP_RECORDS)
+    }
+
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    fn records(self) -> std::ops::Range<RecordNumber> {
+        RecordNumber(self.0 * GROUP_RECORDS)..RecordNumber(self.next().0 * GROUP_RECORDS)
+    }
+
+    /// Says once for each group, with the record that was just taken, that it was filled a while ago.
+    pub(crate) fn filled_a_while_ago(taken: RecordNumber) -> Option<Self> {
+        let is_first = taken.0.is_multiple_of(GROUP_RECORDS);
+        Self::of(taken).0.checked_sub(2).filter(|_| is_first).map(Self)
+    }
 }
 
 impl Positions {
@@ -219,7 +259,40 @@ impl Catalogue {
         if record == self.newest.0 {
             return &mut self.newest.1;
         }
+        self.changes(record);
         self.pages.entry(record).or_default()
+    }
+
+    /// A page of a record that is not the newest one is about to change.
+    fn changes(&mut self, record: RecordNumber) {
+        // Nearly always it is one of the newest, of which nothing has been written.
+        if self.kept.last_key_value().is_some_and(|(last, _)| Group::of(record) <= *last) {
+            self.kept.remove(&Group::of(record));
+        }
+    }
+
+    /// The first group from one on in which there is a page.
+    pub(crate) fn group_from(&self, from: Group) -> Option<Group> {
+        self.first_from(from.records().start).map(Group::of)
+    }
+
+    /// The pages of a group.
+    pub(crate) fn group(&self, group: Group) -> impl Iterator<Item = (&RecordNumber, &Page)> {
+        let newest = self.newest().filter(|(record, _)| Group::of(**record) == group);
+        self.pages.range(group.records()).chain(newest)
+    }
+
+    /// What was written of a group in which nothing has changed since.
+    pub(crate) fn kept(&self, group: Group) -> Option<&[u8]> {
+        self.kept.get(&group).map(|kept| &kept.written[..])
+    }
+
+    /// Keeps what is written of a group. That of the newest record is not kept: it changes at once.
+    pub(crate) fn keep(&mut self, group: Group, written: Vec<u8>) {
+        if group < Group::of(self.newest.0) {
+            let (live_bytes, packed_bytes) = counted(self.group(group));
+            self.kept.insert(group, Kept { written, live_bytes, packed_bytes });
+        }
     }
 
     /// The newest record, if there is anything of it.
@@ -232,6 +305,7 @@ impl Catalogue {
         if record == self.newest.0 {
             return Some(&mut self.newest.1).filter(|page| !page.is_nothing());
         }
+        self.changes(record);
         self.pages.get_mut(&record)
     }
 
@@ -287,6 +361,7 @@ impl Catalogue {
             if record == self.newest.0 {
                 self.newest.1 = Page::default();
             } else {
+                self.changes(record);
                 self.pages.remove(&record);
             }
         }
@@ -330,17 +405,27 @@ impl Catalogue {
         self.packed_bytes
     }
 
-    /// Counts live bytes anew: done at each checkpoint, not at each change.
+    /// Counts live bytes anew: done now and then, not at each change.
     pub(crate) fn recount(&mut self) {
-        // In one go over all pages, which are more than the processor's caches hold.
         let (mut live, mut packed) = (0, 0);
-        for (_, page) in self.iter() {
-            let of_page = page.live_and_packed_bytes();
-            live += of_page.0;
-            packed += of_page.1;
+        let mut next = self.group_from(Group::default());
+        while let Some(group) = next {
+            let kept = self.kept.get(&group).map(|kept| (kept.live_bytes, kept.packed_bytes));
+            let of_group = kept.unwrap_or_else(|| counted(self.group(group)));
+            live += of_group.0;
+            packed += of_group.1;
+            next = self.group_from(group.next());
         }
         (self.live_bytes, self.packed_bytes) = (live, packed);
     }
+}
+
+/// The live and the packed bytes of pages.
+fn counted<'a>(pages: impl Iterator<Item = (&'a RecordNumber, &'a Page)>) -> (u64, u64) {
+    pages.fold((0, 0), |(live, packed), (_, page)| {
+        let of_page = page.live_and_packed_bytes();
+        (live + of_page.0, packed + of_page.1)
+    })
 }
 
 #[cfg(test)]

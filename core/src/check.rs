@@ -26,6 +26,7 @@ impl Core {
         self.check_leases();
         self.check_groups();
         self.check_transfers();
+        self.check_pages();
     }
 
     fn check_memory(&self) {

@@ -3,11 +3,10 @@
 
 use bytes::Bytes;
 
-use crate::catalogue::{Page, Positions, Set, Shelf, TypeId};
+use crate::catalogue::TypeId;
 use crate::core::Core;
 use crate::effect::Books;
 use crate::ids::{Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
-use crate::memory::Phase;
 use crate::names::Name;
 use crate::parts::Part;
 use crate::planted::{Bug, planted};
@@ -17,9 +16,11 @@ use crate::record::{
 use crate::time::Wall;
 use crate::transfer::{Held, InState, Incoming, Moved};
 
+mod pages;
+
 impl Core {
     /// Writes the state as it is after everything written so far.
-    pub(crate) fn encode_checkpoint(&self) -> Vec<u8> {
+    pub(crate) fn encode_checkpoint(&mut self) -> Bytes {
         let mut w = Writer::default().with_seed(self.lane.seed());
         w.int(self.generation_reserved());
         w.int(self.generation());
@@ -28,7 +29,7 @@ impl Core {
         self.encode_pages(&mut w);
         self.encode_times(&mut w);
         self.encode_transfers(&mut w);
-        w.as_slice().to_vec()
+        w.into_body()
     }
 
     /// Takes a checkpoint as the state. The core is new, or is replaced by what the log says.
@@ -143,149 +144,6 @@ impl Core {
         }
     }
 
-    /// Pages with their shelves. Objects in memory stand as the log has them.
-    fn encode_pages(&self, w: &mut Writer) {
-        w.int(self.catalogue.len() as u64);
-        let mut in_memory = self.shelves_of_memory();
-        let releasing = self.shelves_of_released();
-        for (at, shelf, place) in &releasing {
-            in_memory.entry(at.record).or_default().push((*at, *shelf, *place));
-        }
-        for (record, page) in self.catalogue.iter() {
-            w.int(record.0);
-            w.int(page.wall.0);
-            w.int(u64::from(page.bytes));
-            w.int(u64::from(page.entries));
-            if let [set] = &page.sets[..]
-                && !matches!(set.shelf, Shelf::Memory | Shelf::Held)
-                && !in_memory.contains_key(record)
-            {
-                // Nearly all pages are so: there is one for each record whose ends are remembered.
-                w.int(1);
-                encode_set(w, set);
-                continue;
-            }
-            let mut sets: Vec<Set> = Vec::new();
-            for set in page.sets.iter().filter(|s| s.shelf != Shelf::Memory) {
-                let mut set = set.clone();
-                if set.shelf == Shelf::Held {
-                    releasing.iter().filter(|(at, ..)| at.record == *record).for_each(
-                        |(at, ..)| {
-                            set.positions.remove(at.position);
-                        },
-                    );
-                }
-                if !set.positions.is_empty() {
-                    sets.push(set);
-                }
-            }
-            if let Some(of_page) = in_memory.get(record) {
-                of_page.iter().for_each(|(at, shelf, place)| add(&mut sets, *at, *shelf, *place));
-            }
-            sets.sort_by_key(|s| s.shelf);
-            w.int(sets.len() as u64);
-            sets.iter().for_each(|set| encode_set(w, set));
-        }
-    }
-
-    /// Objects on disk whose release has been written and not committed: they are ready for
-    /// whoever reads the release, and a checkpoint stands behind it.
-    fn shelves_of_released(&self) -> Vec<(Loc, Shelf, Loc)> {
-        let releasing = self.transfers.incoming.values();
-        let releasing = releasing.filter(|i| matches!(i.state, InState::Releasing(_)));
-        releasing
-            .flat_map(|i| &i.items)
-            .filter(|held| self.catalogue.shelf_of(held.at) == Some(Shelf::Held))
-            .map(|held| (held.at, self.shelf_after(held), held.place))
-            .collect()
-    }
-
-    /// Where the objects in memory would stand if the process ended now.
-    fn shelves_of_memory(
-        &self,
-    ) -> std::collections::BTreeMap<RecordNumber, Vec<(Loc, Shelf, Loc)>> {
-        let mut shelves = std::collections::BTreeMap::<_, Vec<_>>::new();
-        for (_, live) in self.memory.iter() {
-            if self.catalogue.shelf_of(live.at) != Some(Shelf::Memory) {
-                continue; // It has ended, or is parked: its shelf is its own.
-            }
-            let later = live.object.not_before.is_some_and(|t| t > self.now.wall);
-            let shelf = match live.phase {
-                Phase::Held(_) => Shelf::Held,
-                _ if later => Shelf::Delayed(self.queues.get(live.queue).ty),
-                _ => Shelf::Ready(live.queue),
-            };
-            shelves.entry(live.at.record).or_default().push((live.at, shelf, live.place));
-        }
-        shelves
-    }
-
-    fn decode_pages(&mut self, r: &mut Reader) -> Result<(), BadEntry> {
-        for _ in 0..r.count()? {
-            let record = RecordNumber(r.int()?);
-            // The last records before the checkpoint were closed and not yet sealed when it was
-            // written, so their sizes are not in it; they are closed all the same.
-            let (wall, bytes, entries) = (Wall(r.int()?), r.u32()?.max(1), r.u32()?);
-            let wall = if wall == Wall(0) { self.now.wall } else { wall };
-            let mut page = Page { wall, bytes, entries, sets: Vec::new() };
-            for _ in 0..r.count()? {
-                let set = self.decode_set(r)?;
-                let count = set.positions.len() as u64;
-                match set.shelf {
-                    Shelf::Ready(queue) => {
-                        let q = self.queues.get_mut(queue);
-                        q.paged.insert((set.order, record));
-                        q.paged_count += count;
-                    }
-                    Shelf::Delayed(ty) => self.queues.ty_mut(ty).delayed += count,
-                    Shelf::Parked(ty) => self.queues.ty_mut(ty).parked += count,
-                    Shelf::Held | Shelf::Shadow | Shelf::Ended | Shelf::Memory => {}
-                }
-                page.sets.push(set);
-            }
-            if page.bytes == 0 {
-                // The record was being written with the checkpoint: its size was not known yet.
-                let bytes = u32::try_from(self.limits.record_target_bytes).unwrap_or(u32::MAX);
-                let entries = u32::try_from(page.live().max(1)).unwrap_or(u32::MAX);
-                (page.wall, page.bytes, page.entries) = (self.now.wall, bytes, entries);
-            }
-            if !page.sets.is_empty() {
-                self.catalogue.insert(record, page);
-            }
-        }
-        Ok(())
-    }
-
-    fn decode_set(&self, r: &mut Reader) -> Result<Set, BadEntry> {
-        let shelf = match r.byte()? {
-            1 => {
-                let queue = r.u32()?;
-                if queue as usize >= self.queues.len() {
-                    return Err(r.bad("a queue's number"));
-                }
-                Shelf::Ready(crate::catalogue::QueueId(queue))
-            }
-            2 => Shelf::Delayed(self.type_number(r)?),
-            3 => Shelf::Parked(self.type_number(r)?),
-            4 => Shelf::Held,
-            5 => Shelf::Shadow,
-            6 => Shelf::Ended,
-            _ => return Err(r.bad("a shelf")),
-        };
-        let order = r.loc()?;
-        let words = r.count()?;
-        let positions = if words == 0 {
-            Positions::One(r.u32()?)
-        } else {
-            let mut map = Vec::with_capacity(words);
-            for _ in 0..words {
-                map.push(u64::from_le_bytes(r.fixed()?));
-            }
-            Positions::Map(map)
-        };
-        Ok(Set { shelf, order, positions })
-    }
-
     fn encode_times(&self, w: &mut Writer) {
         let doubted: Vec<_> = self.doubted.iter().map(|record| (self.now.wall, *record)).collect();
         let pages: Vec<_> = self.due_pages.iter().chain(&doubted).collect();
@@ -303,9 +161,8 @@ impl Core {
             w.int(at.0);
             w.int(record.0);
         }
-        let ends = self.remembered.ends();
-        w.int(ends.len() as u64);
-        for (record, at, count) in ends {
+        w.int(self.remembered.ends_len() as u64);
+        for (record, at, count) in self.remembered.ends() {
             w.int(record.0);
             w.int(at.0);
             w.int(count);
@@ -457,47 +314,5 @@ impl Core {
             self.mesh.peers.insert(peer);
         }
         self.decode_estates(r)
-    }
-}
-
-fn add(sets: &mut Vec<Set>, at: Loc, shelf: Shelf, place: Loc) {
-    match sets.iter_mut().find(|s| s.shelf == shelf) {
-        Some(set) => {
-            set.positions.insert(at.position);
-            set.order = set.order.min(place);
-        }
-        None => sets.push(Set { shelf, order: place, positions: Positions::One(at.position) }),
-    }
-}
-
-fn encode_set(w: &mut Writer, set: &Set) {
-    match set.shelf {
-        Shelf::Ready(queue) => {
-            w.byte(1);
-            w.int(u64::from(queue.0));
-        }
-        Shelf::Delayed(ty) => {
-            w.byte(2);
-            w.int(u64::from(ty.0));
-        }
-        Shelf::Parked(ty) => {
-            w.byte(3);
-            w.int(u64::from(ty.0));
-        }
-        Shelf::Held => w.byte(4),
-        Shelf::Shadow => w.byte(5),
-        Shelf::Ended => w.byte(6),
-        Shelf::Memory => unreachable!("memory is told by its shelves"),
-    }
-    w.loc(set.order);
-    match &set.positions {
-        Positions::One(position) => {
-            w.int(0);
-            w.int(u64::from(*position));
-        }
-        Positions::Map(words) => {
-            w.int(words.len() as u64);
-            words.iter().for_each(|word| w.fixed(&word.to_le_bytes()));
-        }
     }
 }

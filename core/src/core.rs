@@ -293,6 +293,8 @@ impl Core {
         self.catalogue.close(sealed.number, now.wall, sealed.bytes, sealed.entries);
         self.parts.grow(u64::from(sealed.bytes));
         self.parts.note_use(u64::from(sealed.bytes), now.mono);
+        self.go_on_ending(false);
+        self.write_pages_ahead(sealed.number);
         Some(record)
     }
 

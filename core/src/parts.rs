@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
-use crate::effect::{Effect, Effects, PartIds};
+use crate::effect::{Effect, Effects};
 use crate::ids::RecordNumber;
 use crate::limits::Limits;
 use crate::record::Entry;
@@ -187,13 +187,9 @@ impl Core {
         self.lane.reserve(usize::MAX / 2);
         let first = self.lane.ticket();
         let part = self.parts.current().number;
-        if let Some(ids) = self.take_ids(part, first) {
-            self.resolving.part_ended(part, &ids.ids);
-            self.later.push(Effect::IndexPart(Box::new(ids)));
-        }
+        self.begin_to_end(part, first);
         self.parts.begin(first);
-        self.catalogue.recount();
-        let bytes = bytes::Bytes::from(self.encode_checkpoint());
+        let bytes = self.encode_checkpoint();
         self.parts.checkpoint_bytes = bytes.len() as u64;
         let of = u32::try_from(bytes.len().div_ceil(PIECE_BYTES)).expect("checkpoints are bounded");
         for index in 0..of {
@@ -207,13 +203,22 @@ impl Core {
         self.parts.pending = Some((first, last));
     }
 
-    /// Takes the ids of the part that is being written, which ends before `first`: those that are
-    /// remembered, and those of objects in memory, which are remembered when they leave it.
-    pub(crate) fn take_ids(&mut self, part: u64, first: RecordNumber) -> Option<PartIds> {
+    /// The part that is being written ends before `first`. Its ids are those that are remembered, and
+    /// those of objects in memory, which are remembered when they leave it.
+    pub(crate) fn begin_to_end(&mut self, part: u64, first: RecordNumber) {
+        self.go_on_ending(true);
         let begin = self.parts.current().first;
         let live = self.memory.iter().map(|(_, live)| (live.object.id, live.at));
         let written_here = live.filter(|(_, at)| at.record >= begin);
-        self.remembered.finish_part(part, first, written_here)
+        self.remembered.begin_to_end(part, first, written_here);
+    }
+
+    /// Goes on with the part that is ending, by a step or to its end: then its ids go to the index.
+    pub(crate) fn go_on_ending(&mut self, all: bool) {
+        if let Some(part) = self.remembered.go_on_ending(all) {
+            self.resolving.part_ended(part, |id| self.remembered.in_former(id).is_some());
+            self.later.push(Effect::IndexPart(Box::new(self.remembered.end_part())));
+        }
     }
 
     /// What a committed record makes possible: a checkpoint counts, a cut may be made.

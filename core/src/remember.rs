@@ -19,6 +19,12 @@ use crate::time::Wall;
 /// False positives of a part's filter: one in ten thousand unknown ids asks the index for nothing.
 const FALSE_POSITIVES: f64 = 0.000_1;
 
+/// How many ids of a part that has ended are put into its filter and its list with each record that is
+/// written: so many for each id that was noted since, so that it is over when a quarter of the next part
+/// is there, and so many at least.
+const ENDING_PER_NOTE: usize = 4;
+const ENDING_MIN: usize = 64;
+
 /// A fixed seed: filters are the same on every machine.
 const FILTER_SEED: u128 = 0x6470_635f_6964_5f66_696c_7465_725f_7631;
 
@@ -47,11 +53,32 @@ struct Part {
     filter: BloomFilter,
 }
 
+/// A part that has ended, while its ids are still in memory: they are made ready for the index little by
+/// little, because all at once they would hold everything up for as long as some thousand objects take.
+#[derive(Debug, Serialize, Deserialize)]
+struct Ending {
+    part: u64,
+    /// The first record behind it.
+    end: RecordNumber,
+    /// The ids that are ready.
+    #[serde(skip)]
+    ids: Vec<(ObjectId, Loc)>,
+    /// The lowest and the highest of them, and their filter.
+    #[serde(skip)]
+    known: Option<Part>,
+    /// How many those are.
+    ready: usize,
+}
+
 /// The ids of a lane.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Remembered {
     #[serde(skip)]
     recent: SlicedIndex<ObjectId, Loc>,
+    /// The ids of the part that is ending.
+    #[serde(skip)]
+    former: SlicedIndex<ObjectId, Loc>,
+    ending: Option<Ending>,
     #[serde(skip)]
     parts: SlicedMap<u64, Part>,
     /// The highest id in any of them.
@@ -82,17 +109,22 @@ pub(crate) enum Found {
 
 impl Remembered {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { recent: SlicedIndex::with_seed(seed), ..Self::default() }
+        let [recent, former] = [(); 2].map(|()| SlicedIndex::with_seed(seed));
+        Self { recent, former, ..Self::default() }
     }
 
     /// What goes into a snapshot in slices.
-    pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 3] {
-        [&mut self.recent, &mut self.parts, &mut self.ended]
+    pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 4] {
+        [&mut self.recent, &mut self.former, &mut self.parts, &mut self.ended]
     }
 
     /// What follows from the slices.
     pub(crate) fn derive(&mut self) {
         self.look_for_highest();
+        if let Some(ending) = &mut self.ending {
+            let ready = std::mem::take(&mut ending.ready);
+            ending.take_in(&self.former, ready);
+        }
         self.ended_order = self.ended.iter().map(|(record, (at, _))| (*at, *record)).collect();
     }
 
@@ -101,7 +133,7 @@ impl Remembered {
     }
 
     pub(crate) fn find(&self, id: ObjectId) -> Found {
-        if let Some(at) = self.recent.get(id) {
+        if let Some(at) = self.recent.get(id).or_else(|| self.in_former(id)) {
             return Found::At(*at);
         }
         if id > self.highest {
@@ -130,21 +162,46 @@ impl Remembered {
         self.recent.len()
     }
 
-    /// Ends a part: its ids leave memory, a filter stays. `live` are objects in memory whose latest
+    /// Where an id was last mentioned in the part that is ending.
+    pub(crate) fn in_former(&self, id: ObjectId) -> Option<&Loc> {
+        self.ending.as_ref().and_then(|_| self.former.get(id))
+    }
+
+    /// Begins to end a part; the one before must have ended. `live` are objects in memory whose latest
     /// entry stands in the part; what is noted of an id and stands behind that counts.
-    pub(crate) fn finish_part(
+    pub(crate) fn begin_to_end(
         &mut self,
         part: u64,
         end: RecordNumber,
         live: impl IntoIterator<Item = (ObjectId, Loc)>,
-    ) -> Option<PartIds> {
+    ) {
+        assert!(self.ending.is_none(), "one part ends at a time");
         for (id, at) in live {
             if self.recent.get(id).is_none_or(|noted| *noted < at) {
                 self.recent.insert(id, at);
             }
         }
-        let ids = self.recent.drain();
-        self.add_part(part, end, ids)
+        if self.recent.len() > 0 {
+            self.recent.swap(&mut self.former);
+            self.ending = Some(Ending { part, end, ids: Vec::new(), known: None, ready: 0 });
+        }
+    }
+
+    /// Goes on with the part that is ending: a step, or all that is left. Says which part it is when
+    /// all of its ids are ready.
+    pub(crate) fn go_on_ending(&mut self, all: bool) -> Option<u64> {
+        let ending = self.ending.as_mut()?;
+        let step = (ENDING_PER_NOTE * self.recent.len()).max(ending.ready + ENDING_MIN);
+        ending.take_in(&self.former, if all { self.former.len() } else { step });
+        (ending.ready == self.former.len()).then_some(ending.part)
+    }
+
+    /// Ends the part whose ids are ready: they leave memory, a filter stays.
+    pub(crate) fn end_part(&mut self) -> PartIds {
+        let Ending { part, end, ids, known, ready } = self.ending.take().expect("a part is ending");
+        assert_eq!(ready, self.former.len(), "all ids are ready");
+        self.former.clear();
+        self.add_part(part, end, ids, known.expect("a part that ends holds ids"))
     }
 
     /// Takes a part whose ids were read from its records.
@@ -157,21 +214,22 @@ impl Remembered {
         if planted(Bug::FirstMentionCounts) {
             ids.reverse();
         }
-        self.add_part(part, end, latest(ids))
+        let ids = latest(ids);
+        let ((min, _), (max, _)) = ids.first().copied().zip(ids.last().copied())?;
+        let filter = filter_of(&ids);
+        Some(self.add_part(part, end, ids, Part { min, max, filter }))
     }
 
     fn add_part(
         &mut self,
-        part: u64,
+        number: u64,
         end: RecordNumber,
         ids: Vec<(ObjectId, Loc)>,
-    ) -> Option<PartIds> {
-        let only = || ids.iter().map(|(id, _)| *id);
-        let (min, max) = (only().min()?, only().max()?);
-        let filter = filter_of(&ids);
-        let words = filter.as_slice().to_vec();
-        self.put_part(part, Part { min, max, filter });
-        Some(PartIds { part, end, ids, filter: words })
+        part: Part,
+    ) -> PartIds {
+        let words = part.filter.as_slice().to_vec();
+        self.put_part(number, part);
+        PartIds { part: number, end, ids, filter: words }
     }
 
     /// Takes a part whose ids nobody has read yet: any id may be in it.
@@ -199,6 +257,9 @@ impl Remembered {
 
     /// Forgets the parts below `part`: the log is cut there.
     pub(crate) fn drop_below(&mut self, part: u64) {
+        if self.ending.take_if(|ending| ending.part < part).is_some() {
+            self.former.clear();
+        }
         while self.parts.first_key_value().is_some_and(|(number, _)| *number < part) {
             self.parts.pop_first();
         }
@@ -256,17 +317,24 @@ impl Remembered {
         }
     }
 
-    /// Every record with remembered ends.
-    pub(crate) fn ends(&self) -> Vec<(RecordNumber, Wall, u64)> {
+    /// Every record with remembered ends, each once.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (RecordNumber, Wall, u64)> {
         let settled = self.ended.iter().map(|(record, (at, count))| (*record, *at, *count));
-        let mut ends: Vec<_> = settled.collect();
-        if let Some((record, at, count)) = self.newest {
-            match ends.binary_search_by_key(&record, |(record, ..)| *record) {
-                Ok(i) => ends[i] = (record, ends[i].1.max(at), ends[i].2 + count),
-                Err(i) => ends.insert(i, (record, at, count)),
-            }
-        }
-        ends
+        let with_newest = move |(record, at, count): (RecordNumber, Wall, u64)| match self.newest {
+            Some((newest, wall, more)) if newest == record => (record, at.max(wall), count + more),
+            _ => (record, at, count),
+        };
+        settled.map(with_newest).chain(self.newest_alone())
+    }
+
+    /// How many those are.
+    pub(crate) fn ends_len(&self) -> usize {
+        self.ended.len() + usize::from(self.newest_alone().is_some())
+    }
+
+    /// The newest ends, if no others of their record are counted yet.
+    fn newest_alone(&self) -> Option<(RecordNumber, Wall, u64)> {
+        self.newest.filter(|(record, ..)| !self.ended.contains_key(record))
     }
 
     pub(crate) fn restore_ends(&mut self, at: Wall, record: RecordNumber, count: u64) {
@@ -279,6 +347,23 @@ impl Remembered {
         }
         kept.1 += count;
         self.ended_count += count;
+    }
+}
+
+impl Ending {
+    /// Makes ids ready, until so many are.
+    fn take_in(&mut self, former: &SlicedIndex<ObjectId, Loc>, until: usize) {
+        let until = until.min(former.len());
+        let Some((first, _)) = former.at(0) else { return };
+        let empty = || Part { min: first, max: first, filter: empty_filter(former.len()) };
+        let known = self.known.get_or_insert_with(empty);
+        self.ids.reserve_exact(former.len() - self.ids.len());
+        for (id, at) in (self.ready..until).filter_map(|position| former.at(position)) {
+            (known.min, known.max) = (known.min.min(id), known.max.max(id));
+            known.filter.insert(&id.0);
+            self.ids.push((id, *at));
+        }
+        self.ready = until.max(self.ready);
     }
 }
 
@@ -305,9 +390,12 @@ fn latest(mentions: Vec<(ObjectId, Loc)>) -> Vec<(ObjectId, Loc)> {
     latest.into_iter().collect()
 }
 
+fn empty_filter(ids: usize) -> BloomFilter {
+    BloomFilter::with_false_pos(FALSE_POSITIVES).seed(&FILTER_SEED).expected_items(ids)
+}
+
 fn filter_of(ids: &[(ObjectId, Loc)]) -> BloomFilter {
-    let filter = BloomFilter::with_false_pos(FALSE_POSITIVES).seed(&FILTER_SEED);
-    let mut filter = filter.expected_items(ids.len());
+    let mut filter = empty_filter(ids.len());
     for (id, _) in ids {
         filter.insert(&id.0);
     }
@@ -354,10 +442,40 @@ mod tests {
         remembered.note(id(4), loc(7));
         // The first is only in memory, the second came back to it, the third has ended since.
         let live = vec![(id(2), loc(3)), (id(1), loc(6)), (id(4), loc(4))];
-        let part = remembered.finish_part(1, RecordNumber(9), live).expect("it holds ids");
-        let ids = part.sorted().ids;
+        remembered.begin_to_end(1, RecordNumber(9), live);
+        assert_eq!(remembered.go_on_ending(false), Some(1));
+        let ids = remembered.end_part().sorted().ids;
         assert_eq!(ids, [(id(1), loc(6)), (id(2), loc(3)), (id(3), loc(5)), (id(4), loc(7))]);
         assert_eq!(remembered.find(id(2)), Found::Perhaps(vec![1]));
+    }
+
+    #[test]
+    fn the_ids_of_a_part_that_is_ending_are_known_and_get_ready_little_by_little() {
+        let numbered = |n: u64| ObjectId(u128::from(n).to_be_bytes());
+        let mut remembered = Remembered::new(1);
+        (0..1000).for_each(|n| remembered.note(numbered(n), loc(n)));
+        remembered.begin_to_end(1, RecordNumber(1000), []);
+        assert_eq!(remembered.recent_len(), 0);
+        let mut steps = 0;
+        while remembered.go_on_ending(false).is_none() {
+            // One that is noted again stands in the next part; the part that ends has it as it was.
+            remembered.note(numbered(7 + steps), loc(2000));
+            steps += 1;
+            assert_eq!(remembered.find(numbered(7)), Found::At(loc(2000)));
+            assert_eq!(remembered.find(numbered(999)), Found::At(loc(999)));
+            assert_eq!(remembered.find(numbered(1000)), Found::Absent);
+        }
+        assert_eq!(steps, 15, "64 with each record");
+        let ids = remembered.end_part().sorted().ids;
+        assert!(ids.into_iter().eq((0..1000).map(|n| (numbered(n), loc(n)))));
+        assert_eq!(remembered.find(numbered(7)), Found::At(loc(2000)));
+        assert_eq!(remembered.find(numbered(999)), Found::Perhaps(vec![1]));
+
+        // A part of which nothing is needed any more is not ended.
+        remembered.begin_to_end(2, RecordNumber(2000), []);
+        remembered.drop_below(3);
+        assert_eq!(remembered.go_on_ending(true), None);
+        assert_eq!(remembered.find(numbered(7)), Found::Absent);
     }
 
     #[test]
@@ -382,12 +500,13 @@ mod tests {
         for (at, record) in [(10, first), (10, first), (12, first), (11, second), (11, second)] {
             remembered.note_end(Wall(at), record);
         }
-        assert_eq!(remembered.ends(), [(first, Wall(12), 3), (second, Wall(11), 2)]);
+        let ends = |remembered: &Remembered| remembered.ends().collect::<Vec<_>>();
+        assert_eq!(ends(&remembered), [(first, Wall(12), 3), (second, Wall(11), 2)]);
         remembered.drop_end(second);
         remembered.note_end(Wall(13), second);
-        assert_eq!(remembered.ends(), [(first, Wall(12), 3), (second, Wall(13), 2)]);
+        assert_eq!(ends(&remembered), [(first, Wall(12), 3), (second, Wall(13), 2)]);
         assert_eq!(remembered.next_forgotten(Wall(0), 4), Some(first));
         assert_eq!(remembered.next_forgotten(Wall(0), 4), None);
-        assert_eq!(remembered.ends(), [(second, Wall(13), 2)]);
+        assert_eq!(ends(&remembered), [(second, Wall(13), 2)]);
     }
 }

@@ -93,18 +93,13 @@ impl Resolving {
     /// A part of the log has ended. What is being looked up and is in it has been written anew since it
     /// was asked for, so that this part knows more than those that were to be asked. What was found to
     /// be new may have been pushed since: who waits for other ids besides looks again (P9).
-    pub(crate) fn part_ended(&mut self, part: u64, ids: &[(ObjectId, Loc)]) {
-        if self.asked.is_empty() && self.found.is_empty() {
-            return;
-        }
-        let concerns = |id: &ObjectId| self.asked.contains_key(id) || self.found.contains_key(id);
-        let in_it: BTreeSet<ObjectId> = ids.iter().map(|(id, _)| *id).filter(concerns).collect();
+    pub(crate) fn part_ended(&mut self, part: u64, is_in_it: impl Fn(ObjectId) -> bool) {
         for (id, parts) in &mut self.asked {
-            if in_it.contains(id) {
+            if is_in_it(*id) {
                 parts.push_front(part);
             }
         }
-        self.found.retain(|id, found| found.is_some() || !in_it.contains(id));
+        self.found.retain(|id, found| found.is_some() || !is_in_it(*id));
     }
 
     /// Whether no further input may wait.
@@ -289,7 +284,6 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::RecordNumber;
 
     #[test]
     fn what_was_found_of_an_id_is_forgotten_when_a_part_that_names_it_ends() {
@@ -298,8 +292,7 @@ mod tests {
         // Both were new when they were looked up; one input waits for a third.
         resolving.found.insert(written, None);
         resolving.found.insert(other, None);
-        let at = Loc { record: RecordNumber(7), position: 0 };
-        resolving.part_ended(3, &[(written, at)]);
+        resolving.part_ended(3, |id| id == written);
         assert!(!resolving.found.contains_key(&written), "it has been written since");
         assert!(resolving.found.contains_key(&other));
     }

@@ -356,9 +356,8 @@ impl Core {
         } else {
             // Reached by replay: the state is here already. A new part starts all the same.
             let part = self.parts.current().number;
-            if let Some(ids) = self.take_ids(part, first) {
-                self.later.push(crate::effect::Effect::IndexPart(Box::new(ids)));
-            }
+            self.begin_to_end(part, first);
+            self.go_on_ending(true);
             self.parts.begin(first);
         }
         self.lane.set_checkpoint(first.max(header.checkpoint));

@@ -127,6 +127,11 @@ impl Writer {
         &self.out[HEADER_BYTES..]
     }
 
+    /// The bytes, without the room in front of them.
+    pub(crate) fn into_body(self) -> Bytes {
+        Bytes::from(self.out).slice(HEADER_BYTES..)
+    }
+
     /// The record that they are, with this header, and where in it stands what clients carry. It
     /// must be below the hard limit.
     pub(crate) fn seal(self, header: &Header) -> (Bytes, Vec<(u32, u32)>) {

@@ -78,12 +78,30 @@ impl<K: Copy + Ord + Hash + Serialize, V: Serialize> SlicedIndex<K, V> {
         all
     }
 
-    /// Takes everything out, in the order of the positions.
-    pub(crate) fn drain(&mut self) -> Vec<(K, V)> {
+    /// What stands at a position.
+    pub(crate) fn at(&self, position: usize) -> Option<(K, &V)> {
+        self.map.get_index(position).map(|(key, value)| (*key, value))
+    }
+
+    /// Forgets everything, and keeps the memory for what comes.
+    pub(crate) fn clear(&mut self) {
+        self.touch_all(self.map.len());
+        self.map.clear();
+    }
+
+    /// Changes its content for that of another.
+    pub(crate) fn swap(&mut self, other: &mut Self) {
+        // Positions that only the other has were not there before, nor are they written.
+        let all = self.map.len().max(other.map.len());
+        self.touch_all(all);
+        other.touch_all(all);
+        std::mem::swap(&mut self.map, &mut other.map);
+    }
+
+    fn touch_all(&mut self, positions: usize) {
         if self.cursor.is_walking() {
-            (0..self.map.len()).for_each(|at| self.touch(at));
+            (0..positions).for_each(|at| self.touch(at));
         }
-        self.map.drain(..).collect()
     }
 
     #[inline]
@@ -148,6 +166,7 @@ mod tests {
                 index.insert(n * 7 % 20, n);
             });
             let before = state(&mut index);
+            let mut other = SlicedIndex::with_seed(seed);
             let mut n = seed;
             let written = walked(&mut index, |index| {
                 n = n
@@ -157,7 +176,8 @@ mod tests {
                     0 => drop(index.insert(n >> 59, n)),
                     1 => drop(index.remove(n >> 8 & 0x1f)),
                     2 => index.get_mut(n >> 8 & 0x1f).into_iter().for_each(|v| *v += 1),
-                    _ if n >> 57 & 0xf == 0 => drop(index.drain()),
+                    _ if n >> 58 & 0x7 == 0 => index.clear(),
+                    _ if n >> 59 & 1 == 1 => index.swap(&mut other),
                     _ => {}
                 }
             });
@@ -175,7 +195,11 @@ mod tests {
         }
         assert_eq!(index.remove(1), Some(10));
         assert_eq!(index.sorted(), [(3, &30), (5, &50), (9, &90)]);
-        assert_eq!(index.drain(), [(5, 50), (3, 30), (9, 90)]);
-        assert_eq!(index.len(), 0);
+        let mut other = SlicedIndex::with_seed(3);
+        index.swap(&mut other);
+        assert_eq!((index.len(), index.at(0)), (0, None));
+        assert_eq!([0, 1, 2].map(|at| other.at(at)), [(5, &50), (3, &30), (9, &90)].map(Some));
+        other.clear();
+        assert_eq!((other.len(), other.get(5)), (0, None));
     }
 }
