@@ -140,4 +140,6 @@ fn fill_and_reopen(options: &Options) {
     let answer = fill(&mut store, lane, &mut claimed, &mut records);
     assert!(matches!(error_of(&answer), StoreError::Full(_)), "{answer:?}");
     assert!(records.len() > before, "the room that was made is used");
+    drop(store);
+    reopen(&path, options, &mut records);
 }

@@ -289,7 +289,7 @@ impl Catalogue {
 
     /// Keeps what is written of a group. That of the newest record is not kept: it changes at once.
     pub(crate) fn keep(&mut self, group: Group, written: Vec<u8>) {
-        if group < Group::of(self.newest.0) {
+        if group < Group::of(self.newest.0) && !written.is_empty() {
             let (live_bytes, packed_bytes) = counted(self.group(group));
             self.kept.insert(group, Kept { written, live_bytes, packed_bytes });
         }

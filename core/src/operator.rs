@@ -311,6 +311,8 @@ impl Core {
         if self.draining.is_some() {
             return;
         }
+        // Else the next start reads that part's records again.
+        self.go_on_ending(true);
         let until = self.now.mono + self.limits.drain;
         self.draining = Some(until);
         self.arm(until, Timer::Drain);

@@ -158,6 +158,11 @@ impl Remembered {
         if parts.is_empty() { Found::Absent } else { Found::Perhaps(parts) }
     }
 
+    /// Whether the index has a part.
+    pub(crate) fn has(&self, part: u64) -> bool {
+        self.parts.contains_key(&part)
+    }
+
     pub(crate) fn recent_len(&self) -> usize {
         self.recent.len()
     }

@@ -211,7 +211,9 @@ impl Core {
     /// Another part may know more of an id.
     fn look_further(&mut self, id: ObjectId, fx: &mut Effects) {
         let Some(rest) = self.resolving.asked.get_mut(&id) else { return };
-        match rest.pop_front() {
+        // Those that the log has been cut behind since are not in the index any more.
+        let kept = std::iter::from_fn(|| rest.pop_front()).find(|part| self.remembered.has(*part));
+        match kept {
             Some(part) => fx.push(Effect::LookUp { part, id }),
             None => self.on_resolved(id, None, fx),
         }

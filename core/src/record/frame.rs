@@ -116,8 +116,7 @@ pub(super) fn seal_in_place(header: &Header, mut out: Vec<u8>) -> Bytes {
 pub fn open(record: &Bytes) -> Result<(Header, Bytes), BadFrame> {
     let header = open_header(record)?;
     let end = record.len() - HASH_BYTES;
-    let hash = blake3::hash(&record[..end]);
-    if hash.as_bytes()[..HASH_BYTES] != record[end..] && !planted(Bug::ChecksumNotChecked) {
+    if computed_hash(record) != record[end..] && !planted(Bug::ChecksumNotChecked) {
         return Err(BadFrame::Hash);
     }
     Ok((header, body_of(record)))
@@ -126,6 +125,13 @@ pub fn open(record: &Bytes) -> Result<(Header, Bytes), BadFrame> {
 /// The entries of a record that has passed [`open_header`], packed.
 pub(super) fn body_of(record: &Bytes) -> Bytes {
     record.slice(HEADER_BYTES..record.len() - HASH_BYTES)
+}
+
+/// The hash that a record has by its content, whatever it says itself; zeros for bytes that are too few.
+/// The next one links to it.
+pub fn computed_hash(record: &[u8]) -> [u8; 16] {
+    let Some(end) = record.len().checked_sub(HASH_BYTES) else { return [0; HASH_BYTES] };
+    blake3::hash(&record[..end]).as_bytes()[..HASH_BYTES].try_into().expect("sixteen bytes")
 }
 
 /// The hash of a record, as the next one links to it. The record must have passed [`open`] or come
@@ -161,10 +167,7 @@ pub fn open_start(start: &[u8]) -> Result<(Header, usize), BadFrame> {
     if format > FORMAT {
         return Err(BadFrame::Newer { found: format });
     }
-    let length = HEADER_BYTES + u32::from_le_bytes(array(start, 76)) as usize + HASH_BYTES;
-    if length > RECORD_BYTES_MAX {
-        return Err(BadFrame::Length { expected: RECORD_BYTES_MAX, found: length });
-    }
+    let length = length_of(start)?;
     let header = Header {
         lane: LaneId(array(start, 8)),
         epoch: Epoch(u64::from_le_bytes(array(start, 24))),
@@ -175,6 +178,18 @@ pub fn open_start(start: &[u8]) -> Result<(Header, usize), BadFrame> {
         entries: u32::from_le_bytes(array(start, 72)),
     };
     Ok((header, length))
+}
+
+/// How long a record is by its first [`HEADER_BYTES`], whatever else they say.
+pub fn length_of(start: &[u8]) -> Result<usize, BadFrame> {
+    if start.len() < HEADER_BYTES {
+        return Err(BadFrame::Length { expected: HEADER_BYTES, found: start.len() });
+    }
+    let length = HEADER_BYTES + u32::from_le_bytes(array(start, 76)) as usize + HASH_BYTES;
+    if length > RECORD_BYTES_MAX {
+        return Err(BadFrame::Length { expected: RECORD_BYTES_MAX, found: length });
+    }
+    Ok(length)
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {

@@ -12,8 +12,8 @@ pub(crate) use end::write_end;
 pub use entry::{End, Ending, Entry, How, PeerSeen, Standing, TransferId};
 pub(crate) use entry::{decode_locs, encode_locs, name, type_name, write_decision};
 pub use frame::{
-    BadFrame, FORMAT, HASH_BYTES, HEADER_BYTES, Header, hash_of, open, open_header, open_start,
-    seal,
+    BadFrame, FORMAT, HASH_BYTES, HEADER_BYTES, Header, computed_hash, hash_of, length_of, open,
+    open_header, open_start, seal,
 };
 pub(crate) use object::write_object;
 pub use walk::{BadRecord, Glance, entries, entries_of_sealed, glance_at_sealed, mentions};

@@ -422,6 +422,14 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(LaneId, String), StoreError> {
             let lane = lines.next().and_then(|line| line.strip_prefix("lane ")?.parse().ok());
             let store = lines.find_map(|line| line.strip_prefix("store ")).unwrap_or(EMBEDDED);
             let lane = lane.ok_or_else(|| bad("it does not name its lane"))?;
+            let moving = path.with_file_name(MOVING);
+            if format <= FORMAT_OF_FJALL && moving.exists() {
+                return Err(StoreError::Refused(format!(
+                    "{}: the data directory has format {format}, and its lane is on its way to another \
+                     store: let the dpc that has begun `dpc store move` finish it",
+                    path.display()
+                )));
+            }
             if format <= FORMAT_OF_FJALL && store == EMBEDDED {
                 return Err(StoreError::Refused(format!(
                     "{}: the data directory has format {format}, whose log this program does not read: \

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use dpc_core::ids::{LaneId, RecordNumber};
-use dpc_core::record::{hash_of, open};
+use dpc_core::record::{HEADER_BYTES, computed_hash, hash_of, length_of, open};
 use dpc_core::store::StoreError;
 
 use super::{damaged, io_error};
@@ -87,7 +87,7 @@ impl Log {
         first: RecordNumber,
         options: &Options,
     ) -> Result<Self, StoreError> {
-        let (segments, unused) = segments_of(path, lane)?;
+        let (segments, unused) = segments_of(path, lane, first)?;
         let mut log = Self {
             path: path.to_owned(),
             lane,
@@ -140,8 +140,9 @@ impl Log {
         behind_max: usize,
     ) -> Result<Vec<Bytes>, StoreError> {
         let Some(mut reader) = self.behind(last, last_hash)? else {
-            if last > RecordNumber(0) && !self.segments.is_empty() {
-                return Err(self.damaged(last, "it is missing, and it is the last one of HEAD"));
+            if let Some(segment) = self.segments.front() {
+                let what = format!("it is missing, and record {} is there", segment.first);
+                return Err(self.damaged(last, what));
             }
             // Nothing has ever been written, or nothing since the lane came from elsewhere.
             self.segments.clear();
@@ -220,7 +221,8 @@ impl Log {
         number: RecordNumber,
         length: usize,
     ) -> Result<(), StoreError> {
-        let fits = |(_, end): &(File, u64)| end + length as u64 <= self.segment_bytes;
+        // A segment that holds nothing yet takes any record.
+        let fits = |(_, end): &(File, u64)| *end == 0 || end + length as u64 <= self.segment_bytes;
         if self.tail.as_ref().is_some_and(fits) {
             return Ok(());
         }
@@ -286,7 +288,8 @@ impl Log {
         }
     }
 
-    /// A reader that stands at record `number`, if the log has a place for it.
+    /// A reader that stands at record `number`, if the log has a place for it: those before it in the
+    /// same segment have to be there.
     pub(super) fn reader(&mut self, number: RecordNumber) -> Result<Option<Reader>, StoreError> {
         match self.cursor.take() {
             Some(cursor) if cursor.expected == number && self.holds(&cursor) => {
@@ -300,7 +303,8 @@ impl Log {
         (reader.expected, reader.at) = self.segments[segment].mark_before(number);
         while reader.expected < number {
             if !reader.skip(self)? {
-                return Ok(None);
+                let what = format!("it is missing, and record {number} should follow");
+                return Err(reader.damaged(reader.expected, what));
             }
         }
         Ok(Some(reader))
@@ -338,24 +342,29 @@ fn place(path: &Path, number: RecordNumber, what: impl Into<String>) -> StoreErr
 }
 
 /// The segments of a log that hold records, and the lowest sequence number of those behind them that
-/// hold none yet.
-fn segments_of(path: &Path, lane: LaneId) -> Result<(VecDeque<Segment>, Option<u64>), StoreError> {
+/// hold none yet. What was forgotten before `first` may be damaged.
+fn segments_of(
+    path: &Path,
+    lane: LaneId,
+    first: RecordNumber,
+) -> Result<(VecDeque<Segment>, Option<u64>), StoreError> {
     let mut segments: VecDeque<Segment> = VecDeque::new();
     let mut unused: Option<(u64, PathBuf)> = None;
     for (sequence, file) in segment::list(path)? {
-        let mut segment = Segment::new(sequence, file.clone(), RecordNumber(0));
-        let start = segment.reader()?.start(0, lane)?;
+        let found = SegmentReader::open(&file)?.start(0, lane)?;
         let last = segments.back().map_or(RecordNumber(0), |last| last.first);
-        match (start, &unused) {
-            (Some((header, _)), None) if header.number > last => {
-                segment = Segment::new(sequence, file, header.number);
-                segments.push_back(segment);
-            }
-            (Some((header, _)), Some((_, unused))) if header.number > last => {
-                let what = format!("it does not begin with a record, and {sequence} does");
+        let found = found.map(|(header, _)| header.number).filter(|number| *number > last);
+        match (found, &unused) {
+            (Some(number), Some((_, unused))) if number > first => {
+                let what =
+                    format!("it does not begin with a record, and a later one with {number}");
                 return Err(damaged(unused, what));
             }
-            _ => unused = unused.or(Some((sequence, file))),
+            (Some(number), _) => {
+                unused = None;
+                segments.push_back(Segment::new(sequence, file, number));
+            }
+            (None, _) => unused = unused.or(Some((sequence, file))),
         }
     }
     Ok((segments, unused.map(|(sequence, _)| sequence)))
@@ -374,7 +383,7 @@ pub(super) struct Reader {
 impl Reader {
     fn at_start(log: &Log, segment: usize) -> Result<Self, StoreError> {
         let it = &log.segments[segment];
-        Ok(Self { segment, file: it.reader()?, at: 0, expected: it.first })
+        Ok(Self { segment, file: SegmentReader::open(&it.path)?, at: 0, expected: it.first })
     }
 
     /// The next record, unchecked but for lane and number; nothing if none stands where it should.
@@ -406,15 +415,19 @@ impl Reader {
         Ok(Some((place, record)))
     }
 
-    /// Whether a whole record stands behind what may have been one, and is linked to it.
+    /// Whether a record was begun behind what may have been one, and linked to it, by what that says of
+    /// its hash or by what it is: a record is begun only when the one before it is durable. What the
+    /// damage has hit of the first one does not matter, unless it was its length.
     fn is_followed(&mut self, log: &Log) -> Result<bool, StoreError> {
-        let Some((_, length)) = self.file.start(self.at, log.lane)? else { return Ok(false) };
-        let hash: Option<Hash> = self.file.bytes(self.at, length)?.last_chunk().copied();
-        let behind = self.at + length as u64;
-        let Some((header, length)) = self.file.start(behind, log.lane)? else { return Ok(false) };
-        let next = Bytes::copy_from_slice(self.file.bytes(behind, length)?);
-        let linked = header.number == self.expected.next() && Some(header.previous) == hash;
-        Ok(linked && open(&next).is_ok())
+        let Ok(length) = length_of(self.file.bytes(self.at, HEADER_BYTES)?) else {
+            return Ok(false);
+        };
+        let record = self.file.bytes(self.at, length)?;
+        let hashes: [Option<Hash>; 2] = [record.last_chunk().copied(), Some(computed_hash(record))];
+        let next = self.file.start(self.at + length as u64, log.lane)?;
+        Ok(next.is_some_and(|(header, _)| {
+            header.number == self.expected.next() && hashes.contains(&Some(header.previous))
+        }))
     }
 
     /// Goes beyond the next record without reading it. Says whether there is one.

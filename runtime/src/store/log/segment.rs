@@ -3,10 +3,9 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use dpc_core::ids::{LaneId, RecordNumber};
-use dpc_core::record::{HEADER_BYTES, Header, open_start};
+use dpc_core::record::{BadFrame, HEADER_BYTES, Header, open_start};
 use dpc_core::store::StoreError;
 
 use super::super::{damaged, io_error};
@@ -18,6 +17,9 @@ const MARK_BYTES: u64 = 16 << 10;
 /// What is read at first, and what is read at most beyond a record.
 const WINDOW_BYTES_MIN: usize = 16 << 10;
 const WINDOW_BYTES_MAX: usize = 256 << 10;
+
+/// Where a record names its lane, in every format.
+const LANE_AT: usize = 8;
 
 const EXTENSION: &str = "seg";
 
@@ -77,32 +79,26 @@ impl Segment {
         let above = self.marks.partition_point(|(noted, _)| *noted <= number);
         self.marks[above.saturating_sub(1)]
     }
-
-    /// Opens the file to read it.
-    pub(super) fn reader(&self) -> Result<SegmentReader, StoreError> {
-        let file = File::open(&self.path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => damaged(&self.path, "it is missing"),
-            _ => io_error(&self.path, &error),
-        })?;
-        Ok(SegmentReader {
-            path: self.path.clone(),
-            file: Arc::new(file),
-            window: Vec::new(),
-            from: 0,
-        })
-    }
 }
 
 /// Reads the file of a segment, a window of bytes at a time.
 pub(super) struct SegmentReader {
     pub(super) path: PathBuf,
-    file: Arc<File>,
+    file: File,
     window: Vec<u8>,
     /// Where the window begins.
     from: u64,
 }
 
 impl SegmentReader {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let file = File::open(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => damaged(path, "it is missing"),
+            _ => io_error(path, &error),
+        })?;
+        Ok(Self { path: path.to_owned(), file, window: Vec::new(), from: 0 })
+    }
+
     /// Bytes from `at` on: `length` of them, or fewer where the file ends.
     pub(super) fn bytes(&mut self, at: u64, length: usize) -> Result<&[u8], StoreError> {
         let held = at.checked_sub(self.from).and_then(|skip| usize::try_from(skip).ok());
@@ -138,13 +134,21 @@ impl SegmentReader {
         Ok(())
     }
 
-    /// What stands at `at`, if it begins as a record of this lane does: its header, and its length.
+    /// What stands at `at`, if it begins as a record of this lane does: its header, and its length. A
+    /// record of a newer format is not nothing: it is refused.
     pub(super) fn start(
         &mut self,
         at: u64,
         lane: LaneId,
     ) -> Result<Option<(Header, usize)>, StoreError> {
-        let found = open_start(self.bytes(at, HEADER_BYTES)?).ok();
-        Ok(found.filter(|(header, _)| header.lane == lane))
+        let start = self.bytes(at, HEADER_BYTES)?;
+        match open_start(start) {
+            Ok((header, length)) => Ok((header.lane == lane).then_some((header, length))),
+            Err(newer @ BadFrame::Newer { .. }) if start[LANE_AT..].starts_with(&lane.0) => {
+                let path = self.path.display();
+                Err(StoreError::Refused(format!("{path}: the record at byte {at} has {newer}")))
+            }
+            Err(_) => Ok(None),
+        }
     }
 }

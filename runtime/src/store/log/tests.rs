@@ -199,16 +199,18 @@ fn what_is_whole_behind_head_is_taken_in_up_to_a_bound() {
 #[test]
 fn a_damaged_record_behind_head_is_refused_if_another_follows_it() {
     // Of the records behind HEAD: which one is damaged, and how many there are.
-    for (damaged, last) in [(8, 9), (9, 9), (12, 13), (13, 13)] {
+    // In its magic, its lane, its number, its body, its hash.
+    let places = [0, 10, 33, 500, 2_090].map(|at| [(8, 9, at), (9, 9, at), (12, 13, at)]);
+    for (damaged, last, at_byte) in places.into_iter().flatten() {
         let mut log = Fixture::of(last);
         let reader = log.log.reader(RecordNumber(damaged)).unwrap().expect("it has a place");
         let (path, at) = (reader.file.path.clone(), reader.at);
         let file = File::options().write(true).open(&path).unwrap();
-        file.write_all_at(&[0xff], at + 500).unwrap();
+        file.write_all_at(&[0xff], at + at_byte).unwrap();
         let before = fs::read(&path).unwrap();
         let (log, found) = log.reopen_at(usize::try_from(damaged).unwrap() - 1);
         if damaged == last {
-            assert_eq!(found, Ok(vec![]), "nobody can have been told of it");
+            assert_eq!(found, Ok(vec![]), "it cannot be told from one that was cut off");
         } else {
             let error = found.unwrap_err();
             let (place, what) = place_of(&error);
@@ -257,6 +259,55 @@ fn a_segment_that_is_missing_or_begins_with_nothing_is_named() {
     refused(&path);
     fs::write(&path, content).unwrap();
     Log::open(dir.path(), LANE, RecordNumber(1), &SMALL).map(drop).expect("it is whole again");
+}
+
+#[test]
+fn a_damaged_segment_that_is_forgotten_does_not_matter() {
+    let log = Fixture::of(12);
+    let segments = log.segments();
+    let first = log.log.segments[2].first;
+    let path = log.path_of(segments[1]);
+    let Fixture { dir, log, .. } = log;
+    drop(log);
+    fs::write(&path, "nothing").unwrap();
+    Log::open(dir.path(), LANE, first, &SMALL).map(drop).expect("nobody asks for it");
+}
+
+#[test]
+fn a_record_of_a_newer_format_is_not_nothing() {
+    let mut log = Fixture::of(6);
+    let reader = log.log.reader(RecordNumber(6)).unwrap().expect("it has a place");
+    let (path, at) = (reader.file.path.clone(), reader.at);
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[99], at + 4).unwrap();
+    let (_log, found) = log.reopen_at(5);
+    let text = found.unwrap_err().to_string();
+    assert!(text.contains("format 99 is newer"), "{text}");
+}
+
+/// HEAD was set back, or is another log's.
+#[test]
+fn a_log_that_head_does_not_know_is_refused() {
+    let mut log = Fixture::of(12);
+    log.forget(9);
+    let (_log, found) = log.reopen_at(0);
+    let error = found.unwrap_err();
+    assert!(place_of(&error).1.contains("is there"), "{error}");
+}
+
+/// Of a record longer than a segment the first bytes were written, and another one follows.
+#[test]
+fn a_long_record_that_was_cut_off_at_the_beginning_of_a_segment_is_written_over() {
+    let mut log = Fixture::of(4);
+    let torn = log.next(20_000);
+    log.log.make_room(log.last().0.next(), torn.len()).unwrap();
+    let (file, end) = log.log.tail.as_ref().unwrap();
+    file.write_all_at(&torn[..3_000], *end).unwrap();
+    let mut log = log.reopen();
+    log.append(30_000);
+    log.append(10);
+    log.check();
+    log.reopen().check();
 }
 
 #[test]
