@@ -324,6 +324,9 @@ impl Keeper {
             let what = format!("it was truncated, the first record is {}", self.head.first);
             return Err(self.log.damaged(from, what));
         }
+        if from > self.head.last {
+            return Ok(Vec::new());
+        }
         let mut previous =
             self.read_to.filter(|(number, _)| number.next() == from).map(|(_, hash)| hash);
         let mut records = Vec::new();

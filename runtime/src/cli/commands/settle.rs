@@ -21,8 +21,9 @@ const REASON_DEFAULT: &str = "rejected with dpc settle";
 /// Ends or keeps a lease.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SettleArgs {
+    // One in 64 begins with a hyphen.
     /// The lease's token, from a delivery line.
-    #[arg(value_name = "TOKEN")]
+    #[arg(value_name = "TOKEN", allow_hyphen_values = true)]
     token: Token,
     /// What to do.
     #[arg(value_name = "VERB")]

@@ -39,6 +39,8 @@ fn the_documented_commands_parse() {
         "dpc settle AAEC reject --reason no",
         "dpc settle AAEC advance",
         "dpc settle AAEC extend",
+        "dpc settle -HEC release --delay 1s -o json",
+        "dpc settle --EC finalise",
         "dpc object get ID --local",
         "dpc object why ID",
         "dpc object trace ID --local -o json",
