@@ -113,12 +113,8 @@ impl Group {
         Self(record.0 / GROUP_RECORDS)
     }
 
-    pub(crate) fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-
     fn records(self) -> std::ops::Range<RecordNumber> {
-        RecordNumber(self.0 * GROUP_RECORDS)..RecordNumber(self.next().0 * GROUP_RECORDS)
+        RecordNumber(self.0 * GROUP_RECORDS)..RecordNumber((self.0 + 1) * GROUP_RECORDS)
     }
 
     /// Says once for each group, with the record that was just taken, that it was filled a while ago.
@@ -271,9 +267,12 @@ impl Catalogue {
         }
     }
 
-    /// The first group from one on in which there is a page.
-    pub(crate) fn group_from(&self, from: Group) -> Option<Group> {
-        self.first_from(from.records().start).map(Group::of)
+    /// The groups in which there is a page, oldest first.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = Group> {
+        let first_from = |record| self.first_from(record).map(Group::of);
+        std::iter::successors(first_from(RecordNumber(0)), move |group| {
+            first_from(group.records().end)
+        })
     }
 
     /// The pages of a group.
@@ -287,12 +286,18 @@ impl Catalogue {
         self.kept.get(&group).map(|kept| &kept.written[..])
     }
 
-    /// Keeps what is written of a group. That of the newest record is not kept: it changes at once.
+    /// Whether what is written of a group would be kept: it is not yet, there is something in it, and
+    /// it is not that of the newest record, which changes at once.
+    pub(crate) fn wants(&self, group: Group) -> bool {
+        group < Group::of(self.newest.0)
+            && !self.kept.contains_key(&group)
+            && self.group(group).next().is_some()
+    }
+
+    /// Keeps what is written of a group.
     pub(crate) fn keep(&mut self, group: Group, written: Vec<u8>) {
-        if group < Group::of(self.newest.0) && !written.is_empty() {
-            let (live_bytes, packed_bytes) = counted(self.group(group));
-            self.kept.insert(group, Kept { written, live_bytes, packed_bytes });
-        }
+        let (live_bytes, packed_bytes) = counted(self.group(group));
+        self.kept.insert(group, Kept { written, live_bytes, packed_bytes });
     }
 
     /// The newest record, if there is anything of it.
@@ -408,13 +413,11 @@ impl Catalogue {
     /// Counts live bytes anew: done now and then, not at each change.
     pub(crate) fn recount(&mut self) {
         let (mut live, mut packed) = (0, 0);
-        let mut next = self.group_from(Group::default());
-        while let Some(group) = next {
+        for group in self.groups() {
             let kept = self.kept.get(&group).map(|kept| (kept.live_bytes, kept.packed_bytes));
             let of_group = kept.unwrap_or_else(|| counted(self.group(group)));
             live += of_group.0;
             packed += of_group.1;
-            next = self.group_from(group.next());
         }
         (self.live_bytes, self.packed_bytes) = (live, packed);
     }

@@ -1,4 +1,35 @@
-//! Which threads go first when there are more of them than processors.
+//! Threads of their own: how they end with what they belong to, and which go first when there are
+//! more of them than processors.
+
+use std::thread::JoinHandle;
+
+use dpc_core::store::StoreError;
+
+/// A thread that is waited for when this is dropped. What tells it to end has to be gone by then: a
+/// sender to it stands before this in its struct.
+pub(crate) struct Joined(Option<JoinHandle<()>>);
+
+impl Joined {
+    /// Starts a thread.
+    pub(crate) fn start(
+        name: &str,
+        work: impl FnOnce() + Send + 'static,
+    ) -> Result<Self, StoreError> {
+        let started = std::thread::Builder::new().name(name.into()).spawn(work);
+        let failed = |error| StoreError::Io(format!("cannot start a thread: {error}"));
+        Ok(Self(Some(started.map_err(failed)?)))
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let thread = self.0.take().expect("joined once");
+        let name = thread.thread().name().unwrap_or_default().to_owned();
+        if thread.join().is_err() {
+            tracing::error!(thread = name, "a thread panicked");
+        }
+    }
+}
 
 /// How far a thread stands back: it gets a third of what another one gets, so it does not fall behind
 /// for ever.

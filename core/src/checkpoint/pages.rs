@@ -29,31 +29,33 @@ impl Core {
         for standing in &releasing {
             in_memory.entry(standing.0.record).or_default().push(*standing);
         }
-        let mut next = self.catalogue.group_from(Group::default());
-        while let Some(group) = next {
+        for group in self.catalogue.groups().collect::<Vec<_>>() {
+            self.keep_group(group);
             if let Some(kept) = self.catalogue.kept(group) {
                 w.fixed(kept);
-            } else if let Some(written) = self.write_group(group) {
-                w.fixed(&written);
-                self.catalogue.keep(group, written);
-            } else {
-                for (record, page) in self.catalogue.group(group) {
-                    encode_head(w, *record, page);
-                    match follows_from_page(page) {
-                        true => encode_sets(w, page.sets.iter().collect()),
-                        false => encode_mixed(w, *record, page, &in_memory, &releasing),
-                    }
+                continue;
+            }
+            for (record, page) in self.catalogue.group(group) {
+                encode_head(w, *record, page);
+                match follows_from_page(page) {
+                    true => encode_sets(w, page.sets.iter().collect()),
+                    false => encode_mixed(w, *record, page, &in_memory, &releasing),
                 }
             }
-            next = self.catalogue.group_from(group.next());
         }
     }
 
     /// A record was taken: the group of records that was filled a while ago, whose objects have mostly
     /// ended, is written for the next checkpoint.
     pub(crate) fn write_pages_ahead(&mut self, taken: RecordNumber) {
-        let Some(group) = Group::filled_a_while_ago(taken) else { return };
-        if self.catalogue.kept(group).is_none()
+        if let Some(group) = Group::filled_a_while_ago(taken) {
+            self.keep_group(group);
+        }
+    }
+
+    /// Writes a group of records to be kept, if it is not, and can be.
+    fn keep_group(&mut self, group: Group) {
+        if self.catalogue.wants(group)
             && let Some(written) = self.write_group(group)
         {
             self.catalogue.keep(group, written);
@@ -75,12 +77,10 @@ impl Core {
 
     /// Panics if what is kept of a group is not what would be written now.
     pub(crate) fn check_pages(&self) {
-        let mut next = self.catalogue.group_from(Group::default());
-        while let Some(group) = next {
+        for group in self.catalogue.groups() {
             if let Some(kept) = self.catalogue.kept(group) {
                 assert!(self.write_group(group).is_some_and(|now| now == kept), "{group:?}");
             }
-            next = self.catalogue.group_from(group.next());
         }
     }
 

@@ -6,7 +6,6 @@
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use dpc_core::ids::{Epoch, LaneId, RecordNumber};
@@ -19,6 +18,7 @@ pub use super::log::Options;
 use super::folder::{EMBEDDED, Folder, is_retired};
 use super::head::{Head, HeadWriter, Turn};
 use super::log::Log;
+use crate::threads::Joined;
 
 /// The most requests that wait for the storage thread. A caller that goes beyond is refused.
 const QUEUE_COUNT_MAX: usize = 1024;
@@ -29,8 +29,8 @@ const BEHIND_MAX: usize = 2;
 
 /// The embedded store of one lane. Dropping it finishes what was asked for and closes the folder.
 pub struct Embedded {
-    requests: Option<SyncSender<Request>>,
-    thread: Option<JoinHandle<()>>,
+    requests: SyncSender<Request>,
+    _thread: Joined,
 }
 
 enum Request {
@@ -64,18 +64,15 @@ impl Embedded {
         let (requests, queue) = sync_channel(QUEUE_COUNT_MAX);
         let (opened, answer) = sync_channel(1);
         let (path, options) = (path.to_owned(), options.clone());
-        let thread = std::thread::Builder::new()
-            .name("dpc-store".into())
-            .spawn(move || match open(&path).and_then(|folder| Keeper::open(folder, &options)) {
-                Ok(keeper) => {
-                    let told = opened.send(Ok(keeper.folder.lane));
-                    told.expect("open waits for this");
-                    keeper.run(&queue);
-                }
-                Err(error) => opened.send(Err(error)).expect("open waits for this"),
-            })
-            .map_err(|error| StoreError::Io(format!("cannot start a thread: {error}")))?;
-        let store = Self { requests: Some(requests), thread: Some(thread) };
+        let work = move || match open(&path).and_then(|folder| Keeper::open(folder, &options)) {
+            Ok(keeper) => {
+                let told = opened.send(Ok(keeper.folder.lane));
+                told.expect("open waits for this");
+                keeper.run(&queue);
+            }
+            Err(error) => opened.send(Err(error)).expect("open waits for this"),
+        };
+        let store = Self { requests, _thread: Joined::start("dpc-store", work)? };
         match answer.recv() {
             Ok(lane) => Ok((store, lane?)),
             Err(_) => Err(StoreError::Io("the storage thread died while it opened".into())),
@@ -95,8 +92,7 @@ impl Embedded {
     }
 
     fn send(&mut self, request: Request) {
-        let requests = self.requests.as_ref().expect("open until dropped");
-        match requests.try_send(request) {
+        match self.requests.try_send(request) {
             Ok(()) => {}
             Err(TrySendError::Full(request)) => request.refuse(StoreError::Refused(format!(
                 "{QUEUE_COUNT_MAX} requests wait for the storage thread already"
@@ -149,15 +145,6 @@ impl SharedLane for Embedded {
     /// Marks the folder: it is not opened again.
     fn retire(&mut self, epoch: Epoch, done: Done<Appended>) {
         self.send(Request::Retire(epoch, done));
-    }
-}
-
-impl Drop for Embedded {
-    fn drop(&mut self) {
-        self.requests = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the storage thread panicked");
-        }
     }
 }
 
@@ -332,19 +319,15 @@ impl Keeper {
         let mut records = Vec::new();
         let mut left = bytes_max;
         let mut expected = from;
-        let mut reader = self.log.reader(from)?;
+        let Some(mut reader) = self.log.reader(from)? else {
+            return Err(self.check(from, None, None).expect_err("nothing is no record"));
+        };
         while expected <= self.head.last {
-            let length = match &mut reader {
-                Some(reader) => reader.length(&self.log)?,
-                None => None,
-            };
+            let length = reader.length(&self.log)?;
             if length.is_some_and(|length| length > left) && !records.is_empty() {
                 break;
             }
-            let record = match &mut reader {
-                Some(reader) => reader.next(&mut self.log)?,
-                None => None,
-            };
+            let record = reader.next(&mut self.log)?;
             self.check(expected, record.as_ref(), previous)?;
             let record = record.expect("it was just checked");
             left = left.saturating_sub(record.len());
@@ -352,9 +335,7 @@ impl Keeper {
             records.push((expected, record));
             expected = expected.next();
         }
-        if let Some(reader) = reader {
-            self.log.keep(reader);
-        }
+        self.log.keep(reader);
         self.read_to = previous.map(|hash| (RecordNumber(expected.0 - 1), hash));
         Ok(records)
     }

@@ -12,13 +12,13 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 
 use dpc_core::ids::{Epoch, LaneId, RecordNumber};
 use dpc_core::store::StoreError;
 
 use super::chain::Tip;
-use super::{damaged, io_error};
+use super::{damaged, io_error, needed};
+use crate::threads::Joined;
 
 const SLOT_BYTES: usize = 4096;
 const HASH_AT: usize = SLOT_BYTES - 32;
@@ -80,10 +80,7 @@ impl Head {
 
     /// Reads the newer undamaged slot.
     pub(super) fn read(path: &Path, lane: LaneId) -> Result<Found, StoreError> {
-        let bytes = std::fs::read(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => damaged(path, "it is missing"),
-            _ => io_error(path, &error),
-        })?;
+        let bytes = std::fs::read(path).map_err(|error| needed(path, &error))?;
         if bytes.len() != 2 * SLOT_BYTES {
             let what = format!("it has {} bytes instead of {}", bytes.len(), 2 * SLOT_BYTES);
             return Err(damaged(path, what));
@@ -141,7 +138,7 @@ impl Head {
 /// not yet begun is replaced.
 pub(super) struct HeadWriter {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Joined,
 }
 
 /// Names one handed-over content.
@@ -171,11 +168,8 @@ impl HeadWriter {
             .map_err(|error| StoreError::Refused(format!("{}: {error}", path.display())))?;
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
         let (theirs, sequence) = (Arc::clone(&shared), found.sequence);
-        let thread = std::thread::Builder::new()
-            .name("dpc-head".into())
-            .spawn(move || theirs.run(&path, &file, sequence))
-            .map_err(|error| StoreError::Io(format!("cannot start a thread: {error}")))?;
-        Ok(Self { shared, thread: Some(thread) })
+        let thread = Joined::start("dpc-head", move || theirs.run(&path, &file, sequence))?;
+        Ok(Self { shared, _thread: thread })
     }
 
     /// Hands over what HEAD has to say, without waiting.
@@ -201,12 +195,10 @@ impl HeadWriter {
 }
 
 impl Drop for HeadWriter {
+    /// The thread is waited for behind this.
     fn drop(&mut self) {
         self.shared.lock().stop = true;
         self.shared.changed.notify_all();
-        if self.thread.take().expect("joined once").join().is_err() {
-            tracing::error!("the thread that writes HEAD panicked");
-        }
     }
 }
 

@@ -16,14 +16,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
 
 use dpc_core::ids::{LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::store::{Done, StoreError};
 use fjall::{AbstractTree, Database, Keyspace};
 
 use super::{damaged, io_error};
-use crate::threads::stand_back;
+use crate::files::if_there;
+use crate::threads::{Joined, stand_back};
 use database::{guard, make_room, open};
 
 mod chunk;
@@ -79,8 +79,8 @@ pub struct Part {
 /// After an answer of [`StoreError::Damaged`] the index is empty, and the caller writes its parts
 /// again from the log.
 pub struct IndexDb {
-    requests: Option<SyncSender<Request>>,
-    thread: Option<JoinHandle<()>>,
+    requests: SyncSender<Request>,
+    _thread: Joined,
 }
 
 type Answer<T> = Done<Result<T, StoreError>>;
@@ -98,14 +98,11 @@ impl IndexDb {
     pub fn open(path: &Path, lane: LaneId) -> Result<Self, StoreError> {
         let (requests, queue) = sync_channel(QUEUE_COUNT_MAX);
         let path = path.to_owned();
-        let thread = std::thread::Builder::new()
-            .name("dpc-index".into())
-            .spawn(move || {
-                stand_back();
-                Keeper::open(path, lane).run(&queue);
-            })
-            .map_err(|error| StoreError::Io(format!("cannot start a thread: {error}")))?;
-        Ok(Self { requests: Some(requests), thread: Some(thread) })
+        let thread = Joined::start("dpc-index", move || {
+            stand_back();
+            Keeper::open(path, lane).run(&queue);
+        })?;
+        Ok(Self { requests, _thread: thread })
     }
 
     /// Writes a part, in place of one of the same number.
@@ -130,8 +127,7 @@ impl IndexDb {
     }
 
     fn send(&mut self, request: Request) {
-        let requests = self.requests.as_ref().expect("open until dropped");
-        match requests.try_send(request) {
+        match self.requests.try_send(request) {
             Ok(()) => {}
             Err(TrySendError::Full(request)) => request.refuse(StoreError::Refused(format!(
                 "{QUEUE_COUNT_MAX} requests wait for the index already"
@@ -149,15 +145,6 @@ impl Request {
             Self::Write(_, done) | Self::DropBelow(_, done) => done(Err(error)),
             Self::Lookup(_, done) => done(Err(error)),
             Self::Parts(done) => done(Err(error)),
-        }
-    }
-}
-
-impl Drop for IndexDb {
-    fn drop(&mut self) {
-        self.requests = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the index thread panicked");
         }
     }
 }
@@ -220,12 +207,8 @@ impl Keeper {
         tracing::warn!(index = %self.path.display(), %error, "the index is deleted and rebuilt");
         self.tables = None;
         self.parts.clear();
-        let removed = match std::fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(io_error(&self.path, &error))
-            }
-            _ => Ok(()),
-        };
+        let removed = if_there(std::fs::remove_dir_all(&self.path))
+            .map_err(|error| io_error(&self.path, &error));
         if let Err(error) = removed.and_then(|()| self.open_tables()) {
             tracing::error!(index = %self.path.display(), %error, "there is no index");
         }

@@ -69,8 +69,6 @@ pub(super) struct Log {
     /// The last segment and where its next record goes; nothing before [`Log::find_end`], and in a
     /// log that holds no record.
     tail: Option<(File, u64)>,
-    /// The highest sequence number that was ever used.
-    sequence: u64,
     spares: Spares,
     /// A spare was asked for and has not been taken.
     ordered: bool,
@@ -92,7 +90,6 @@ impl Log {
             path: path.to_owned(),
             lane,
             segment_bytes: options.segment_bytes,
-            sequence: segments.back().map_or(0, |last| last.sequence),
             segments,
             forgotten: Vec::new(),
             tail: None,
@@ -103,8 +100,9 @@ impl Log {
         log.forgotten = log.below(first);
         log.check_gaps()?;
         // More than the next one are left if one was taken and nothing written to it.
-        if unused.is_some_and(|lowest| lowest != log.sequence + 1) {
-            return Err(damaged(&segment::path_of(path, log.sequence + 1), "it is missing"));
+        let next = log.next_sequence();
+        if unused.is_some_and(|lowest| lowest != next) {
+            return Err(damaged(&segment::path_of(path, next), "it is missing"));
         }
         Ok(log)
     }
@@ -144,9 +142,8 @@ impl Log {
                 let what = format!("it is missing, and record {} is there", segment.first);
                 return Err(self.damaged(last, what));
             }
-            // Nothing has ever been written, or nothing since the lane came from elsewhere.
-            self.segments.clear();
-            // The first record need not wait for its segment.
+            // Nothing has ever been written, or nothing since the lane came from elsewhere: the first
+            // record need not wait for its segment.
             self.order();
             return Ok(Vec::new());
         };
@@ -168,7 +165,6 @@ impl Log {
         let segment = &self.segments[reader.segment];
         let file = File::options().write(true).open(&segment.path);
         self.tail = Some((file.map_err(|error| io_error(&segment.path, &error))?, reader.at));
-        self.sequence = segment.sequence;
         // Segments behind it hold nothing: a record that a crash cut off at their beginning.
         self.segments.truncate(reader.segment + 1);
         Ok(found)
@@ -253,11 +249,10 @@ impl Log {
         let made = self.spares.wait().or_else(|error| {
             // It was asked for a while ago: there may be room by now.
             tracing::warn!(log = %self.path.display(), %error, "a segment is asked for again");
-            self.spares.order(self.sequence + 1);
+            self.spares.order(self.next_sequence());
             self.spares.wait()
         });
         let Spare { sequence, path, file } = made?;
-        self.sequence = sequence;
         self.segments.push_back(Segment::new(sequence, path, first));
         self.tail = Some((file, 0));
         Ok(())
@@ -265,9 +260,14 @@ impl Log {
 
     fn order(&mut self) {
         if !self.ordered {
-            self.spares.order(self.sequence + 1);
+            self.spares.order(self.next_sequence());
             self.ordered = true;
         }
+    }
+
+    /// The sequence number of the segment behind the last: that one stays, whatever is forgotten.
+    fn next_sequence(&self) -> u64 {
+        self.segments.back().map_or(0, |last| last.sequence) + 1
     }
 
     /// Makes everything durable that was ever written.

@@ -77,6 +77,14 @@ fn io_error(path: &Path, error: &std::io::Error) -> StoreError {
     }
 }
 
+/// What an input or output error on `path` means, which has to be there.
+fn needed(path: &Path, error: &std::io::Error) -> StoreError {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => damaged(path, "it is missing"),
+        _ => io_error(path, error),
+    }
+}
+
 /// Damage at `path`.
 fn damaged(path: &Path, what: impl Into<String>) -> StoreError {
     StoreError::Damaged { place: path.display().to_string(), what: what.into() }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use dpc_core::store::StoreError;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::super::{damaged, io_error};
+use super::super::{damaged, io_error, needed};
 
 /// `current`: the number of the list, its checksum, and the kind of checksum.
 const CURRENT_BYTES: usize = 8 + 16 + 1;
@@ -106,10 +106,7 @@ fn check_table(table: &Path) -> Result<(), StoreError> {
         file.read_exact_at(&mut buffer, at).map_err(|error| io_error(table, &error))?;
         Ok(buffer)
     };
-    let file = File::open(table).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => damaged(table, "it is missing"),
-        _ => io_error(table, &error),
-    })?;
+    let file = File::open(table).map_err(|error| needed(table, &error))?;
     let size = file.metadata().map_err(|error| io_error(table, &error))?.len();
     if size < TRAILER_BYTES {
         return Err(damaged(table, format!("it has {size} bytes")));

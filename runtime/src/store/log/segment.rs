@@ -8,7 +8,7 @@ use dpc_core::ids::{LaneId, RecordNumber};
 use dpc_core::record::{BadFrame, HEADER_BYTES, Header, open_start};
 use dpc_core::store::StoreError;
 
-use super::super::{damaged, io_error};
+use super::super::{io_error, needed};
 
 /// How far the noted places of records lie apart, at least. A record is found from the noted one
 /// before it, and a note takes 16 bytes of memory: 100 GB of log take 100 MB.
@@ -38,13 +38,9 @@ fn sequence_of(path: &Path) -> Option<u64> {
 
 /// The segments that lie in the folder of a log, by their sequence numbers.
 pub(super) fn list(log: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
-    let failed = |error: &std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => damaged(log, "it is missing"),
-        _ => io_error(log, error),
-    };
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(log).map_err(|error| failed(&error))? {
-        let path = entry.map_err(|error| failed(&error))?.path();
+    for entry in std::fs::read_dir(log).map_err(|error| needed(log, &error))? {
+        let path = entry.map_err(|error| needed(log, &error))?.path();
         found.extend(sequence_of(&path).map(|sequence| (sequence, path)));
     }
     found.sort_unstable();
@@ -92,10 +88,7 @@ pub(super) struct SegmentReader {
 
 impl SegmentReader {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let file = File::open(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => damaged(path, "it is missing"),
-            _ => io_error(path, &error),
-        })?;
+        let file = File::open(path).map_err(|error| needed(path, &error))?;
         Ok(Self { path: path.to_owned(), file, window: Vec::new(), from: 0 })
     }
 

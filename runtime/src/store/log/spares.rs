@@ -7,7 +7,6 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dpc_core::store::StoreError;
@@ -15,6 +14,7 @@ use dpc_core::store::StoreError;
 use super::super::io_error;
 use super::segment::path_of;
 use crate::files::{if_there, sync_folder};
+use crate::threads::Joined;
 
 /// How many segments are kept to be used again: as many as go at once when a part of the log ends
 /// at full load, at 16 MiB each.
@@ -39,9 +39,9 @@ enum Job {
 /// The thread that makes segments and takes them away. Dropping this finishes what was asked for.
 pub(super) struct Spares {
     /// There are at most one segment to make and those of the log to take away.
-    jobs: Option<Sender<Job>>,
+    jobs: Sender<Job>,
     made: Receiver<Result<Spare, StoreError>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Joined,
 }
 
 impl Spares {
@@ -49,11 +49,8 @@ impl Spares {
         let (jobs, queue) = channel();
         let (finished, made) = channel();
         let mut maker = Maker { log: log.to_owned(), segment_bytes, stock: Vec::new() };
-        let thread = std::thread::Builder::new()
-            .name("dpc-segments".into())
-            .spawn(move || maker.run(&queue, &finished))
-            .map_err(|error| StoreError::Io(format!("cannot start a thread: {error}")))?;
-        Ok(Self { jobs: Some(jobs), made, thread: Some(thread) })
+        let thread = Joined::start("dpc-segments", move || maker.run(&queue, &finished))?;
+        Ok(Self { jobs, made, _thread: thread })
     }
 
     /// Asks for the segment of that sequence number.
@@ -76,17 +73,7 @@ impl Spares {
 
     fn send(&self, job: Job) {
         // If the thread has died then `wait` says so; a segment too many is found at the next start.
-        let sent = self.jobs.as_ref().expect("open until dropped").send(job);
-        drop(sent);
-    }
-}
-
-impl Drop for Spares {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that makes segments panicked");
-        }
+        drop(self.jobs.send(job));
     }
 }
 
