@@ -179,6 +179,7 @@ impl Core {
                     Some(Shelf::Shadow),
                     "{at}, a shadow of {transfer}"
                 );
+                assert_eq!(self.transfers.shadow_of(*at), Some(*transfer), "whose {at} is");
             }
         }
         for (n, out) in &self.transfers.outgoing {

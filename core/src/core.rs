@@ -431,15 +431,24 @@ impl Core {
         ObjectId(bytes)
     }
 
-    /// Adds objects to a decision of the open record; equal decisions are stored once.
+    /// Adds an object to a decision of the open record; equal decisions are stored once.
     pub(crate) fn decide(&mut self, decision: Decision, object: (ObjectId, u32)) {
+        self.decide_all(decision, [object]);
+    }
+
+    /// The same for objects of a group.
+    pub(crate) fn decide_all(
+        &mut self,
+        decision: Decision,
+        group: impl IntoIterator<Item = (ObjectId, u32)>,
+    ) {
         if planted(Bug::OfferNotRecorded) && decision.step == crate::decision::Step::Offer {
             return;
         }
         let same = self.decisions.iter_mut().rev().take(8).find(|(d, _)| *d == decision);
         match same {
-            Some((_, objects)) => objects.push(object),
-            None => self.decisions.push((decision, vec![object])),
+            Some((_, objects)) => objects.extend(group),
+            None => self.decisions.push((decision, group.into_iter().collect())),
         }
     }
 

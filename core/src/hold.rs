@@ -166,11 +166,16 @@ impl Core {
         let bytes: usize = offer.objects.iter().map(|object| entry_bytes(object)).sum();
         self.lane.reserve_group(bytes + offer.objects.len() * 64);
         let peer = Arc::clone(&self.mesh.link(link).expect("checked").who);
-        let (mut items, mut refused, mut kept_out) = (Vec::new(), Vec::new(), false);
+        let count = offer.objects.len();
+        let (mut items, mut received) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let (mut refused, mut kept_out) = (Vec::new(), false);
         for (i, object) in offer.objects.into_iter().enumerate() {
             let meeting = if are_new { Meeting::Fresh(None) } else { self.meet(&object) };
             match meeting {
-                Meeting::Fresh(before) => items.push(self.hold_one(id, object, before, &peer)),
+                Meeting::Fresh(before) => {
+                    received.push((object.id, object.moves));
+                    items.push(self.hold_one(id, object, before));
+                }
                 Meeting::Duplicate => {
                     kept_out = true;
                     self.keep_out(id, &object, fx);
@@ -180,6 +185,10 @@ impl Core {
                     refused.push((i, OfferRefused::NotNow));
                 }
             }
+        }
+        if !received.is_empty() {
+            let decision = Decision::new(self.now.wall, Step::Receive, Some(peer));
+            self.decide_all(decision, received);
         }
         // What does not stay uses no credit: it is granted again.
         if kept_out || !refused.is_empty() {
@@ -209,13 +218,7 @@ impl Core {
         fx.push(Effect::Send { link, message, after: None });
     }
 
-    fn hold_one(
-        &mut self,
-        id: TransferId,
-        mut object: Arc<Object>,
-        before: Option<Loc>,
-        peer: &Arc<str>,
-    ) -> Held {
+    fn hold_one(&mut self, id: TransferId, mut object: Arc<Object>, before: Option<Loc>) -> Held {
         let ty = self.queues.intern(&object.entity.ty);
         let queue = self.queue_for(ty, &object.handled);
         if let Some(chase) = &object.chase {
@@ -227,8 +230,6 @@ impl Core {
         let standing = Standing::Held(id);
         let at = self.lane.write_object(How::Received, before, None, &standing, &object);
         self.catalogue.put(at, Shelf::Memory, at);
-        let decision = Decision::new(self.now.wall, Step::Receive, Some(Arc::clone(peer)));
-        self.decide(decision, (object.id, object.moves));
         let (object_id, due) = (object.id, object.not_before);
         if planted(Bug::BooksAtHeld) {
             self.queues.ty_mut(ty).books.moved_in += 1;

@@ -12,7 +12,7 @@
 //! Between ACCEPT and the commit of MOVED a transfer is undecided: STATUS gets WAIT. Everything
 //! else that this incarnation does not know as moved is aborted, and the offer is ended first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,31 @@ pub(crate) struct Moved {
     pub(crate) receiver: Name,
     pub(crate) shadows: BTreeSet<Loc>,
     pub(crate) taken: Option<Wall>,
+}
+
+impl Moved {
+    /// The records in which its shadows stand, each once.
+    fn records(&self) -> impl Iterator<Item = RecordNumber> {
+        let mut last = None;
+        let records = self.shadows.iter().map(|at| at.record);
+        records.filter(move |record| last.replace(*record) != Some(*record))
+    }
+
+    fn has_shadow_in(&self, record: RecordNumber) -> bool {
+        let first = Loc { record, position: 0 };
+        self.shadows.range(first..).next().is_some_and(|at| at.record == record)
+    }
+}
+
+/// Notes where the shadows of a transfer stand.
+fn note_records(
+    shadows_in: &mut BTreeMap<RecordNumber, BTreeSet<TransferId>>,
+    id: TransferId,
+    moved: &Moved,
+) {
+    for record in moved.records() {
+        shadows_in.entry(record).or_default().insert(id);
+    }
 }
 
 /// A transfer at the receiver.
@@ -116,9 +141,9 @@ pub(crate) struct Transfers {
     /// Those of `moved` that are not taken: TAKEN costs nothing for all that is kept.
     #[serde(skip)]
     pub(crate) untaken: BTreeSet<TransferId>,
-    /// Shadows by place, for carrying.
+    /// The transfers that have shadows in a record, for carrying.
     #[serde(skip)]
-    shadows: BTreeMap<Loc, TransferId>,
+    shadows_in: BTreeMap<RecordNumber, BTreeSet<TransferId>>,
     /// Queues that were kept from a demand because its link had all the offers it may have.
     pub(crate) crowded: BTreeSet<QueueId>,
     /// Transfers whose FORGET has been said, by receiver's lane.
@@ -135,15 +160,38 @@ impl Transfers {
     /// What follows from the slices.
     pub(crate) fn derive(&mut self) {
         for (id, moved) in &self.moved {
-            self.shadows.extend(moved.shadows.iter().map(|at| (*at, *id)));
+            note_records(&mut self.shadows_in, *id, moved);
             if moved.taken.is_none() {
                 self.untaken.insert(*id);
             }
         }
     }
 
+    /// The transfer whose shadow stands at a place.
     pub(crate) fn shadow_of(&self, at: Loc) -> Option<TransferId> {
-        self.shadows.get(&at).copied()
+        let is_of = |id: &&TransferId| self.moved.get(id).is_some_and(|m| m.shadows.contains(&at));
+        self.shadows_in.get(&at.record)?.iter().find(is_of).copied()
+    }
+
+    /// Takes a shadow away, and says whose it was.
+    fn take_shadow(&mut self, at: Loc) -> Option<TransferId> {
+        let id = self.shadow_of(at)?;
+        let moved = self.moved.get_mut(&id).expect("it has the shadow");
+        moved.shadows.remove(&at);
+        if !moved.has_shadow_in(at.record) {
+            self.forget_record(at.record, id);
+        }
+        Some(id)
+    }
+
+    /// A transfer has no shadow in a record any more.
+    fn forget_record(&mut self, record: RecordNumber, id: TransferId) {
+        if let btree_map::Entry::Occupied(mut of) = self.shadows_in.entry(record) {
+            of.get_mut().remove(&id);
+            if of.get().is_empty() {
+                of.remove();
+            }
+        }
     }
 
     /// Whether the release of a held transfer has been written and is not durable yet.
@@ -171,12 +219,9 @@ impl Transfers {
 
     /// A shadow or a held object is written elsewhere now.
     pub(crate) fn carried(&mut self, at: Loc, to: Loc) {
-        if let Some(transfer) = self.shadows.remove(&at) {
-            self.shadows.insert(to, transfer);
-            if let Some(moved) = self.moved.get_mut(&transfer) {
-                moved.shadows.remove(&at);
-                moved.shadows.insert(to);
-            }
+        if let Some(id) = self.take_shadow(at) {
+            self.moved.get_mut(&id).expect("it had the shadow").shadows.insert(to);
+            self.shadows_in.entry(to.record).or_default().insert(id);
         }
         for incoming in self.incoming.values_mut().filter(|i| i.state != InState::Taken) {
             incoming.items.iter_mut().filter(|h| h.at == at).for_each(|h| h.at = to);
@@ -199,9 +244,7 @@ impl Transfers {
 
     /// Takes a committed transfer into account.
     pub(crate) fn insert_moved(&mut self, id: TransferId, moved: Moved) {
-        for at in &moved.shadows {
-            self.shadows.insert(*at, id);
-        }
+        note_records(&mut self.shadows_in, id, &moved);
         if moved.taken.is_none() {
             self.untaken.insert(id);
         }
@@ -217,19 +260,13 @@ impl Transfers {
 
     /// A shadow is alive again under another entry.
     pub(crate) fn drop_shadow(&mut self, at: Loc) {
-        if let Some(transfer) = self.shadows.remove(&at)
-            && let Some(moved) = self.moved.get_mut(&transfer)
-        {
-            moved.shadows.remove(&at);
-        }
+        self.take_shadow(at);
     }
 
     fn remove_moved(&mut self, id: &TransferId) -> Option<Moved> {
         let moved = self.moved.remove(id)?;
         self.untaken.remove(id);
-        moved.shadows.iter().for_each(|at| {
-            self.shadows.remove(at);
-        });
+        moved.records().for_each(|record| self.forget_record(record, *id));
         Some(moved)
     }
 
@@ -377,17 +414,18 @@ impl Core {
     fn write_moved(&mut self, n: u64, id: TransferId, receiver: Name, slots: Vec<Slot>) {
         let bytes: usize = slots.iter().map(|s| 400 + self.object(*s).marks.len() * 80).sum();
         self.lane.reserve_group(bytes + 128 + slots.len() * 12);
-        let mut shadows = BTreeSet::new();
+        let mut moved = Vec::with_capacity(slots.len());
+        let mut shadows = Vec::with_capacity(slots.len());
         for slot in &slots {
-            shadows.insert(self.memory.get(*slot).at);
+            shadows.push(self.memory.get(*slot).at);
             self.set_phase(*slot, Phase::Moving(n));
             self.end(*slot, Ending::Moved(id), None);
             let object = self.object(*slot);
-            let (object_id, moves) = (object.id, object.moves);
-            let who = Some(who(&receiver));
-            self.decide(Decision::new(self.now.wall, Step::Move, who), (object_id, moves));
+            moved.push((object.id, object.moves));
         }
-        self.write_moved_mark(n, id, receiver, shadows).slots = slots;
+        let who = Some(who(&receiver));
+        self.decide_all(Decision::new(self.now.wall, Step::Move, who), moved);
+        self.write_moved_mark(n, id, receiver, shadows.into_iter().collect()).slots = slots;
     }
 
     /// MOVED itself, behind the ends that it is of. The transfer waits for its commit.

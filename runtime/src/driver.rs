@@ -21,7 +21,7 @@ use crate::history::{History, Report};
 use crate::observe;
 use crate::recorder::Recorder;
 use crate::service::{Batch, Hub, Latest, OF_INBOX};
-use crate::unread::{Known, UnreadParts};
+use crate::unread::{Known, Unread, UnreadParts};
 use crate::wake::WakeTimer;
 
 /// Inputs that are handled before the transport gets its turn.
@@ -342,6 +342,23 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
         }
     }
 
+    /// The index has lost a part: its records are read for who asked.
+    fn read_lost(&mut self, part: u64, id: ObjectId, error: &StoreError) -> Result<(), Halt> {
+        let parts = self.core.finished_parts().into_iter();
+        let Some((_, first, end)) = parts.into_iter().find(|(number, ..)| *number == part) else {
+            // The log was cut meanwhile: nothing is known of it any more.
+            return self.handle(Input::LookedUp { part, id, loc: None });
+        };
+        let unread = Unread { part, first: first.max(self.first), end };
+        if !self.edges.unread.lose(&unread, id) {
+            let what = "the next start builds it again";
+            return Err(format!("the id index has lost part {part} twice: {error}; {what}").into());
+        }
+        tracing::warn!(part, %error, "ids of the index are read from the log again");
+        self.read_unread();
+        Ok(())
+    }
+
     /// Records of a part whose ids somebody waits for.
     fn take_unread(&mut self, part: u64, records: &[(RecordNumber, Bytes)]) -> Result<(), Halt> {
         let core = &self.core;
@@ -400,10 +417,7 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
             Completed::LookedUp(part, id, Ok(loc)) => {
                 self.handle(Input::LookedUp { part, id, loc })
             }
-            Completed::LookedUp(part, _, Err(error)) => Err(format!(
-                "the id index has no answer for part {part}: {error}; the next start builds it again"
-            )
-            .into()),
+            Completed::LookedUp(part, id, Err(error)) => self.read_lost(part, id, &error),
             Completed::History(Report::Stands(number)) => {
                 self.history_stands = number;
                 self.handle(Input::HistoryStands(number))

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What was done to something that may not be there: nothing, then.
 pub(crate) fn if_there(done: io::Result<()>) -> io::Result<()> {
@@ -15,4 +15,16 @@ pub(crate) fn if_there(done: io::Result<()>) -> io::Result<()> {
 /// Makes what was made, renamed and removed in a folder durable.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// The file of a number in a folder, as `000000000041.seg`: sorted by name, they are by number.
+pub(crate) fn numbered(folder: &Path, number: u64, extension: &str) -> PathBuf {
+    folder.join(format!("{number:012}.{extension}"))
+}
+
+/// The number of such a file, if it is one.
+pub(crate) fn number_of(path: &Path, extension: &str) -> Option<u64> {
+    let name = path.file_name()?;
+    let number = name.to_str()?.strip_suffix(extension)?.strip_suffix('.')?.parse().ok()?;
+    (numbered(Path::new(""), number, extension).file_name() == Some(name)).then_some(number)
 }

@@ -1,8 +1,9 @@
-//! Finished parts of an adopted lane's log whose ids nobody has read. What the lane holds is given away
-//! without them; only who asks for an id that may be there, as a repeated settle does, has to wait until
-//! the records of that part have been read. Then the index has its ids, as it has those of every part.
+//! Finished parts of the log whose ids the index does not hold: nobody has read those of an adopted lane,
+//! and a file of the index may be damaged. What the lane holds is given away without them; only who asks
+//! for an id that may be there, as a repeated settle does, has to wait until the records of that part
+//! have been read. Then the index has its ids, as it has those of every part.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use dpc_core::effect::PartIds;
@@ -23,6 +24,8 @@ pub(crate) struct UnreadParts {
     parts: BTreeMap<u64, Part>,
     /// The part that is being read: one at a time, so that the memory for it is bounded.
     reading: Option<u64>,
+    /// Parts that the index has lost since the start.
+    lost: BTreeSet<u64>,
 }
 
 struct Part {
@@ -47,10 +50,20 @@ pub(crate) struct Known {
 impl UnreadParts {
     /// Nothing of these has been read.
     pub(crate) fn of(unread: Vec<Unread>) -> Self {
-        let part = |Unread { part, first, end }| {
-            (part, Part { end, next: first, mentions: Vec::new(), waiting: Vec::new() })
-        };
-        Self { parts: unread.into_iter().map(part).collect(), reading: None }
+        let parts = unread.into_iter().map(|unread| (unread.part, Part::of(&unread))).collect();
+        Self { parts, ..Self::default() }
+    }
+
+    /// The index had no answer for an id of a part: its records are read for it. Once: if what was read is
+    /// lost again, it would be read for ever. Says whether it is.
+    pub(crate) fn lose(&mut self, unread: &Unread, id: ObjectId) -> bool {
+        if !self.has(unread.part) {
+            if !self.lost.insert(unread.part) {
+                return false;
+            }
+            self.parts.insert(unread.part, Part::of(unread));
+        }
+        self.keeps(unread.part, id)
     }
 
     /// Whether a part is one of these.
@@ -112,6 +125,13 @@ impl UnreadParts {
         let gone = std::mem::replace(&mut self.parts, kept);
         let of = |(number, part): (u64, Part)| part.waiting.into_iter().map(move |id| (number, id));
         gone.into_iter().flat_map(of).collect()
+    }
+}
+
+impl Part {
+    fn of(unread: &Unread) -> Self {
+        let Unread { part: _, first, end } = *unread;
+        Self { end, next: first, mentions: Vec::new(), waiting: Vec::new() }
     }
 }
 

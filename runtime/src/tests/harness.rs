@@ -41,6 +41,17 @@ pub(crate) async fn start(name: &str, dir: &Path, peers: &[String]) -> TestNode 
 
 /// Starts a node whose node port is known before.
 pub(crate) async fn start_at(name: &str, dir: &Path, peers: &[String], nodes: &str) -> TestNode {
+    start_with(name, dir, peers, nodes, Limits::default()).await
+}
+
+/// Starts a node with other bounds.
+pub(crate) async fn start_with(
+    name: &str,
+    dir: &Path,
+    peers: &[String],
+    nodes: &str,
+    limits: Limits,
+) -> TestNode {
     let (store, lane) = Embedded::open(dir, &Options::default()).expect("opens");
     let index = IndexDb::open(&dir.join("index"), lane).expect("opens");
     let listen = async |at: &str| TcpListen(TcpListener::bind(at).await.expect("binds"));
@@ -53,7 +64,7 @@ pub(crate) async fn start_at(name: &str, dir: &Path, peers: &[String], nodes: &s
     let setup = Setup {
         name: Name::new("node_name", name).expect("valid"),
         lane,
-        limits: Limits::default(),
+        limits,
         peers: peers.to_vec(),
         bounds: Bounds { connections: 64, ..Bounds::default() },
         store: "embedded",

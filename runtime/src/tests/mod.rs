@@ -1,6 +1,7 @@
 //! Whole nodes in this process: real sockets on loopback, real stores in temporary folders.
 
 mod harness;
+mod index;
 mod life;
 mod mesh;
 mod refusals;

@@ -145,9 +145,7 @@ fn show(ready: &Ready, output: &mut Output) -> Result<(), Failure> {
 }
 
 fn log_to_stderr(log: &Log) {
-    // What the stores' libraries do inside is of interest only to who asks for it by name.
-    let levels = format!("fjall=warn,lsm_tree=warn,{}", log.level);
-    let filter = tracing_subscriber::EnvFilter::try_new(levels)
+    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = tracing_subscriber::fmt()

@@ -9,6 +9,7 @@ use dpc_core::record::{BadFrame, HEADER_BYTES, Header, open_start};
 use dpc_core::store::StoreError;
 
 use super::super::{io_error, needed};
+use crate::files::{number_of, numbered};
 
 /// How far the noted places of records lie apart, at least. A record is found from the noted one
 /// before it, and a note takes 16 bytes of memory: 100 GB of log take 100 MB.
@@ -25,15 +26,7 @@ const EXTENSION: &str = "seg";
 
 /// The place of the segment of that sequence number.
 pub(super) fn path_of(log: &Path, sequence: u64) -> PathBuf {
-    log.join(format!("{sequence:012}.{EXTENSION}"))
-}
-
-/// The sequence number of a segment, by the name of its file.
-fn sequence_of(path: &Path) -> Option<u64> {
-    let name = path.file_name()?.to_str()?.strip_suffix(EXTENSION)?.strip_suffix('.')?;
-    name.parse()
-        .ok()
-        .filter(|sequence| path.file_name() == path_of(Path::new(""), *sequence).file_name())
+    numbered(log, sequence, EXTENSION)
 }
 
 /// The segments that lie in the folder of a log, by their sequence numbers.
@@ -41,7 +34,7 @@ pub(super) fn list(log: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(log).map_err(|error| needed(log, &error))? {
         let path = entry.map_err(|error| needed(log, &error))?.path();
-        found.extend(sequence_of(&path).map(|sequence| (sequence, path)));
+        found.extend(number_of(&path, EXTENSION).map(|sequence| (sequence, path)));
     }
     found.sort_unstable();
     Ok(found)
