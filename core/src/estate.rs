@@ -286,14 +286,11 @@ impl Core {
     fn write_estate_moved(&mut self, n: u64, id: TransferId, receiver: Name, moving: Vec<Legacy>) {
         let bytes: usize = moving.iter().map(|l| 400 + l.object.marks.len() * 80).sum();
         self.lane.reserve_group(bytes + 128 + moving.len() * 12);
-        let mut shadows = BTreeSet::new();
-        for legacy in &moving {
-            self.end_legacy(id, legacy);
-            shadows.insert(legacy.at);
-            let who = Some(who(&receiver));
-            let of = (legacy.object.id, legacy.object.moves);
-            self.decide(Decision::new(self.now.wall, Step::Move, who), of);
-        }
+        moving.iter().for_each(|legacy| self.end_legacy(id, legacy));
+        let moved = moving.iter().map(|legacy| (legacy.object.id, legacy.object.moves));
+        let who = Some(who(&receiver));
+        self.decide_all(Decision::new(self.now.wall, Step::Move, who), moved);
+        let shadows = moving.iter().map(|legacy| legacy.at).collect();
         self.write_moved_mark(n, id, receiver, shadows).estate = moving;
     }
 

@@ -52,6 +52,7 @@ mod route;
 mod scan;
 mod session;
 mod settle;
+mod shadows;
 pub mod shared;
 mod sifted;
 pub mod store;

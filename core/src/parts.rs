@@ -213,9 +213,13 @@ impl Core {
         self.remembered.begin_to_end(part, first, written_here);
     }
 
-    /// Goes on with the part that is ending, by a step or to its end: then its ids go to the index.
+    /// Goes on with the part that is ending, by a step or as far as it goes. When all of its ids are ready
+    /// and its records are durable, they go to the index: what that says of a part, the log must say.
     pub(crate) fn go_on_ending(&mut self, all: bool) {
-        if let Some(part) = self.remembered.go_on_ending(all) {
+        let Some(end) = self.remembered.ending_before() else { return };
+        if let Some(part) = self.remembered.go_on_ending(all)
+            && self.lane.is_committed(RecordNumber(end.0 - 1))
+        {
             self.resolving.part_ended(part, |id| self.remembered.in_former(id).is_some());
             self.later.push(Effect::IndexPart(Box::new(self.remembered.end_part())));
         }

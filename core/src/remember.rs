@@ -201,6 +201,11 @@ impl Remembered {
         (ending.ready == self.former.len()).then_some(ending.part)
     }
 
+    /// The first record behind the part that is ending.
+    pub(crate) fn ending_before(&self) -> Option<RecordNumber> {
+        self.ending.as_ref().map(|ending| ending.end)
+    }
+
     /// Ends the part whose ids are ready: they leave memory, a filter stays.
     pub(crate) fn end_part(&mut self) -> PartIds {
         let Ending { part, end, ids, known, ready } = self.ending.take().expect("a part is ending");

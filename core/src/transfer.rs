@@ -12,7 +12,7 @@
 //! Between ACCEPT and the commit of MOVED a transfer is undecided: STATUS gets WAIT. Everything
 //! else that this incarnation does not know as moved is aborted, and the offer is ended first.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,7 @@ use crate::patience::Patience;
 use crate::planted::{Bug, planted};
 use crate::record::{Ending, Entry, TransferId};
 use crate::recording::{SlicedMap, Slices};
+use crate::shadows::Shadows;
 use crate::time::{Span, Wall};
 use crate::timers::Timer;
 
@@ -63,31 +64,6 @@ pub(crate) struct Moved {
     pub(crate) receiver: Name,
     pub(crate) shadows: BTreeSet<Loc>,
     pub(crate) taken: Option<Wall>,
-}
-
-impl Moved {
-    /// The records in which its shadows stand, each once.
-    fn records(&self) -> impl Iterator<Item = RecordNumber> {
-        let mut last = None;
-        let records = self.shadows.iter().map(|at| at.record);
-        records.filter(move |record| last.replace(*record) != Some(*record))
-    }
-
-    fn has_shadow_in(&self, record: RecordNumber) -> bool {
-        let first = Loc { record, position: 0 };
-        self.shadows.range(first..).next().is_some_and(|at| at.record == record)
-    }
-}
-
-/// Notes where the shadows of a transfer stand.
-fn note_records(
-    shadows_in: &mut BTreeMap<RecordNumber, BTreeSet<TransferId>>,
-    id: TransferId,
-    moved: &Moved,
-) {
-    for record in moved.records() {
-        shadows_in.entry(record).or_default().insert(id);
-    }
 }
 
 /// A transfer at the receiver.
@@ -141,9 +117,9 @@ pub(crate) struct Transfers {
     /// Those of `moved` that are not taken: TAKEN costs nothing for all that is kept.
     #[serde(skip)]
     pub(crate) untaken: BTreeSet<TransferId>,
-    /// The transfers that have shadows in a record, for carrying.
+    /// Shadows by place, for carrying.
     #[serde(skip)]
-    shadows_in: BTreeMap<RecordNumber, BTreeSet<TransferId>>,
+    shadows: Shadows,
     /// Queues that were kept from a demand because its link had all the offers it may have.
     pub(crate) crowded: BTreeSet<QueueId>,
     /// Transfers whose FORGET has been said, by receiver's lane.
@@ -160,7 +136,7 @@ impl Transfers {
     /// What follows from the slices.
     pub(crate) fn derive(&mut self) {
         for (id, moved) in &self.moved {
-            note_records(&mut self.shadows_in, *id, moved);
+            self.shadows.add(*id, moved.shadows.iter().copied());
             if moved.taken.is_none() {
                 self.untaken.insert(*id);
             }
@@ -169,29 +145,7 @@ impl Transfers {
 
     /// The transfer whose shadow stands at a place.
     pub(crate) fn shadow_of(&self, at: Loc) -> Option<TransferId> {
-        let is_of = |id: &&TransferId| self.moved.get(id).is_some_and(|m| m.shadows.contains(&at));
-        self.shadows_in.get(&at.record)?.iter().find(is_of).copied()
-    }
-
-    /// Takes a shadow away, and says whose it was.
-    fn take_shadow(&mut self, at: Loc) -> Option<TransferId> {
-        let id = self.shadow_of(at)?;
-        let moved = self.moved.get_mut(&id).expect("it has the shadow");
-        moved.shadows.remove(&at);
-        if !moved.has_shadow_in(at.record) {
-            self.forget_record(at.record, id);
-        }
-        Some(id)
-    }
-
-    /// A transfer has no shadow in a record any more.
-    fn forget_record(&mut self, record: RecordNumber, id: TransferId) {
-        if let btree_map::Entry::Occupied(mut of) = self.shadows_in.entry(record) {
-            of.get_mut().remove(&id);
-            if of.get().is_empty() {
-                of.remove();
-            }
-        }
+        self.shadows.get(at)
     }
 
     /// Whether the release of a held transfer has been written and is not durable yet.
@@ -219,9 +173,11 @@ impl Transfers {
 
     /// A shadow or a held object is written elsewhere now.
     pub(crate) fn carried(&mut self, at: Loc, to: Loc) {
-        if let Some(id) = self.take_shadow(at) {
-            self.moved.get_mut(&id).expect("it had the shadow").shadows.insert(to);
-            self.shadows_in.entry(to.record).or_default().insert(id);
+        if let Some(id) = self.shadows.remove(at) {
+            self.shadows.add(id, [to]);
+            let moved = self.moved.get_mut(&id).expect("it had the shadow");
+            moved.shadows.remove(&at);
+            moved.shadows.insert(to);
         }
         for incoming in self.incoming.values_mut().filter(|i| i.state != InState::Taken) {
             incoming.items.iter_mut().filter(|h| h.at == at).for_each(|h| h.at = to);
@@ -244,7 +200,7 @@ impl Transfers {
 
     /// Takes a committed transfer into account.
     pub(crate) fn insert_moved(&mut self, id: TransferId, moved: Moved) {
-        note_records(&mut self.shadows_in, id, &moved);
+        self.shadows.add(id, moved.shadows.iter().copied());
         if moved.taken.is_none() {
             self.untaken.insert(id);
         }
@@ -260,13 +216,15 @@ impl Transfers {
 
     /// A shadow is alive again under another entry.
     pub(crate) fn drop_shadow(&mut self, at: Loc) {
-        self.take_shadow(at);
+        if let Some(id) = self.shadows.remove(at) {
+            self.moved.get_mut(&id).expect("it had the shadow").shadows.remove(&at);
+        }
     }
 
     fn remove_moved(&mut self, id: &TransferId) -> Option<Moved> {
         let moved = self.moved.remove(id)?;
         self.untaken.remove(id);
-        moved.records().for_each(|record| self.forget_record(record, *id));
+        self.shadows.remove_all(&moved.shadows);
         Some(moved)
     }
 

@@ -27,6 +27,9 @@ use crate::wake::WakeTimer;
 /// Inputs that are handled before the transport gets its turn.
 const TURN_INPUTS_MAX: usize = 1_024;
 
+/// Records that are read at once for ids that the index does not hold: appends wait behind them.
+const UNREAD_BYTES: usize = 1 << 20;
+
 /// How often the disk's room and the lanes in doubt are looked at, while anything happens at all.
 const LOOK_EVERY: Span = Span::secs(1);
 
@@ -338,23 +341,21 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
     fn read_unread(&mut self) {
         if let Some((part, from)) = self.edges.unread.next_read() {
             let done = self.done(move |records| Completed::Unread(part, records));
-            self.edges.store.read(from, READ_BYTES_MAX, done);
+            self.edges.store.read(from, UNREAD_BYTES, done);
         }
     }
 
-    /// The index has lost a part: its records are read for who asked.
+    /// The index has no answer for an id of a part: the part's records are read for who asked.
     fn read_lost(&mut self, part: u64, id: ObjectId, error: &StoreError) -> Result<(), Halt> {
-        let parts = self.core.finished_parts().into_iter();
-        let Some((_, first, end)) = parts.into_iter().find(|(number, ..)| *number == part) else {
+        let mut parts = self.core.finished_parts().into_iter();
+        let Some((_, first, end)) = parts.find(|(number, ..)| *number == part) else {
             // The log was cut meanwhile: nothing is known of it any more.
             return self.handle(Input::LookedUp { part, id, loc: None });
         };
-        let unread = Unread { part, first: first.max(self.first), end };
-        if !self.edges.unread.lose(&unread, id) {
-            let what = "the next start builds it again";
-            return Err(format!("the id index has lost part {part} twice: {error}; {what}").into());
+        if self.edges.unread.lose(&Unread { part, first: first.max(self.first), end }) {
+            tracing::warn!(part, %error, "its ids are read from the log again");
         }
-        tracing::warn!(part, %error, "ids of the index are read from the log again");
+        self.edges.unread.keeps(part, id);
         self.read_unread();
         Ok(())
     }
@@ -363,9 +364,11 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
     fn take_unread(&mut self, part: u64, records: &[(RecordNumber, Bytes)]) -> Result<(), Halt> {
         let core = &self.core;
         let known = self.edges.unread.take(part, records, |at| core.is_needed(at))?;
-        if let Some(Known { ids, waiting }) = known {
-            ids.into_iter().for_each(|ids| self.edges.index.put(ids));
-            waiting.into_iter().for_each(|id| self.look_up(part, id));
+        if let Some(Known { ids, answers }) = known {
+            self.edges.index.put(ids);
+            for (id, loc) in answers {
+                self.done(move |loc| Completed::LookedUp(part, id, loc))(Ok(loc));
+            }
         }
         self.read_unread();
         Ok(())
@@ -400,15 +403,14 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
                 self.handle(Input::Loaded(number, record))
             }
             Completed::Unread(part, Ok(records)) => self.take_unread(part, &records),
-            // It was cut off while it was read.
-            Completed::Unread(part, Err(_)) if !self.edges.unread.has(part) => {
-                self.read_unread();
-                Ok(())
-            }
             Completed::Unread(_, Err(StoreError::Fenced { epoch }))
             | Completed::Read(_, Err(StoreError::Fenced { epoch }))
             | Completed::Truncated(Err(StoreError::Fenced { epoch })) => {
                 self.handle(Input::Fenced(epoch))
+            }
+            // It was cut off while it was read.
+            Completed::Unread(part, Err(_)) if !self.edges.unread.has(part) => {
+                self.take_unread(part, &[])
             }
             Completed::Unread(part, Err(error)) => {
                 Err(format!("the ids of part {part}: {error}").into())

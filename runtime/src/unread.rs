@@ -1,9 +1,10 @@
 //! Finished parts of the log whose ids the index does not hold: nobody has read those of an adopted lane,
-//! and a file of the index may be damaged. What the lane holds is given away without them; only who asks
-//! for an id that may be there, as a repeated settle does, has to wait until the records of that part
-//! have been read. Then the index has its ids, as it has those of every part.
+//! and a file of the index may be damaged, or could not be written. What the lane holds is given away
+//! without them; only who asks for an id that may be there, as a repeated settle does, has to wait until
+//! the records of that part have been read, and is answered from these. Then the index gets its ids,
+//! as it has those of every part.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use dpc_core::effect::PartIds;
@@ -22,10 +23,8 @@ pub(crate) struct Unread {
 #[derive(Default)]
 pub(crate) struct UnreadParts {
     parts: BTreeMap<u64, Part>,
-    /// The part that is being read: one at a time, so that the memory for it is bounded.
+    /// The part of which records are being read: one at a time.
     reading: Option<u64>,
-    /// Parts that the index has lost since the start.
-    lost: BTreeSet<u64>,
 }
 
 struct Part {
@@ -41,10 +40,10 @@ struct Part {
 /// A part that has been read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Known {
-    /// Its ids, if there are any.
-    pub(crate) ids: Option<PartIds>,
-    /// Those that were asked for meanwhile.
-    pub(crate) waiting: Vec<ObjectId>,
+    /// Its ids in order, for the index. There may be none.
+    pub(crate) ids: PartIds,
+    /// Those that were asked for meanwhile, and where they were mentioned.
+    pub(crate) answers: Vec<(ObjectId, Option<Loc>)>,
 }
 
 impl UnreadParts {
@@ -54,16 +53,13 @@ impl UnreadParts {
         Self { parts, ..Self::default() }
     }
 
-    /// The index had no answer for an id of a part: its records are read for it. Once: if what was read is
-    /// lost again, it would be read for ever. Says whether it is.
-    pub(crate) fn lose(&mut self, unread: &Unread, id: ObjectId) -> bool {
-        if !self.has(unread.part) {
-            if !self.lost.insert(unread.part) {
-                return false;
-            }
+    /// The index has no answer for ids of a part: its records are read for them. Says whether that is new.
+    pub(crate) fn lose(&mut self, unread: &Unread) -> bool {
+        let is_new = !self.has(unread.part);
+        if is_new {
             self.parts.insert(unread.part, Part::of(unread));
         }
-        self.keeps(unread.part, id)
+        is_new
     }
 
     /// Whether a part is one of these.
@@ -115,8 +111,11 @@ impl UnreadParts {
         let Part { end, mut mentions, waiting, .. } =
             self.parts.remove(&number).expect("just looked at");
         mentions.retain(|(_, at)| stands(*at));
-        let some = !mentions.is_empty();
-        Ok(Some(Known { ids: some.then(|| PartIds::of(number, end, mentions)), waiting }))
+        let ids = PartIds::of(number, end, mentions);
+        let place = |id| ids.ids.binary_search_by_key(&id, |(id, _)| *id).ok();
+        let answer = |id| (id, place(id).map(|at| ids.ids[at].1));
+        let answers = waiting.into_iter().map(answer).collect();
+        Ok(Some(Known { ids, answers }))
     }
 
     /// The log is cut below a part. Gives what was asked for there: nothing is known of it any more.

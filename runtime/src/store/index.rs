@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use dpc_core::ids::{LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::store::{Done, StoreError};
@@ -25,9 +25,6 @@ use crate::threads::{Joined, stand_back};
 
 mod chunk;
 mod part;
-
-/// The most requests that wait for the index thread. A caller that goes beyond is refused.
-const QUEUE_COUNT_MAX: usize = 256;
 
 const EXTENSION: &str = "ids";
 
@@ -65,7 +62,8 @@ pub struct Part {
 /// After an answer of [`StoreError::Damaged`] the index does not have that part any more, and the
 /// caller writes it again from the log.
 pub struct IndexDb {
-    requests: SyncSender<Request>,
+    /// What waits is bounded by who asks: core keeps each input whose ids it asks for, and bounds those.
+    requests: Sender<Request>,
     _thread: Joined,
 }
 
@@ -82,7 +80,7 @@ impl IndexDb {
     /// Opens the index at `path`, usually `index/` in the data folder, or starts an empty one.
     /// The caller holds the lock of the data folder.
     pub fn open(path: &Path, lane: LaneId) -> Result<Self, StoreError> {
-        let (requests, queue) = sync_channel(QUEUE_COUNT_MAX);
+        let (requests, queue) = channel();
         let path = path.to_owned();
         let thread = Joined::start("dpc-index", move || {
             stand_back();
@@ -97,7 +95,7 @@ impl IndexDb {
     }
 
     /// Looks ids up, each in one part, and answers in the same order. A part that is not there is
-    /// [`StoreError::Refused`]: the caller's picture of the index is out of date.
+    /// [`StoreError::Refused`]: it was damaged, or could not be written.
     pub fn lookup(&mut self, ids: Vec<(u64, ObjectId)>, done: Answer<Vec<Option<Loc>>>) {
         self.send(Request::Lookup(ids, done));
     }
@@ -113,14 +111,8 @@ impl IndexDb {
     }
 
     fn send(&mut self, request: Request) {
-        match self.requests.try_send(request) {
-            Ok(()) => {}
-            Err(TrySendError::Full(request)) => request.refuse(StoreError::Refused(format!(
-                "{QUEUE_COUNT_MAX} requests wait for the index already"
-            ))),
-            Err(TrySendError::Disconnected(request)) => {
-                request.refuse(StoreError::Io("the index thread has died".into()));
-            }
+        if let Err(refused) = self.requests.send(request) {
+            refused.0.refuse(StoreError::Io("the index thread has died".into()));
         }
     }
 }
@@ -163,7 +155,10 @@ impl Keeper {
                 Request::Lookup(ids, done) => {
                     done(ids.into_iter().map(|(part, id)| self.lookup(part, id)).collect());
                 }
-                Request::DropBelow(part, done) => done(self.drop_below(part)),
+                Request::DropBelow(part, done) => {
+                    self.drop_below(part);
+                    done(Ok(()));
+                }
                 Request::Parts(done) => done(Ok(self.read_parts())),
             }
         }
@@ -208,7 +203,8 @@ impl Keeper {
     }
 
     fn read_parts(&mut self) -> Vec<PartInfo> {
-        let numbers: Vec<u64> = self.parts.keys().copied().collect();
+        let with_file = self.parts.iter().filter(|(_, known)| !known.is_nothing());
+        let numbers: Vec<u64> = with_file.map(|(number, _)| *number).collect();
         numbers.into_iter().filter_map(|number| self.read_part(number)).collect()
     }
 
@@ -222,12 +218,11 @@ impl Keeper {
     fn write(&mut self, part: &Part) -> Result<(), StoreError> {
         let number = part.part;
         self.parts.remove(&number);
-        if part.entries.is_empty() {
-            remove(&self.place(number));
-            return Ok(());
-        }
-        let known = part::write(&self.place(number), self.lane, part);
-        let known = known.inspect_err(|error| self.give_up(number, error))?;
+        remove(&self.place(number));
+        let known = match part.entries.is_empty() {
+            true => part::Known::nothing(number),
+            false => part::write(&self.place(number), self.lane, part)?,
+        };
         self.parts.insert(number, known);
         Ok(())
     }
@@ -237,16 +232,17 @@ impl Keeper {
             return Err(StoreError::Refused(format!("part {part} is not in the index")));
         };
         let found = known.find(&self.place(part), self.lane, id);
-        found.inspect_err(|error| self.give_up(part, error))
+        if let Err(error @ StoreError::Damaged { .. }) = &found {
+            self.give_up(part, error);
+        }
+        found
     }
 
-    fn drop_below(&mut self, part: u64) -> Result<(), StoreError> {
+    fn drop_below(&mut self, part: u64) {
         let kept = self.parts.split_off(&part);
         for number in std::mem::replace(&mut self.parts, kept).into_keys() {
-            let path = self.place(number);
-            if_there(fs::remove_file(&path)).map_err(|error| io_error(&path, &error))?;
+            remove(&self.place(number));
         }
-        Ok(())
     }
 }
 

@@ -38,12 +38,10 @@ fn damage(index: &Path) {
     }
 }
 
-#[tokio::test]
-async fn ids_that_the_index_has_lost_are_read_from_the_log_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let index = dir.path().join("index");
+/// A node whose index holds the ids of some parts.
+async fn started(dir: &Path) -> TestNode {
     let limits = Limits { part_ids: PART_IDS, ..Limits::default() };
-    let node = start_with("a", dir.path(), &[], "127.0.0.1:0", limits).await;
+    let node = start_with("a", dir, &[], "127.0.0.1:0", limits).await;
     let mut session = TestSession::open(&node).await;
     session.subscribe("acme.*").await;
     for n in 0..OBJECTS {
@@ -51,18 +49,38 @@ async fn ids_that_the_index_has_lost_are_read_from_the_log_once() {
         let delivery = session.delivery().await;
         session.finalise(delivery.lease).await.expect("settles");
     }
+    let index = dir.join("index");
     until("two parts are in the index", async || files(&index).len() >= 2).await;
+    node
+}
 
-    damage(&index);
-    let known = push(&node, id(0)).await.expect("the node goes on");
-    assert_eq!(known, v1::PushStatus::AlreadyExists);
-    // The index has them again: the next one is not read from the log.
-    let known = push(&node, id(1)).await.expect("the node goes on");
-    assert_eq!(known, v1::PushStatus::AlreadyExists);
+#[tokio::test]
+async fn ids_that_the_index_has_lost_are_read_from_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = dir.path().join("index");
+    let node = started(dir.path()).await;
+    for round in 0..2 {
+        let before = files(&index).len();
+        damage(&index);
+        for n in [0, 1, PART_IDS as u64 + 1] {
+            let known = push(&node, id(n)).await.expect("the node goes on");
+            assert_eq!(known, v1::PushStatus::AlreadyExists, "object {n}, round {round}");
+        }
+        until("they are written again", async || files(&index).len() == before).await;
+    }
+    node.stop().await;
+}
 
-    damage(&index);
-    let asked = push(&node, id(2)).await;
-    assert!(asked.is_err(), "what is lost twice would be read for ever: {asked:?}");
-    let why = node.ended().await.expect_err("it stops").to_string();
-    assert!(why.contains("has lost part") && why.contains("the next start"), "{why}");
+#[tokio::test]
+async fn an_index_that_cannot_be_written_costs_time_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = dir.path().join("index");
+    let node = started(dir.path()).await;
+    std::fs::remove_dir_all(&index).expect("there");
+    std::fs::write(&index, "a file where the folder was").expect("written");
+    for n in [0, 1, PART_IDS as u64 + 1, 0] {
+        let known = push(&node, id(n)).await.expect("the node goes on");
+        assert_eq!(known, v1::PushStatus::AlreadyExists, "object {n}");
+    }
+    node.stop().await;
 }

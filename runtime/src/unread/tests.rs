@@ -50,6 +50,27 @@ fn what_is_cut_off_is_answered_and_read_no_more() {
     assert_eq!(parts.next_read(), None);
 }
 
+#[test]
+fn a_part_in_which_nothing_stands_any_more_answers_too() {
+    let log = Log(log());
+    let end = RecordNumber(log.0.len() as u64);
+    let unread = Unread { part: PART, first: RecordNumber(1), end };
+    let mut parts = UnreadParts::of(Vec::new());
+    assert!(parts.lose(&unread) && !parts.lose(&unread), "it is lost once");
+    // More than one read, and more who ask than a push has objects.
+    (0..2_000).for_each(|_| assert!(parts.keeps(PART, id(1))));
+    let known = loop {
+        let (part, from) = parts.next_read().expect("somebody waits");
+        let records = log.records(from);
+        if let Some(known) = parts.take(part, &records, |_| false).expect("it is whole") {
+            break known;
+        }
+    };
+    assert_eq!(known.answers, vec![(id(1), None); 2_000]);
+    assert!(known.ids.ids.is_empty(), "and the index has it without ids");
+    assert!(!parts.has(PART));
+}
+
 /// A log that is only read.
 struct Log(Vec<Bytes>);
 
@@ -162,10 +183,11 @@ impl Adopter {
         while let Some((part, from)) = self.unread.next_read() {
             let (records, core) = (self.log.records(from), &self.core);
             let known = self.unread.take(part, &records, |at| core.is_needed(at));
-            let Some(Known { ids, waiting }) = known.expect("it is whole") else { continue };
-            let ids = ids.into_iter().flat_map(|ids| ids.ids);
-            self.index.extend(ids.map(|(id, at)| ((part, id), at)));
-            waiting.into_iter().for_each(|id| self.look_up(part, id));
+            let Some(Known { ids, answers }) = known.expect("it is whole") else { continue };
+            self.index.extend(ids.ids.into_iter().map(|(id, at)| ((part, id), at)));
+            for (id, loc) in answers {
+                self.tell(Input::LookedUp { part, id, loc });
+            }
         }
     }
 

@@ -55,7 +55,7 @@ impl World {
             Effect::Load(number) => self.read_record(node, number),
             Effect::LookUp { part, id } => {
                 let index = &self.nodes[node].index;
-                // As a real one, which refuses: the node would stop.
+                // A real one refuses, and the part's records are read: that is for what it has lost.
                 let ids = &index.get(&part).expect("core asks only for parts that are kept").ids;
                 let at = ids.binary_search_by_key(&id, |(id, _)| *id);
                 let loc = at.ok().map(|at| ids[at].1);

@@ -39,7 +39,8 @@ pub(super) struct Known {
     head_bytes: u64,
 }
 
-/// Writes the file of a part whose ids ascend. A file is there under this name when it is whole.
+/// Writes the file of a part whose ids ascend, under another name first: a process that is killed leaves
+/// none that is not whole. After a power cut its hashes tell.
 pub(super) fn write(path: &Path, lane: LaneId, part: &Part) -> Result<Known, StoreError> {
     let ascend = part.entries.is_sorted_by(|a, b| a.0 < b.0);
     assert!(ascend, "an id stands in a part once");
@@ -62,7 +63,11 @@ pub(super) fn write(path: &Path, lane: LaneId, part: &Part) -> Result<Known, Sto
         file.write_all_at(&packed, known.head_bytes)?;
         fs::rename(&new, path)
     };
-    write().map_err(|error| io_error(path, &error))?;
+    write().map_err(|error| {
+        // On a full disk it is in the way of others. If it stays, then until the next start.
+        let _gone = fs::remove_file(&new);
+        io_error(path, &error)
+    })?;
     Ok(known)
 }
 
@@ -112,6 +117,15 @@ pub(super) fn open(path: &Path, lane: LaneId) -> Result<(PartInfo, Known), Store
 }
 
 impl Known {
+    /// A part without ids, which has no file.
+    pub(super) fn nothing(part: u64) -> Self {
+        Self { part, highest: ObjectId([0; 16]), chunks: Vec::new(), head_bytes: 0 }
+    }
+
+    pub(super) fn is_nothing(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
     /// Where an object of this id is, if the part has it.
     pub(super) fn find(
         &self,
