@@ -107,7 +107,8 @@ mod tests {
         for record in 4..=7 {
             for at in places(record, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, u32::MAX]) {
                 let of = |places: &BTreeSet<Loc>, n| places.contains(&at).then_some(transfer(n));
-                assert_eq!(shadows.get(at), of(&one, 1).or(of(&other, 2)), "{at}");
+                let expected = of(&one, 1).or_else(|| of(&other, 2));
+                assert_eq!(shadows.get(at), expected, "{at}");
             }
         }
         shadows.remove_all(&one);
