@@ -287,11 +287,9 @@ impl Core {
         let bytes: usize = moving.iter().map(|l| 400 + l.object.marks.len() * 80).sum();
         self.lane.reserve_group(bytes + 128 + moving.len() * 12);
         moving.iter().for_each(|legacy| self.end_legacy(id, legacy));
-        let moved = moving.iter().map(|legacy| (legacy.object.id, legacy.object.moves));
-        let who = Some(who(&receiver));
-        self.decide_all(Decision::new(self.now.wall, Step::Move, who), moved);
-        let shadows = moving.iter().map(|legacy| legacy.at).collect();
-        self.write_moved_mark(n, id, receiver, shadows).estate = moving;
+        let moved = moving.iter().map(|l| (l.at, l.object.id, l.object.moves));
+        let moved: Vec<_> = moved.collect();
+        self.write_moved_mark(n, id, receiver, &moved).estate = moving;
     }
 
     fn end_legacy(&mut self, id: TransferId, legacy: &Legacy) {

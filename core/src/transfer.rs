@@ -373,27 +373,28 @@ impl Core {
         let bytes: usize = slots.iter().map(|s| 400 + self.object(*s).marks.len() * 80).sum();
         self.lane.reserve_group(bytes + 128 + slots.len() * 12);
         let mut moved = Vec::with_capacity(slots.len());
-        let mut shadows = Vec::with_capacity(slots.len());
         for slot in &slots {
-            shadows.push(self.memory.get(*slot).at);
+            let at = self.memory.get(*slot).at;
             self.set_phase(*slot, Phase::Moving(n));
             self.end(*slot, Ending::Moved(id), None);
             let object = self.object(*slot);
-            moved.push((object.id, object.moves));
+            moved.push((at, object.id, object.moves));
         }
-        let who = Some(who(&receiver));
-        self.decide_all(Decision::new(self.now.wall, Step::Move, who), moved);
-        self.write_moved_mark(n, id, receiver, shadows.into_iter().collect()).slots = slots;
+        self.write_moved_mark(n, id, receiver, &moved).slots = slots;
     }
 
-    /// MOVED itself, behind the ends that it is of. The transfer waits for its commit.
+    /// MOVED itself, behind the ends that it is of: where each object stood, which stays as its shadow, its
+    /// id, and its moves. The transfer waits for its commit.
     pub(crate) fn write_moved_mark(
         &mut self,
         n: u64,
         id: TransferId,
         receiver: Name,
-        shadows: BTreeSet<Loc>,
+        moved: &[(Loc, ObjectId, u32)],
     ) -> &mut Outgoing {
+        let decision = Decision::new(self.now.wall, Step::Move, Some(who(&receiver)));
+        self.decide_all(decision, moved.iter().map(|(_, id, moves)| (*id, *moves)));
+        let shadows: BTreeSet<Loc> = moved.iter().map(|(at, ..)| *at).collect();
         let entry = Entry::Moved {
             transfer: id,
             receiver: receiver.clone(),

@@ -21,14 +21,13 @@ use crate::history::{History, Report};
 use crate::observe;
 use crate::recorder::Recorder;
 use crate::service::{Batch, Hub, Latest, OF_INBOX};
-use crate::unread::{Known, Unread, UnreadParts};
+use crate::unread::UnreadParts;
 use crate::wake::WakeTimer;
+
+mod ids;
 
 /// Inputs that are handled before the transport gets its turn.
 const TURN_INPUTS_MAX: usize = 1_024;
-
-/// Records that are read at once for ids that the index does not hold: appends wait behind them.
-const UNREAD_BYTES: usize = 1 << 20;
 
 /// How often the disk's room and the lanes in doubt are looked at, while anything happens at all.
 const LOOK_EVERY: Span = Span::secs(1);
@@ -308,17 +307,13 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
                 let done = self.done(move |records| Completed::Read(number, records));
                 self.edges.store.read(number, 1, done);
             }
-            Effect::LookUp { part, id } if self.edges.unread.keeps(part, id) => self.read_unread(),
             Effect::LookUp { part, id } => self.look_up(part, id),
             Effect::IndexPart(part) => self.edges.index.put(*part),
             Effect::Truncate { below, part } => {
                 self.first = below;
                 let done = self.done(Completed::Truncated);
                 self.edges.store.truncate(below, done);
-                self.edges.index.truncate(part);
-                for (part, id) in self.edges.unread.truncate(part) {
-                    self.done(move |loc| Completed::LookedUp(part, id, loc))(Ok(None));
-                }
+                self.cut_ids(part);
             }
             Effect::Note(note) => observe::note(&self.hub, &note),
             Effect::Retire => {
@@ -329,48 +324,6 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
             Effect::Fenced(epoch) => return Err(Halt::Fenced(epoch)),
             Effect::Stop(why) => return Err(why.into()),
         }
-        Ok(())
-    }
-
-    fn look_up(&mut self, part: u64, id: ObjectId) {
-        let done = self.done(move |loc| Completed::LookedUp(part, id, loc));
-        self.edges.index.look_up(part, id, done);
-    }
-
-    /// Reads on for the ids of a part, if somebody waits for them.
-    fn read_unread(&mut self) {
-        if let Some((part, from)) = self.edges.unread.next_read() {
-            let done = self.done(move |records| Completed::Unread(part, records));
-            self.edges.store.read(from, UNREAD_BYTES, done);
-        }
-    }
-
-    /// The index has no answer for an id of a part: the part's records are read for who asked.
-    fn read_lost(&mut self, part: u64, id: ObjectId, error: &StoreError) -> Result<(), Halt> {
-        let mut parts = self.core.finished_parts().into_iter();
-        let Some((_, first, end)) = parts.find(|(number, ..)| *number == part) else {
-            // The log was cut meanwhile: nothing is known of it any more.
-            return self.handle(Input::LookedUp { part, id, loc: None });
-        };
-        if self.edges.unread.lose(&Unread { part, first: first.max(self.first), end }) {
-            tracing::warn!(part, %error, "its ids are read from the log again");
-        }
-        self.edges.unread.keeps(part, id);
-        self.read_unread();
-        Ok(())
-    }
-
-    /// Records of a part whose ids somebody waits for.
-    fn take_unread(&mut self, part: u64, records: &[(RecordNumber, Bytes)]) -> Result<(), Halt> {
-        let core = &self.core;
-        let known = self.edges.unread.take(part, records, |at| core.is_needed(at))?;
-        if let Some(Known { ids, answers }) = known {
-            self.edges.index.put(ids);
-            for (id, loc) in answers {
-                self.done(move |loc| Completed::LookedUp(part, id, loc))(Ok(loc));
-            }
-        }
-        self.read_unread();
         Ok(())
     }
 
@@ -419,7 +372,10 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
             Completed::LookedUp(part, id, Ok(loc)) => {
                 self.handle(Input::LookedUp { part, id, loc })
             }
-            Completed::LookedUp(part, id, Err(error)) => self.read_lost(part, id, &error),
+            Completed::LookedUp(part, id, Err(error)) => {
+                self.read_lost(part, id, &error);
+                Ok(())
+            }
             Completed::History(Report::Stands(number)) => {
                 self.history_stands = number;
                 self.handle(Input::HistoryStands(number))

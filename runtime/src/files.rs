@@ -1,6 +1,6 @@
 //! What the standard library leaves out about files and folders.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,15 @@ pub(crate) fn if_there(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
+    }
+}
+
+/// Removes a file, or a folder with all that is in it, that nobody needs. What cannot be removed is in the
+/// way of nothing: it takes its space.
+pub(crate) fn remove(path: &Path) {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    if let Err(error) = if_there(removed) {
+        tracing::warn!(file = %path.display(), %error, "the space of what is not needed is not given back");
     }
 }
 

@@ -11,7 +11,7 @@
 //! lane, or damaged is removed with a warning that names it: that part's ids are read from the log
 //! again. A look-up never answers "not there" because something is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -20,7 +20,7 @@ use dpc_core::ids::{LaneId, Loc, ObjectId, RecordNumber};
 use dpc_core::store::{Done, StoreError};
 
 use super::{damaged, io_error};
-use crate::files::{if_there, number_of, numbered};
+use crate::files::{number_of, numbered, remove};
 use crate::threads::{Joined, stand_back};
 
 mod chunk;
@@ -131,13 +131,14 @@ impl Request {
 struct Keeper {
     path: PathBuf,
     lane: LaneId,
+    /// The parts that have been written or read. The files of others are read when they are asked for.
     parts: BTreeMap<u64, part::Known>,
 }
 
 impl Keeper {
     fn open(path: PathBuf, lane: LaneId) -> Self {
-        let mut keeper = Self { path, lane, parts: BTreeMap::new() };
-        if let Err(error) = keeper.take_in() {
+        let keeper = Self { path, lane, parts: BTreeMap::new() };
+        if let Err(error) = keeper.tidy() {
             // Each part that cannot be written either will say so.
             tracing::error!(index = %keeper.path.display(), %error, "the id index cannot be read");
         }
@@ -155,64 +156,71 @@ impl Keeper {
                 Request::Lookup(ids, done) => {
                     done(ids.into_iter().map(|(part, id)| self.lookup(part, id)).collect());
                 }
-                Request::DropBelow(part, done) => {
-                    self.drop_below(part);
-                    done(Ok(()));
-                }
-                Request::Parts(done) => done(Ok(self.read_parts())),
+                Request::DropBelow(part, done) => done(self.drop_below(part)),
+                Request::Parts(done) => done(self.read_parts()),
             }
         }
     }
 
-    /// Finds the files of parts. Whatever else is in the folder was left by a crash, or by a dpc that
-    /// kept its index in a database.
-    fn take_in(&mut self) -> Result<(), StoreError> {
+    /// Makes the folder. What is in it besides the files of parts was left by a crash, or by a dpc that kept
+    /// its index in a database.
+    fn tidy(&self) -> Result<(), StoreError> {
         fs::create_dir_all(&self.path).map_err(|error| io_error(&self.path, &error))?;
-        let listed =
-            fs::read_dir(&self.path).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
-        for entry in listed.map_err(|error| io_error(&self.path, &error))? {
-            match number_of(&entry.path(), EXTENSION) {
-                Some(number) => drop(self.read_part(number)),
-                None => remove(&entry.path()),
-            }
-        }
+        let files = self.files()?.into_iter();
+        files.filter(|file| number_of(file, EXTENSION).is_none()).for_each(|file| remove(&file));
         Ok(())
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let entries = fs::read_dir(&self.path);
+        let files = entries.and_then(|all| all.map(|entry| Ok(entry?.path())).collect());
+        files.map_err(|error| io_error(&self.path, &error))
+    }
+
+    /// The parts that have a file, ascending.
+    fn numbers(&self) -> Result<BTreeSet<u64>, StoreError> {
+        Ok(self.files()?.iter().filter_map(|file| number_of(file, EXTENSION)).collect())
     }
 
     fn place(&self, part: u64) -> PathBuf {
         numbered(&self.path, part, EXTENSION)
     }
 
-    /// Reads what is known of a part. One that cannot be read is given up.
-    fn read_part(&mut self, number: u64) -> Option<PartInfo> {
+    fn read_parts(&mut self) -> Result<Vec<PartInfo>, StoreError> {
+        let mut infos = Vec::new();
+        for number in self.numbers()? {
+            match self.read_part(number) {
+                Ok(info) => infos.push(info),
+                Err(error) => tracing::warn!(part = number, %error, "the id index has lost a part"),
+            }
+        }
+        Ok(infos)
+    }
+
+    /// Reads what is known of a part that has a file.
+    fn read_part(&mut self, number: u64) -> Result<PartInfo, StoreError> {
         let path = self.place(number);
         let found = part::open(&path, self.lane).and_then(|found| match found.0.part {
             part if part == number => Ok(found),
             other => Err(damaged(&path, format!("it is that of part {other}"))),
         });
-        match found {
-            Ok((info, known)) => {
-                self.parts.insert(number, known);
-                Some(info)
-            }
-            Err(error) => {
-                self.give_up(number, &error);
-                None
-            }
+        let (info, known) = self.unless_damaged(number, found)?;
+        self.parts.insert(number, known);
+        Ok(info)
+    }
+
+    /// The file of a part that was found to be damaged is removed: its ids are read from the log again. One
+    /// that could not be read just now stays.
+    fn unless_damaged<T>(
+        &mut self,
+        part: u64,
+        found: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if let Err(StoreError::Damaged { .. }) = found {
+            self.parts.remove(&part);
+            remove(&self.place(part));
         }
-    }
-
-    fn read_parts(&mut self) -> Vec<PartInfo> {
-        let with_file = self.parts.iter().filter(|(_, known)| !known.is_nothing());
-        let numbers: Vec<u64> = with_file.map(|(number, _)| *number).collect();
-        numbers.into_iter().filter_map(|number| self.read_part(number)).collect()
-    }
-
-    /// A part's file is removed: its ids are read from the log again.
-    fn give_up(&mut self, part: u64, error: &StoreError) {
-        tracing::warn!(part, %error, "the id index has lost a part");
-        self.parts.remove(&part);
-        remove(&self.place(part));
+        found
     }
 
     fn write(&mut self, part: &Part) -> Result<(), StoreError> {
@@ -228,29 +236,21 @@ impl Keeper {
     }
 
     fn lookup(&mut self, part: u64, id: ObjectId) -> Result<Option<Loc>, StoreError> {
+        let path = self.place(part);
+        if !self.parts.contains_key(&part) && path.exists() {
+            self.read_part(part)?;
+        }
         let Some(known) = self.parts.get(&part) else {
             return Err(StoreError::Refused(format!("part {part} is not in the index")));
         };
-        let found = known.find(&self.place(part), self.lane, id);
-        if let Err(error @ StoreError::Damaged { .. }) = &found {
-            self.give_up(part, error);
-        }
-        found
+        let found = known.find(&path, self.lane, id);
+        self.unless_damaged(part, found)
     }
 
-    fn drop_below(&mut self, part: u64) {
-        let kept = self.parts.split_off(&part);
-        for number in std::mem::replace(&mut self.parts, kept).into_keys() {
-            remove(&self.place(number));
-        }
-    }
-}
-
-/// Removes what nobody needs. What stays is in the way of nothing.
-fn remove(path: &Path) {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    if let Err(error) = if_there(removed) {
-        tracing::warn!(file = %path.display(), %error, "it cannot be removed");
+    fn drop_below(&mut self, part: u64) -> Result<(), StoreError> {
+        self.parts = self.parts.split_off(&part);
+        self.numbers()?.range(..part).for_each(|number| remove(&self.place(*number)));
+        Ok(())
     }
 }
 

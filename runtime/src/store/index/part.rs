@@ -17,6 +17,7 @@ use dpc_core::store::StoreError;
 
 use super::super::{damaged, io_error, needed};
 use super::{Part, PartInfo, chunk};
+use crate::files::remove;
 
 /// Another layout is another index.
 const MAGIC: [u8; 8] = *b"dpcIDS03";
@@ -30,7 +31,7 @@ const FIXED_BYTES: usize = 88;
 const ENTRY_BYTES: usize = 20;
 const HASH_BYTES: usize = 16;
 
-/// What is kept in memory of a part whose file is there.
+/// What is kept in memory of a part.
 pub(super) struct Known {
     part: u64,
     highest: ObjectId,
@@ -53,19 +54,18 @@ pub(super) fn write(path: &Path, lane: LaneId, part: &Part) -> Result<Known, Sto
         chunks.push((entries[0].0, length(packed.len())));
     }
     let highest = part.entries.last().expect("a part without ids has no file").0;
-    let known = Known { part: part.part, highest, chunks, head_bytes: 0 };
-    let head = head_of(lane, part, &known);
-    let known = Known { head_bytes: head.len() as u64, ..known };
+    let head_bytes = head_bytes(part.filter.len() as u64, chunks.len() as u64);
+    let known = Known { part: part.part, highest, chunks, head_bytes };
     let new = path.with_extension("new");
     let write = || -> std::io::Result<()> {
         let file = File::create(&new)?;
-        file.write_all_at(&head, 0)?;
+        file.write_all_at(&head_of(lane, part, &known), 0)?;
         file.write_all_at(&packed, known.head_bytes)?;
         fs::rename(&new, path)
     };
     write().map_err(|error| {
-        // On a full disk it is in the way of others. If it stays, then until the next start.
-        let _gone = fs::remove_file(&new);
+        // On a full disk it is in the way of others.
+        remove(&new);
         io_error(path, &error)
     })?;
     Ok(known)
@@ -79,8 +79,7 @@ pub(super) fn open(path: &Path, lane: LaneId) -> Result<(PartInfo, Known), Store
     let mut head = vec![0; FIXED_BYTES];
     read(path, &file, &mut head, 0)?;
     let (words, chunks) = (u64::from(number(&head, 80)), u64::from(number(&head, 84)));
-    let head_bytes =
-        FIXED_BYTES as u64 + 8 * words + ENTRY_BYTES as u64 * chunks + HASH_BYTES as u64;
+    let head_bytes = head_bytes(words, chunks);
     if head_bytes > size {
         return Err(damaged(path, "it is shorter than it says"));
     }
@@ -122,10 +121,6 @@ impl Known {
         Self { part, highest: ObjectId([0; 16]), chunks: Vec::new(), head_bytes: 0 }
     }
 
-    pub(super) fn is_nothing(&self) -> bool {
-        self.chunks.is_empty()
-    }
-
     /// Where an object of this id is, if the part has it.
     pub(super) fn find(
         &self,
@@ -154,9 +149,13 @@ impl Known {
     }
 }
 
+/// How long a head is, with so many words of a filter and so many chunks.
+fn head_bytes(words: u64, chunks: u64) -> u64 {
+    FIXED_BYTES as u64 + 8 * words + ENTRY_BYTES as u64 * chunks + HASH_BYTES as u64
+}
+
 fn head_of(lane: LaneId, part: &Part, known: &Known) -> Vec<u8> {
-    let (words, chunks) = (part.filter.len(), known.chunks.len());
-    let mut head = Vec::with_capacity(FIXED_BYTES + 8 * words + ENTRY_BYTES * chunks + HASH_BYTES);
+    let mut head = Vec::new();
     head.extend_from_slice(&MAGIC);
     head.extend_from_slice(&lane.0);
     head.extend_from_slice(&part.part.to_le_bytes());
@@ -164,8 +163,8 @@ fn head_of(lane: LaneId, part: &Part, known: &Known) -> Vec<u8> {
     head.extend_from_slice(&(part.entries.len() as u64).to_le_bytes());
     head.extend_from_slice(&part.entries[0].0.0);
     head.extend_from_slice(&known.highest.0);
-    head.extend_from_slice(&length(words).to_le_bytes());
-    head.extend_from_slice(&length(chunks).to_le_bytes());
+    head.extend_from_slice(&length(part.filter.len()).to_le_bytes());
+    head.extend_from_slice(&length(known.chunks.len()).to_le_bytes());
     part.filter.iter().for_each(|word| head.extend_from_slice(&word.to_le_bytes()));
     for (first, end) in &known.chunks {
         head.extend_from_slice(&first.0);
@@ -173,6 +172,7 @@ fn head_of(lane: LaneId, part: &Part, known: &Known) -> Vec<u8> {
     }
     let hash = hash_of(&[&head]);
     head.extend_from_slice(&hash);
+    assert_eq!(head.len() as u64, known.head_bytes, "a head is as long as is known");
     head
 }
 

@@ -13,7 +13,7 @@ use dpc_core::store::StoreError;
 
 use super::super::io_error;
 use super::segment::path_of;
-use crate::files::{if_there, sync_folder};
+use crate::files::{remove, sync_folder};
 use crate::threads::Joined;
 
 /// How many segments are kept to be used again: as many as go at once when a part of the log ends
@@ -153,11 +153,5 @@ fn set_aside(file: &File, bytes: u64) -> std::io::Result<()> {
         // Some file systems cannot: there the file grows with each append.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
         done => Ok(done?),
-    }
-}
-
-fn remove(segment: &Path) {
-    if let Err(error) = if_there(fs::remove_file(segment)) {
-        tracing::warn!(file = %segment.display(), %error, "the space of old records is not given back");
     }
 }
