@@ -368,10 +368,18 @@ fn make(path: &Path, store: &str) -> Result<LaneId, StoreError> {
     Ok(lane)
 }
 
+/// A lane's id. The tokens of its leases begin with it, and are typed in shells, base64url: none begins with
+/// a hyphen, which would make it an option.
 fn new_lane() -> std::io::Result<LaneId> {
+    /// Six bits that are a hyphen (RFC 4648, section 5).
+    const HYPHEN: u8 = 62;
     let mut lane = LaneId([0; 16]);
-    getrandom::fill(&mut lane.0).map_err(std::io::Error::other)?;
-    Ok(lane)
+    loop {
+        getrandom::fill(&mut lane.0).map_err(std::io::Error::other)?;
+        if lane.0[0] >> 2 != HYPHEN {
+            return Ok(lane);
+        }
+    }
 }
 
 /// Writes a file that is there, whole, when this returns.
@@ -439,6 +447,22 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(LaneId, String), StoreError> {
                 )));
             }
             Ok((lane, store.to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    use super::*;
+
+    #[test]
+    fn no_token_of_a_new_lane_looks_like_an_option() {
+        for _ in 0..2_000 {
+            let token = URL_SAFE_NO_PAD.encode(new_lane().unwrap().0);
+            assert!(!token.starts_with('-'), "{token}");
         }
     }
 }
