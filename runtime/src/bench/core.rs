@@ -29,16 +29,25 @@ const LEASES: usize = 256;
 
 const SESSION: SessionId = SessionId(1);
 
-/// Pushes, delivers and finalises the objects of the plan. Each is two transitions: the push, and
-/// the settle. Returns how many there were.
+/// The types that are subscribed to are below this one.
+const WANTED: &str = "wanted";
+
+/// Pushes, delivers and finalises the objects of the plan, beside its backlog of others that nobody wants.
+/// Each is two transitions: the push, and the settle. Returns how many there were.
 pub(super) fn measure(plan: &Plan) -> (u64, Used) {
     let mut bench = Bench::new(plan);
+    let waiting = Bench::types_of("waiting", plan.types);
+    let mut backlog = plan.backlog as u64;
+    while backlog > 0 {
+        backlog -= bench.push_some(backlog, &waiting);
+        bench.commit();
+    }
+    assert!(bench.leases.is_empty(), "nobody wants the backlog");
+    let wanted = Bench::types_of(WANTED, plan.types);
     let meter = Meter::begin(Vec::new());
-    let mut pushed = 0;
-    while pushed < plan.objects {
-        let group = GROUP.min(plan.objects - pushed);
-        (0..group).for_each(|_| bench.push());
-        pushed += group;
+    let mut left = plan.objects;
+    while left > 0 {
+        left -= bench.push_some(left, &wanted);
         bench.commit();
         bench.settle();
     }
@@ -51,7 +60,6 @@ struct Bench {
     core: Core,
     fx: Effects,
     began: Instant,
-    types: Vec<TypeName>,
     payload: Bytes,
     next_type: usize,
     request: u64,
@@ -61,7 +69,6 @@ struct Bench {
 
 impl Bench {
     fn new(plan: &Plan) -> Self {
-        let ty = |n| TypeName::from_type_url(&format!("bench.T{n}")).expect("a valid name");
         let settings = Settings {
             name: Name::new("name", "bench").expect("a valid name"),
             lane: LaneId([1; 16]),
@@ -82,7 +89,6 @@ impl Bench {
             core: Core::new(settings, claimed),
             fx: Effects::new(),
             began: Instant::now(),
-            types: (0..plan.types).map(ty).collect(),
             payload: load::payload(plan.size),
             next_type: 0,
             request: 0,
@@ -100,7 +106,7 @@ impl Bench {
         let subscribe = Subscribe {
             session: SESSION,
             subscription: SubscriptionId(1),
-            pattern: Pattern::new("*").expect("everything is a pattern"),
+            pattern: Pattern::new(&format!("bench.{WANTED}.*")).expect("a prefix is a pattern"),
             processor: Name::new("processor", "bench").expect("a valid name"),
             credit: Limits::default().credit_max,
             lease: None,
@@ -109,9 +115,21 @@ impl Bench {
         self.handle(Input::Subscribe(to, subscribe));
     }
 
-    fn push(&mut self) {
-        let ty = self.types[self.next_type].clone();
-        self.next_type = (self.next_type + 1) % self.types.len();
+    fn types_of(kind: &str, count: usize) -> Vec<TypeName> {
+        let ty = |n| TypeName::from_type_url(&format!("bench.{kind}.T{n}")).expect("a valid name");
+        (0..count).map(ty).collect()
+    }
+
+    /// Pushes a group of so many at most. Tells how many.
+    fn push_some(&mut self, most: u64, types: &[TypeName]) -> u64 {
+        let group = GROUP.min(most);
+        (0..group).for_each(|_| self.push(types));
+        group
+    }
+
+    fn push(&mut self, types: &[TypeName]) {
+        let ty = types[self.next_type].clone();
+        self.next_type = (self.next_type + 1) % types.len();
         let entity = Entity { ty, payload: self.payload.clone(), headers: Headers::default() };
         let push = Push { id: None, entity, not_before: None, expires_at: None };
         let to = self.next_reply();

@@ -10,6 +10,7 @@ use dpc_client::proto::v1::{ShowNodeRequest, operator_service_client::OperatorSe
 use dpc_client::{BatchSettled, Client, Durability, Error, Object, Subscription, Window};
 use futures_util::future::try_join_all;
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
 
 use super::plan::{Plan, Stage};
 use crate::cli::client::of_client;
@@ -23,6 +24,10 @@ const BATCHES_OPEN: usize = 64;
 
 /// The most that a subscription takes.
 const CREDIT_MAX: usize = 65_536;
+
+/// The least that a program asks for which wants to be fast: as many as a node gives to one
+/// subscription before the next one has its turn.
+const CREDIT_MIN: usize = 64;
 
 /// Places in the backlog that a producer takes at a time.
 const PLACES: u32 = 64;
@@ -77,9 +82,23 @@ pub(super) async fn push(
             room: room.cloned(),
             pushed: Arc::clone(pushed),
         };
-        async move { producer.run(client, objects).await.map_err(|error| of_client(&error)) }
+        let client = client.clone();
+        async move { producer.run(&client, objects).await.map_err(|error| of_client(&error)) }
     });
-    try_join_all(producers).await.map(|_| ())
+    all_of(producers).await
+}
+
+/// Runs each in a task of its own, until all have ended or one has failed: so each is woken by itself, and
+/// shares the thread with the others as the connections do.
+async fn all_of<F>(tasks: impl Iterator<Item = F>) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    let mut tasks: JoinSet<_> = tasks.collect();
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    }
+    Ok(())
 }
 
 struct Producer {
@@ -199,7 +218,7 @@ pub(super) async fn subscribe_by(
     client: impl Fn() -> Result<Client, Failure>,
 ) -> Result<Vec<Subscription>, Failure> {
     let client = &client;
-    let credit = (plan.backlog / plan.subscribers / plan.types).clamp(16, CREDIT_MAX);
+    let credit = (plan.backlog / plan.subscribers / plan.types).clamp(CREDIT_MIN, CREDIT_MAX);
     let credit = u32::try_from(credit).expect("clamped");
     let one = |_| async move {
         let subscribe = client()?.subscribe(stage.types());
@@ -215,11 +234,14 @@ pub(super) async fn settle(
     settled: &Arc<Settled>,
     room: Option<&Room>,
 ) -> Result<(), Failure> {
-    let all = subscriptions.into_iter().map(|subscription| async move {
-        let result = settle_one(&subscription, settled, room).await;
-        result.map_err(|error| of_client(&error))
-    });
-    try_join_all(all).await.map(|_| ())
+    all_of(subscriptions.into_iter().map(|subscription| {
+        let (settled, room) = (Arc::clone(settled), room.cloned());
+        async move {
+            let result = settle_one(&subscription, &settled, room.as_ref()).await;
+            result.map_err(|error| of_client(&error))
+        }
+    }))
+    .await
 }
 
 async fn settle_one(
