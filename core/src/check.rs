@@ -87,8 +87,11 @@ impl Core {
             let known: BTreeSet<RecordNumber> = q.paged_records().collect();
             assert_eq!(known, records, "records of queue {i}");
         }
-        let reading: usize = self.queues.iter().map(|q| q.reading.len()).sum();
-        assert_eq!(self.loads.pages(), reading, "pages being read");
+        let mut reading: BTreeMap<RecordNumber, usize> = BTreeMap::new();
+        for page in self.queues.iter().flat_map(|q| &q.reading) {
+            *reading.entry(page.record).or_default() += 1;
+        }
+        assert_eq!(*self.loads.pages(), reading, "pages being read");
         self.check_counts(counts);
     }
 

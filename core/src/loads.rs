@@ -9,10 +9,10 @@ use crate::catalogue::{QueueId, Shelf};
 use crate::core::Core;
 use crate::effect::{Effect, Effects};
 use crate::ids::{Loc, ObjectId, RecordNumber};
-use crate::limits::{LOADS_MAX, QUEUE_LOADS_MAX};
+use crate::limits::{LOADS_MAX, QUEUE_LOADS_MAX, TAKE_MAX};
 use crate::object::Object;
 use crate::planted::{Bug, planted};
-use crate::queues::Reading;
+use crate::queues::{Queue, Reading};
 use crate::record::{Entry, How};
 use crate::scan::ScanId;
 
@@ -33,16 +33,30 @@ pub(crate) enum Purpose {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Loads {
     waiting: BTreeMap<RecordNumber, Vec<Purpose>>,
-    /// Pages being read for queues.
-    pages: usize,
-    /// Queues that want a page and have to wait for another to come.
-    starved: BTreeSet<QueueId>,
+    /// Pages being read for queues, and for how many.
+    pages: BTreeMap<RecordNumber, usize>,
+    /// Queues that want a page and have to wait for another to come, by the record that they wanted
+    /// then: the oldest is read first, and whoever has got less far catches up with the others.
+    starved: BTreeSet<(RecordNumber, QueueId)>,
 }
 
 impl Loads {
-    /// How many pages are being read for queues.
-    pub(crate) fn pages(&self) -> usize {
-        self.pages
+    /// The pages that are being read for queues, and for how many each.
+    pub(crate) fn pages(&self) -> &BTreeMap<RecordNumber, usize> {
+        &self.pages
+    }
+
+    fn is_full(&self) -> bool {
+        self.pages.len() >= LOADS_MAX
+    }
+
+    /// A page is no longer read for a queue.
+    fn end_page(&mut self, record: RecordNumber) {
+        let readers = self.pages.get_mut(&record).expect("it is being read");
+        *readers -= 1;
+        if *readers == 0 {
+            self.pages.remove(&record);
+        }
     }
 
     /// The lowest record that is being read.
@@ -92,7 +106,9 @@ impl Core {
         }
         if pages {
             self.bring_in_others(record, bytes.len(), &entries, fx);
-            for queue in std::mem::take(&mut self.loads.starved) {
+            while !self.loads.is_full()
+                && let Some((_, queue)) = self.loads.starved.pop_first()
+            {
                 self.want_page(queue, 0, fx);
             }
         }
@@ -103,8 +119,11 @@ impl Core {
     pub(crate) fn want_page(&mut self, queue: QueueId, beyond: u64, fx: &mut Effects) {
         let window_objects = self.limits.window_objects;
         let q = self.queues.get(queue);
-        let full = self.memory.waiting_bytes >= self.limits.window_bytes && !q.window.is_empty();
-        if q.window.len() >= (window_objects / 4).max(1) || full || q.paged.is_empty() {
+        if q.paged.is_empty() || q.window.len() >= (window_objects / 4).max(1) {
+            return;
+        }
+        let full = self.is_window_full() && !q.window.is_empty();
+        if full || q.window.len() as u64 >= self.soon(q, beyond) {
             return;
         }
         let here: u64 = q.groups.iter().map(|group| self.subs.group(*group).free).sum();
@@ -112,14 +131,30 @@ impl Core {
         let most = usize::try_from(windows).unwrap_or(usize::MAX).clamp(1, QUEUE_LOADS_MAX);
         while self.queues.get(queue).reading.len() < most {
             let Some(record) = self.queues.get(queue).next_page() else { return };
-            if self.loads.pages >= LOADS_MAX {
-                self.loads.starved.insert(queue);
+            if self.loads.is_full() && !self.loads.pages.contains_key(&record) {
+                self.loads.starved.insert((record, queue));
                 return;
             }
-            self.loads.pages += 1;
+            *self.loads.pages.entry(record).or_default() += 1;
             self.queues.get_mut(queue).reading.push_back(Reading { record, early: false });
             self.load(record, Purpose::Queue(queue), fx);
         }
+    }
+
+    /// How many objects of a queue may be taken before its next page has come: all that its subscribers
+    /// here and peers may hold at once or, if there are none, what somebody may take. A queue that
+    /// read further ahead, because it happened to be the first, would read alone what others need a
+    /// moment later.
+    fn soon(&self, q: &Queue, beyond: u64) -> u64 {
+        let here: u64 = q.groups.iter().map(|group| self.subs.group(*group).credit).sum();
+        match here.saturating_add(beyond) {
+            0 => TAKE_MAX.into(),
+            wanted => wanted,
+        }
+    }
+
+    fn is_window_full(&self) -> bool {
+        self.memory.waiting_bytes >= self.limits.window_bytes
     }
 
     /// A page of a queue has been read. One that overtakes an earlier one is not used: the order of
@@ -140,7 +175,7 @@ impl Core {
             return;
         }
         q.reading.remove(at);
-        self.loads.pages -= 1;
+        self.loads.end_page(record);
         self.bring_in(record, queue, size, entries, fx);
         self.read_early_again(queue, fx);
     }
@@ -157,7 +192,7 @@ impl Core {
                 return self.load(record, Purpose::Queue(queue), fx);
             }
             self.queues.get_mut(queue).reading.pop_front();
-            self.loads.pages -= 1;
+            self.loads.end_page(record);
         }
     }
 
@@ -218,7 +253,9 @@ impl Core {
         self.stir(queue);
     }
 
-    /// Other queues with demand take their share of a record that has been read anyway.
+    /// Other queues take their share of a record that has been read anyway, if it is their next one: those
+    /// that wait for it, those whose subscribers could take it now and, while memory has room, those
+    /// that would want a page before long.
     fn bring_in_others(
         &mut self,
         record: RecordNumber,
@@ -227,24 +264,32 @@ impl Core {
         fx: &mut Effects,
     ) {
         let Some(page) = self.catalogue.page(record) else { return };
-        let queues: Vec<QueueId> = page
+        let queues: Vec<(QueueId, Loc)> = page
             .sets
             .iter()
             .filter_map(|s| match s.shelf {
                 Shelf::Ready(queue) => Some((queue, s.order)),
                 _ => None,
             })
-            .filter(|(queue, order)| {
-                let q = self.queues.get(*queue);
-                let next = q.paged.first() == Some(&(*order, record));
-                next && q.window.len() < self.limits.window_objects
-                    && q.groups.iter().any(|g| self.subs.can_take(*g))
-            })
-            .map(|(queue, _)| queue)
             .collect();
-        for queue in queues {
-            self.bring_in(record, queue, size, entries, fx);
+        for (queue, order) in queues {
+            let starved = self.loads.starved.remove(&(record, queue));
+            let q = self.queues.get(queue);
+            let next = q.paged.first() == Some(&(order, record));
+            if next && q.window.len() < self.limits.window_objects && (starved || self.has_use(q)) {
+                self.bring_in(record, queue, size, entries, fx);
+            }
         }
+    }
+
+    /// Whether subscribers here could take more of a queue than is in memory, now or before long.
+    fn has_use(&self, q: &Queue) -> bool {
+        if q.groups.is_empty() {
+            return false;
+        }
+        let soon =
+            !self.is_window_full() && (q.window.len() as u64) < self.soon(q, 0).saturating_mul(2);
+        soon || q.groups.iter().any(|group| self.subs.can_take(*group))
     }
 
     /// A failed delivery: the object waits for its backoff, or is parked.

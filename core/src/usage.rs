@@ -53,7 +53,7 @@ impl Core {
             gauge("subscriptions", self.subs.subs.len(), l.subscriptions.into()),
             gauge("types", self.queues.types_len(), 2 * u64::from(l.types)),
             gauge("objects of one queue in memory", window, l.window_objects as u64 + page),
-            gauge("pages being read", self.loads.pages(), LOADS_MAX as u64),
+            gauge("pages being read", self.loads.pages().len(), LOADS_MAX as u64),
             gauge(
                 "requests that wait for an id",
                 self.resolving.stalled_len(),
