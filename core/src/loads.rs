@@ -15,6 +15,7 @@ use crate::planted::{Bug, planted};
 use crate::queues::{Queue, Reading};
 use crate::record::{Entry, How};
 use crate::scan::ScanId;
+use crate::subscriptions::Group;
 
 /// Why a record is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +127,7 @@ impl Core {
         if full || q.window.len() as u64 >= self.soon(q, beyond) {
             return;
         }
-        let here: u64 = q.groups.iter().map(|group| self.subs.group(*group).free).sum();
+        let here = self.share_of(q, |group| group.free);
         let windows = here.saturating_add(beyond) / window_objects.max(1) as u64;
         let most = usize::try_from(windows).unwrap_or(usize::MAX).clamp(1, QUEUE_LOADS_MAX);
         while self.queues.get(queue).reading.len() < most {
@@ -146,11 +147,16 @@ impl Core {
     /// read further ahead, because it happened to be the first, would read alone what others need a
     /// moment later.
     fn soon(&self, q: &Queue, beyond: u64) -> u64 {
-        let here: u64 = q.groups.iter().map(|group| self.subs.group(*group).credit).sum();
-        match here.saturating_add(beyond) {
+        match self.share_of(q, |group| group.credit).saturating_add(beyond) {
             0 => TAKE_MAX.into(),
             wanted => wanted,
         }
+    }
+
+    /// A queue's share of what its subscribers here have: the queues that wait for the same ones take turns.
+    fn share_of(&self, q: &Queue, what: impl Fn(&Group) -> u64) -> u64 {
+        let groups = q.groups.iter().map(|group| self.subs.group(*group));
+        groups.map(|group| what(group).div_ceil(group.ready.len().max(1) as u64)).sum()
     }
 
     fn is_window_full(&self) -> bool {
