@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::catalogue::{QueueId, Shelf, TypeId};
 use crate::core::Core;
 use crate::ids::RecordNumber;
+use crate::limits::LOADS_MAX;
 use crate::memory::Phase;
 use crate::timers::Timer;
 
@@ -92,6 +93,8 @@ impl Core {
             *reading.entry(page.record).or_default() += 1;
         }
         assert_eq!(*self.loads.pages(), reading, "pages being read");
+        let all_are_read = self.loads.nobody_waits() || reading.len() >= LOADS_MAX;
+        assert!(all_are_read, "a queue waits for a page although one more may be read");
         self.check_counts(counts);
     }
 

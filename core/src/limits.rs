@@ -72,8 +72,8 @@ pub struct Limits {
     pub uncommitted_bytes: u64,
     /// Most objects in transit for one demand of one link.
     pub transit: u32,
-    /// Most objects kept ready in memory for one queue; the rest is paged. Below a quarter of it a
-    /// queue with demand asks for its next page.
+    /// Most objects kept ready in memory for one queue; the rest is paged. Below a quarter of it, and
+    /// below what its subscribers may hold, a queue with demand asks for its next page.
     pub window_objects: usize,
     /// Bytes at which the open record is closed.
     pub record_target_bytes: usize,
@@ -149,7 +149,7 @@ pub const REASON_BYTES_MAX: usize = 1_024;
 pub const TAKE_MAX: u32 = 100;
 /// Longest wait of a unary `Take`.
 pub const TAKE_WAIT_MAX: Span = Span::secs(60);
-/// Most pages being read at once.
+/// Most pages being read at once for queues; several queues may wait for one.
 pub const LOADS_MAX: usize = 16;
 /// Most pages being read at once for one queue: as many as are taken from it while a page is read.
 pub const QUEUE_LOADS_MAX: usize = 8;

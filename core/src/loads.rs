@@ -34,11 +34,14 @@ pub(crate) enum Purpose {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Loads {
     waiting: BTreeMap<RecordNumber, Vec<Purpose>>,
-    /// Pages being read for queues, and for how many.
+    /// Pages being read for queues, or read before their turn, and for how many.
     pages: BTreeMap<RecordNumber, usize>,
     /// Queues that want a page and have to wait for another to come, by the record that they wanted
     /// then: the oldest is read first, and whoever has got less far catches up with the others.
     starved: BTreeSet<(RecordNumber, QueueId)>,
+    /// Those that have asked since this round began. They have the next one: whoever has an old
+    /// backlog does not come before the others again and again (P12).
+    next_round: BTreeSet<(RecordNumber, QueueId)>,
 }
 
 impl Loads {
@@ -47,8 +50,36 @@ impl Loads {
         &self.pages
     }
 
+    /// Whether no queue waits for its turn to read.
+    pub(crate) fn nobody_waits(&self) -> bool {
+        self.starved.is_empty() && self.next_round.is_empty()
+    }
+
     fn is_full(&self) -> bool {
         self.pages.len() >= LOADS_MAX
+    }
+
+    /// A queue waits for a page.
+    fn starve(&mut self, record: RecordNumber, queue: QueueId) {
+        if !self.starved.contains(&(record, queue)) {
+            self.next_round.insert((record, queue));
+        }
+    }
+
+    /// A queue need not wait for this page any more. Says whether it did.
+    fn end_starving(&mut self, record: RecordNumber, queue: QueueId) -> bool {
+        self.starved.remove(&(record, queue)) | self.next_round.remove(&(record, queue))
+    }
+
+    /// The queue that has its turn, if one more page may be read.
+    fn next_starved(&mut self) -> Option<QueueId> {
+        if self.is_full() {
+            return None;
+        }
+        if self.starved.is_empty() {
+            std::mem::swap(&mut self.starved, &mut self.next_round);
+        }
+        self.starved.pop_first().map(|(_, queue)| queue)
     }
 
     /// A page is no longer read for a queue.
@@ -107,9 +138,7 @@ impl Core {
         }
         if pages {
             self.bring_in_others(record, bytes.len(), &entries, fx);
-            while !self.loads.is_full()
-                && let Some((_, queue)) = self.loads.starved.pop_first()
-            {
+            while let Some(queue) = self.loads.next_starved() {
                 self.want_page(queue, 0, fx);
             }
         }
@@ -133,7 +162,7 @@ impl Core {
         while self.queues.get(queue).reading.len() < most {
             let Some(record) = self.queues.get(queue).next_page() else { return };
             if self.loads.is_full() && !self.loads.pages.contains_key(&record) {
-                self.loads.starved.insert((record, queue));
+                self.loads.starve(record, queue);
                 return;
             }
             *self.loads.pages.entry(record).or_default() += 1;
@@ -142,21 +171,24 @@ impl Core {
         }
     }
 
-    /// How many objects of a queue may be taken before its next page has come: all that its subscribers
-    /// here and peers may hold at once or, if there are none, what somebody may take. A queue that
-    /// read further ahead, because it happened to be the first, would read alone what others need a
-    /// moment later.
+    /// How many objects of a queue its subscribers here and peers may hold at once, and so take before
+    /// its next page has come. A queue that read further ahead, because it happened to be the first, would
+    /// read alone what others need a moment later.
     fn soon(&self, q: &Queue, beyond: u64) -> u64 {
-        match self.share_of(q, |group| group.credit).saturating_add(beyond) {
-            0 => TAKE_MAX.into(),
-            wanted => wanted,
-        }
+        let receives = q.groups.iter().any(|group| self.takes.hold(*group));
+        let at_least = if receives { TAKE_MAX.into() } else { 1 };
+        self.share_of(q, |group| group.credit).saturating_add(beyond).max(at_least)
     }
 
     /// A queue's share of what its subscribers here have: the queues that wait for the same ones take turns.
     fn share_of(&self, q: &Queue, what: impl Fn(&Group) -> u64) -> u64 {
         let groups = q.groups.iter().map(|group| self.subs.group(*group));
         groups.map(|group| what(group).div_ceil(group.ready.len().max(1) as u64)).sum()
+    }
+
+    /// At most half of what may wait in memory does.
+    fn has_much_room(&self) -> bool {
+        self.memory.waiting_bytes < self.limits.window_bytes / 2
     }
 
     fn is_window_full(&self) -> bool {
@@ -182,6 +214,7 @@ impl Core {
         }
         q.reading.remove(at);
         self.loads.end_page(record);
+        self.loads.end_starving(record, queue);
         self.bring_in(record, queue, size, entries, fx);
         self.read_early_again(queue, fx);
     }
@@ -237,6 +270,8 @@ impl Core {
             let slot = self.admit(object, *at, place, queue);
             if self.blamed.remove(at) {
                 self.count_failure(slot, crate::time::Span::ZERO, fx);
+                // If all of the page are to blame, its subscribers have to ask for the next one.
+                self.stir(queue);
             } else {
                 self.bring_in_one(slot);
             }
@@ -260,8 +295,7 @@ impl Core {
     }
 
     /// Other queues take their share of a record that has been read anyway, if it is their next one: those
-    /// that wait for it, those whose subscribers could take it now and, while memory has room, those
-    /// that would want a page before long.
+    /// that wait for it, and those of which subscribers here could take more, now or before long.
     fn bring_in_others(
         &mut self,
         record: RecordNumber,
@@ -270,6 +304,8 @@ impl Core {
         fx: &mut Effects,
     ) {
         let Some(page) = self.catalogue.page(record) else { return };
+        // Of all alike, lest those that come last have it read again.
+        let much_room = self.has_much_room();
         let queues: Vec<(QueueId, Loc)> = page
             .sets
             .iter()
@@ -279,23 +315,27 @@ impl Core {
             })
             .collect();
         for (queue, order) in queues {
-            let starved = self.loads.starved.remove(&(record, queue));
+            let starved = self.loads.end_starving(record, queue);
             let q = self.queues.get(queue);
             let next = q.paged.first() == Some(&(order, record));
-            if next && q.window.len() < self.limits.window_objects && (starved || self.has_use(q)) {
+            if next
+                && q.window.len() < self.limits.window_objects
+                && (starved || self.has_use(q, much_room))
+            {
                 self.bring_in(record, queue, size, entries, fx);
             }
         }
     }
 
-    /// Whether subscribers here could take more of a queue than is in memory, now or before long.
-    fn has_use(&self, q: &Queue) -> bool {
-        if q.groups.is_empty() {
-            return false;
-        }
-        let soon =
-            !self.is_window_full() && (q.window.len() as u64) < self.soon(q, 0).saturating_mul(2);
-        soon || q.groups.iter().any(|group| self.subs.can_take(*group))
+    /// Whether subscribers here can take more of a queue or, while memory has much room, will before long: of what
+    /// they hold at once, two times as much may be ahead, so that queues of which one has got a little
+    /// further than the other need no page twice.
+    fn has_use(&self, q: &Queue, much_room: bool) -> bool {
+        let ahead = q.window.len() as u64;
+        let before_long =
+            much_room && !q.groups.is_empty() && ahead < self.soon(q, 0).saturating_mul(2);
+        before_long
+            || (!self.leases_are_full() && q.groups.iter().any(|group| self.subs.can_take(*group)))
     }
 
     /// A failed delivery: the object waits for its backoff, or is parked.

@@ -147,8 +147,10 @@ impl Core {
         if ways.iter().any(|way| way.open > 0 && is_full(way)) {
             self.transfers.crowded.insert(queue);
         }
-        let beyond = ways.iter().filter(|way| !way.paused).map(|way| way.open).sum();
-        self.want_page(queue, beyond, fx);
+        let open: u64 = ways.iter().filter(|way| !way.paused).map(|way| way.open).sum();
+        // What is left may be what those ways must not take: others behind it may go.
+        let left = if open > 0 { self.queues.get(queue).window.len() as u64 } else { 0 };
+        self.want_page(queue, open.saturating_add(left), fx);
     }
 
     /// The least (distance, outstanding over window) among the ways that are open to an object;
