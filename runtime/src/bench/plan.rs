@@ -20,7 +20,7 @@ pub(crate) struct Plan {
     pub(crate) size: usize,
     /// Pushes without an answer, of all producers together.
     pub(crate) window: usize,
-    /// Objects pushed and not settled, where both happen at once.
+    /// Objects pushed and not settled, where both happen at once; with the bare core, others that wait.
     pub(crate) backlog: usize,
     /// Connections that push.
     pub(crate) producers: usize,

@@ -26,7 +26,7 @@ pub(crate) struct BenchArgs {
     /// Pushes without an answer, of all producers together.
     #[arg(long, value_name = "N", default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) window: u32,
-    /// Objects pushed and not settled, in e2e.
+    /// Objects pushed and not settled, in e2e; in core, others that wait and that nobody wants.
     #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(64..=10_000_000))]
     pub(crate) backlog: u32,
     /// Connections that push.
