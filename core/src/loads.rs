@@ -152,8 +152,8 @@ impl Core {
         if q.paged.is_empty() || q.window.len() >= (window_objects / 4).max(1) {
             return;
         }
-        let full = self.is_window_full() && !q.window.is_empty();
-        if full || q.window.len() as u64 >= self.soon(q, beyond) {
+        let ahead = q.window.len() as u64;
+        if ahead > 0 && (self.is_window_full() || ahead >= self.soon(q, beyond)) {
             return;
         }
         let here = self.share_of(q, |group| group.free);
