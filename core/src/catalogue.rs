@@ -11,8 +11,12 @@ use crate::ids::{Loc, RecordNumber};
 use crate::recording::{SlicedMap, Slices};
 use crate::time::Wall;
 
-/// Bytes of an end that stands among its like: its id, its hash, and a little.
-const PACKED_END_BYTES: u64 = 40;
+/// Bytes of an end that stands among its like, until enough of them were carried to know: the least that it
+/// can be. It depends on the ids.
+const PACKED_END_BYTES: u64 = 17;
+
+/// How many are enough, and how many weigh at most: what clients do changes.
+const PACKED_ENDS: std::ops::Range<u64> = 256..65_536;
 
 /// A queue: one type and the set of processors that have handled its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -78,14 +82,23 @@ pub(crate) enum Positions {
 pub(crate) struct Group(u64);
 
 /// How many: a change of one page costs the next checkpoint as many.
-const GROUP_RECORDS: u64 = 64;
+pub(crate) const GROUP_RECORDS: u64 = 64;
 
 /// What the last checkpoint said of a group, and what was counted there.
 #[derive(Debug)]
 struct Kept {
     written: Vec<u8>,
+    counted: Counted,
+}
+
+/// What was counted in pages.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Counted {
+    /// The share of the records' bytes that live entries hold.
     live_bytes: u64,
-    packed_bytes: u64,
+    /// Of these, what ends hold.
+    end_bytes: u64,
+    ends: u64,
 }
 
 /// All records with something alive in them, and the record being written.
@@ -102,15 +115,28 @@ pub(crate) struct Catalogue {
     /// Records whose last shelf was emptied since the last sweep. An entry often goes from one
     /// shelf to another of the same record, so a record is forgotten only at the sweep.
     emptied: Vec<RecordNumber>,
-    /// The share of the records' bytes that live entries hold.
-    live_bytes: u64,
-    /// What they would take if they were carried.
-    packed_bytes: u64,
+    /// All pages, when they were last counted.
+    counted: Counted,
+    /// The bytes of ends that were carried, and how many of them.
+    packed_ends: (u64, u64),
 }
 
 impl Group {
     fn of(record: RecordNumber) -> Self {
         Self(record.0 / GROUP_RECORDS)
+    }
+
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn first(self) -> RecordNumber {
+        self.records().start
+    }
+
+    /// The first record of the group of that number, if there can be one.
+    pub(crate) fn first_of(number: u64) -> Option<RecordNumber> {
+        (number < u64::MAX / GROUP_RECORDS).then(|| Self(number).first())
     }
 
     fn records(self) -> std::ops::Range<RecordNumber> {
@@ -184,6 +210,18 @@ impl Positions {
         }
     }
 
+    /// Those that follow each other: the first of them, and how many.
+    pub(crate) fn runs(&self) -> Vec<(u32, u32)> {
+        let mut runs: Vec<(u32, u32)> = Vec::new();
+        for position in self.iter() {
+            match runs.last_mut() {
+                Some((first, length)) if *first + *length == position => *length += 1,
+                _ => runs.push((position, 1)),
+            }
+        }
+        runs
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         let (one, words): (Option<u32>, &[u64]) = match self {
             Self::One(one) => (Some(*one), &[]),
@@ -196,14 +234,7 @@ impl Positions {
 }
 
 impl Page {
-    pub(crate) fn live(&self) -> usize {
-        self.sets.iter().map(|s| s.positions.len()).sum()
-    }
-
-    /// The share of the record's bytes that live entries hold, and what these would take if they
-    /// were carried, both roughly: ends stand among their like then, and nothing else does in their
-    /// record.
-    fn live_and_packed_bytes(&self) -> (u64, u64) {
+    fn counted(&self) -> Counted {
         let (mut live, mut ends) = (0, 0);
         for set in &self.sets {
             let count = set.positions.len() as u64;
@@ -211,8 +242,7 @@ impl Page {
             ends += if set.shelf == Shelf::Ended { count } else { 0 };
         }
         let share = |count| u64::from(self.bytes) * count / u64::from(self.entries.max(1));
-        let live_bytes = share(live);
-        (live_bytes, live_bytes - share(ends).saturating_sub(ends * PACKED_END_BYTES))
+        Counted { live_bytes: share(live), end_bytes: share(ends), ends }
     }
 
     /// Whether nothing was ever put into it.
@@ -296,8 +326,8 @@ impl Catalogue {
 
     /// Keeps what is written of a group.
     pub(crate) fn keep(&mut self, group: Group, written: Vec<u8>) {
-        let (live_bytes, packed_bytes) = counted(self.group(group));
-        self.kept.insert(group, Kept { written, live_bytes, packed_bytes });
+        let counted = counted(self.group(group));
+        self.kept.insert(group, Kept { written, counted });
     }
 
     /// The newest record, if there is anything of it.
@@ -402,33 +432,60 @@ impl Catalogue {
 
     /// The share of the log's bytes that live entries hold, as last counted.
     pub(crate) fn live_bytes(&self) -> u64 {
-        self.live_bytes
+        self.counted.live_bytes
     }
 
-    /// What live entries would take if they were carried, as last counted.
+    /// What live entries would take if they were carried, as last counted, roughly: ends stand among
+    /// their like then, and nothing else does in their record.
     pub(crate) fn packed_bytes(&self) -> u64 {
-        self.packed_bytes
+        let Counted { live_bytes, end_bytes, ends } = self.counted;
+        let one = match self.packed_ends {
+            (bytes, count) if count >= PACKED_ENDS.start => bytes.div_ceil(count),
+            _ => PACKED_END_BYTES,
+        };
+        live_bytes - end_bytes.saturating_sub(ends * one)
+    }
+
+    /// The bytes of ends that were carried of late, and how many of them: a checkpoint keeps them.
+    pub(crate) fn packed_ends(&self) -> (u64, u64) {
+        self.packed_ends
+    }
+
+    pub(crate) fn restore_packed_ends(&mut self, packed: (u64, u64)) {
+        self.packed_ends = packed;
+    }
+
+    /// An end was carried, and takes so many bytes now.
+    pub(crate) fn note_packed_end(&mut self, bytes: u64) {
+        let (all, count) = &mut self.packed_ends;
+        (*all, *count) = (*all + bytes, *count + 1);
+        if *count == PACKED_ENDS.end {
+            (*all, *count) = (*all / 2, *count / 2);
+        }
     }
 
     /// Counts live bytes anew: done now and then, not at each change.
     pub(crate) fn recount(&mut self) {
-        let (mut live, mut packed) = (0, 0);
-        for group in self.groups() {
-            let kept = self.kept.get(&group).map(|kept| (kept.live_bytes, kept.packed_bytes));
-            let of_group = kept.unwrap_or_else(|| counted(self.group(group)));
-            live += of_group.0;
-            packed += of_group.1;
-        }
-        (self.live_bytes, self.packed_bytes) = (live, packed);
+        let of_group = |group| match self.kept.get(&group) {
+            Some(kept) => kept.counted,
+            None => counted(self.group(group)),
+        };
+        self.counted = self.groups().map(of_group).fold(Counted::default(), Counted::and);
     }
 }
 
-/// The live and the packed bytes of pages.
-fn counted<'a>(pages: impl Iterator<Item = (&'a RecordNumber, &'a Page)>) -> (u64, u64) {
-    pages.fold((0, 0), |(live, packed), (_, page)| {
-        let of_page = page.live_and_packed_bytes();
-        (live + of_page.0, packed + of_page.1)
-    })
+impl Counted {
+    fn and(self, other: Self) -> Self {
+        Self {
+            live_bytes: self.live_bytes + other.live_bytes,
+            end_bytes: self.end_bytes + other.end_bytes,
+            ends: self.ends + other.ends,
+        }
+    }
+}
+
+fn counted<'a>(pages: impl Iterator<Item = (&'a RecordNumber, &'a Page)>) -> Counted {
+    pages.map(|(_, page)| page.counted()).fold(Counted::default(), Counted::and)
 }
 
 #[cfg(test)]

@@ -18,6 +18,10 @@ use crate::transfer::{Held, InState, Incoming, Moved};
 
 mod pages;
 
+/// How checkpoints are laid out. Until record format 2 it was layout 1, which is read as before: there
+/// each page and each record with ends stood by itself, and positions were always words of bits.
+pub(crate) const LAYOUT: u8 = 2;
+
 impl Core {
     /// Writes the state as it is after everything written so far.
     pub(crate) fn encode_checkpoint(&mut self) -> Bytes {
@@ -33,16 +37,19 @@ impl Core {
     }
 
     /// Takes a checkpoint as the state. The core is new, or is replaced by what the log says.
-    pub(crate) fn decode_checkpoint(&mut self, bytes: Bytes) -> Result<(), BadEntry> {
+    pub(crate) fn decode_checkpoint(&mut self, bytes: Bytes, layout: u8) -> Result<(), BadEntry> {
         let mut r = Reader::new(bytes);
+        if !(1..=LAYOUT).contains(&layout) {
+            return Err(r.bad("a layout that this program knows"));
+        }
         let counter = r.int()?;
         self.restore_generation(counter);
         let seen = r.int()?;
         self.restore_seen(seen);
         self.decode_parts(&mut r)?;
         self.decode_types(&mut r)?;
-        self.decode_pages(&mut r)?;
-        self.decode_times(&mut r)?;
+        self.decode_pages(&mut r, layout)?;
+        self.decode_times(&mut r, layout)?;
         self.decode_transfers(&mut r)?;
         if r.is_done() { Ok(()) } else { Err(r.bad("the end of the checkpoint")) }
     }
@@ -161,11 +168,15 @@ impl Core {
             w.int(at.0);
             w.int(record.0);
         }
+        let (bytes, count) = self.catalogue.packed_ends();
+        [bytes, count].into_iter().for_each(|n| w.int(n));
         w.int(self.remembered.ends_len() as u64);
+        let mut before = (RecordNumber(0), Wall(0));
         for (record, at, count) in self.remembered.ends() {
-            w.int(record.0);
-            w.int(at.0);
+            w.change(before.0.0, record.0);
+            w.change(before.1.0, at.0);
             w.int(count);
+            before = (record, at);
         }
         let begun = self
             .leases
@@ -177,13 +188,21 @@ impl Core {
         encode_locs(w, &blamed);
     }
 
-    fn decode_times(&mut self, r: &mut Reader) -> Result<(), BadEntry> {
+    fn decode_times(&mut self, r: &mut Reader, layout: u8) -> Result<(), BadEntry> {
         for _ in 0..r.count()? {
             self.due_pages.insert((Wall(r.int()?), RecordNumber(r.int()?)));
         }
+        if layout > 1 {
+            self.catalogue.restore_packed_ends((r.int()?, r.int()?));
+        }
+        let mut before = (0, 0);
         for _ in 0..r.count()? {
-            let (record, at, count) = (RecordNumber(r.int()?), Wall(r.int()?), r.int()?);
-            self.remembered.restore_ends(at, record, count);
+            let next = match layout {
+                1 => (r.int()?, r.int()?),
+                _ => (r.change(before.0)?, r.change(before.1)?),
+            };
+            self.remembered.restore_ends(Wall(next.1), RecordNumber(next.0), r.int()?);
+            before = next;
         }
         self.blamed = crate::recording::SlicedSet::default();
         self.blamed.extend(decode_locs(r)?);

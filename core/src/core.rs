@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use rand_core::Rng;
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +19,7 @@ use crate::loads::Loads;
 use crate::memory::{Memory, Slot, Then};
 use crate::mesh::Mesh;
 use crate::message::Protocols;
+use crate::mint::Mint;
 use crate::names::Name;
 use crate::parts::Parts;
 use crate::planted::{Bug, planted};
@@ -136,7 +136,7 @@ pub struct Core {
     /// The random streams, one a purpose.
     pub(crate) pick: Pcg64Mcg,
     pub(crate) jitter: Pcg64Mcg,
-    ids: Pcg64Mcg,
+    ids: Mint,
     /// The hashes of contents, which a recording keeps.
     #[serde(skip)]
     pub(crate) hashes: Hashes,
@@ -196,7 +196,7 @@ impl Core {
             generation_reserved: 0,
             pick: stream(0x7069_636b),
             jitter: stream(0x6a69_7474),
-            ids: stream(0x6964_7300),
+            ids: Mint::new(stream(0x6964_7300)),
             hashes: Hashes::default(),
         }
     }
@@ -292,7 +292,7 @@ impl Core {
         let (record, sealed) = self.lane.take(now)?;
         self.catalogue.close(sealed.number, now.wall, sealed.bytes, sealed.entries);
         self.parts.grow(u64::from(sealed.bytes));
-        self.parts.note_use(u64::from(sealed.bytes), now.mono);
+        self.parts.note_use(sealed.body_bytes(), now.mono);
         self.go_on_ending(false);
         self.write_pages_ahead(sealed.number);
         Some(record)
@@ -419,16 +419,8 @@ impl Core {
         Ok(())
     }
 
-    /// A new version 7 UUID.
     pub(crate) fn new_id(&mut self) -> ObjectId {
-        let ms = self.now.wall.0.to_be_bytes();
-        let mut bytes = [0; 16];
-        bytes[..6].copy_from_slice(&ms[2..]);
-        bytes[6..14].copy_from_slice(&self.ids.next_u64().to_be_bytes());
-        bytes[14..].copy_from_slice(&self.ids.next_u64().to_be_bytes()[..2]);
-        bytes[6] = bytes[6] & 0x0f | 0x70;
-        bytes[8] = bytes[8] & 0x3f | 0x80;
-        ObjectId(bytes)
+        self.ids.next(self.now.wall)
     }
 
     /// Adds an object to a decision of the open record; equal decisions are stored once.

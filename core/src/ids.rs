@@ -142,6 +142,14 @@ pub struct Loc {
     pub position: u32,
 }
 
+impl Loc {
+    /// The place behind this one in the same record.
+    pub fn next_in_record(self) -> Option<Self> {
+        let position = self.position.checked_add(1)?;
+        Some(Self { position, ..self })
+    }
+}
+
 impl fmt::Display for Loc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.record, self.position)

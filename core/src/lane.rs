@@ -13,7 +13,8 @@ use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber}
 use crate::object::{Hash16, Object};
 use crate::planted::{Bug, planted};
 use crate::record::{
-    End, Entry, Header, How, Standing, Writer, write_decision, write_end, write_object,
+    End, Entry, HASH_BYTES, HEADER_BYTES, Header, How, Standing, Writer, write_decision, write_end,
+    write_object,
 };
 use crate::store::{Claimed, RECORD_BYTES_MAX};
 use crate::time::{Mono, Now};
@@ -64,6 +65,13 @@ pub(crate) struct Sealed {
     pub(crate) number: RecordNumber,
     pub(crate) bytes: u32,
     pub(crate) entries: u32,
+}
+
+impl Sealed {
+    /// What its entries take.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        u64::from(self.bytes) - (HEADER_BYTES + HASH_BYTES) as u64
+    }
 }
 
 impl Lane {

@@ -26,6 +26,7 @@ pub mod members;
 mod memory;
 mod mesh;
 pub mod message;
+mod mint;
 pub mod names;
 pub mod object;
 mod operator;

@@ -4,8 +4,8 @@
 //! A part ends with a checkpoint, so a restart reads one checkpoint and at most one part. Only a
 //! prefix of the log is ever deleted: when nothing in the oldest part is alive, it goes; when the
 //! dead bytes of the whole log pass the live ones by a slack, what is alive in the oldest part is
-//! written again. When nothing else is written for a while, the log is tidied: much less that is
-//! dead is tolerated then (ADR 0028).
+//! written again. When little else is written for a while, the log is tidied: much less that is
+//! dead is tolerated then, and least when nothing is (ADR 0028, ADR 0035).
 
 use std::collections::VecDeque;
 
@@ -29,11 +29,9 @@ const QUIET: Span = Span::secs(10);
 /// Bytes in such a span that are little.
 const QUIET_BYTES: u64 = 4 << 20;
 
-/// Of the slack that is tolerated while the log is in use, what is tolerated when it is tidied.
-const QUIET_SLACK: u64 = 4;
-
-/// Of the live bytes, what may be dead besides when it is tidied.
-const QUIET_SHARE: u64 = 8;
+/// How often an idle log is tidied thoroughly, at most: each time what is alive may be written again, whatever
+/// little is dead beside it.
+const THOROUGH: Span = Span::secs(3_600);
 
 /// Bytes of a checkpoint's piece.
 const PIECE_BYTES: usize = 1 << 20;
@@ -61,12 +59,37 @@ pub(crate) struct Parts {
     history: RecordNumber,
     /// The last checkpoint's size: large ones are made less often.
     checkpoint_bytes: u64,
-    /// The bytes written in spans of [`QUIET`].
+    /// The bytes written in spans of [`QUIET`] by those who use the log.
     used: Tally,
-    /// The last part that the tidying under way goes over.
-    tidying: Option<u64>,
-    /// Dead bytes that the last tidying left: none of them go by tidying again.
-    untidy: u64,
+    /// Bytes of the records to come that nobody has asked for: what is carried, and checkpoints.
+    unasked: u64,
+    /// The tidying under way, with the last part that it goes over.
+    tidying: Option<(Tidying, u64)>,
+    /// Dead bytes that the last tidying of each kind left: none of them go by tidying again.
+    untidy: [u64; 2],
+    /// When the last thorough one began.
+    thorough_at: Option<Mono>,
+}
+
+/// How much that is dead a tidying leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Tidying {
+    /// While little is written: what is alive is not written again and again for the little that each new
+    /// object leaves dead.
+    Usual,
+    /// When nothing is written any more.
+    Thorough,
+}
+
+impl Tidying {
+    /// Of the slack that is tolerated while the log is in use, and of the live bytes, what may be dead:
+    /// these shares of both.
+    fn shares(self) -> (u64, u64) {
+        match self {
+            Self::Usual => (4, 8),
+            Self::Thorough => (64, 64),
+        }
+    }
 }
 
 impl Parts {
@@ -80,8 +103,10 @@ impl Parts {
             history: RecordNumber(u64::MAX),
             checkpoint_bytes: 0,
             used: Tally::default(),
+            unasked: 0,
             tidying: None,
-            untidy: 0,
+            untidy: [0; 2],
+            thorough_at: None,
         }
     }
 
@@ -108,9 +133,21 @@ impl Parts {
         self.used = Tally::begun(now, QUIET_BYTES);
     }
 
-    /// So much was written by somebody who uses the log.
+    /// So much will be written that nobody has asked for.
+    pub(crate) fn note_unasked(&mut self, bytes: u64) {
+        self.unasked += bytes;
+    }
+
+    /// A record with so many bytes of entries was closed: what of it is not unasked, somebody has asked for.
     pub(crate) fn note_use(&mut self, bytes: u64, now: Mono) {
-        self.used.add(bytes, QUIET, now);
+        let used = bytes.saturating_sub(self.unasked);
+        self.unasked = self.unasked.saturating_sub(bytes);
+        self.used.add(used, QUIET, now);
+    }
+
+    /// Whether anything was written of late.
+    fn is_used(&self, now: Mono) -> bool {
+        self.used.of_late(QUIET, now) > 0
     }
 
     /// Whether little was written of late.
@@ -131,6 +168,11 @@ impl Parts {
     pub(crate) fn restore(&mut self, parts: Vec<Part>) {
         self.cut = parts[0].first;
         self.parts = parts.into();
+    }
+
+    /// A checkpoint of so many bytes was found, during a replay.
+    pub(crate) fn restore_checkpoint(&mut self, bytes: u64) {
+        self.checkpoint_bytes = bytes;
     }
 
     /// Starts a new part at a record, during a replay.
@@ -165,19 +207,48 @@ impl Parts {
         slack: u64,
         now: Mono,
     ) -> bool {
-        self.untidy = self.untidy.min(dead);
-        // Tidying makes parts, and each ends with a checkpoint.
-        let tolerated = packed / QUIET_SHARE + slack / QUIET_SLACK + 4 * self.checkpoint_bytes;
-        match self.tidying {
-            Some(last) if oldest.number <= last && dead > tolerated => return true,
-            Some(_) => (self.tidying, self.untidy) = (None, dead),
-            None if self.is_quiet(now) && dead > tolerated + self.untidy => {
-                self.tidying = Some(self.current().number - 1);
+        let is_too_much = |parts: &Self, how: Tidying, besides: u64| {
+            let (of_slack, of_packed) = how.shares();
+            // Tidying makes parts, and each ends with a checkpoint.
+            let made = 4 * parts.checkpoint_bytes;
+            dead > slack / of_slack + packed / of_packed + made + besides
+        };
+        self.untidy = self.untidy.map(|left| left.min(dead));
+        if let Some((how, last)) = self.tidying {
+            if oldest.number <= last && is_too_much(self, how, 0) {
                 return true;
             }
-            None => {}
+            self.end_tidying(dead);
+            return false;
         }
-        false
+        let begins = [Tidying::Usual, Tidying::Thorough].into_iter().find(|how| {
+            self.may_tidy(*how, now) && is_too_much(self, *how, self.untidy[*how as usize])
+        });
+        let Some(how) = begins else { return false };
+        self.tidying = Some((how, self.current().number - 1));
+        if how == Tidying::Thorough {
+            self.thorough_at = Some(now);
+        }
+        true
+    }
+
+    fn may_tidy(&self, how: Tidying, now: Mono) -> bool {
+        match how {
+            Tidying::Usual => self.is_quiet(now),
+            Tidying::Thorough => {
+                !self.is_used(now) && self.thorough_at.is_none_or(|at| now - at >= THOROUGH)
+            }
+        }
+    }
+
+    /// The tidying under way, if there is one, is over, and leaves so much dead.
+    fn end_tidying(&mut self, dead: u64) {
+        if let Some((how, _)) = self.tidying.take() {
+            self.untidy[Tidying::Usual as usize] = dead;
+            if how == Tidying::Thorough {
+                self.untidy[how as usize] = dead;
+            }
+        }
     }
 }
 
@@ -191,13 +262,16 @@ impl Core {
         self.parts.begin(first);
         let bytes = self.encode_checkpoint();
         self.parts.checkpoint_bytes = bytes.len() as u64;
+        let before = self.lane.uncommitted();
         let of = u32::try_from(bytes.len().div_ceil(PIECE_BYTES)).expect("checkpoints are bounded");
         for index in 0..of {
             let start = index as usize * PIECE_BYTES;
             let piece = bytes.slice(start..bytes.len().min(start + PIECE_BYTES));
             self.lane.reserve(piece.len());
-            self.lane.write(&Entry::Checkpoint { index, of, piece });
+            let layout = crate::checkpoint::LAYOUT;
+            self.lane.write(&Entry::Checkpoint { index, of, piece, layout });
         }
+        self.parts.note_unasked(self.lane.uncommitted() - before);
         let last = self.lane.urge();
         self.lane.reserve(usize::MAX / 2);
         self.parts.pending = Some((first, last));
@@ -300,11 +374,14 @@ impl Core {
     /// The survivors of a part are written anew. While the log is tidied the next part follows.
     pub(crate) fn on_carried(&mut self, fx: &mut Effects) {
         self.catalogue.recount();
-        if let Some(oldest) = self.oldest_with_survivors()
-            && self.parts.tidying.is_some()
-            && self.should_tidy(oldest)
-        {
-            self.carry_part(oldest, fx);
+        if self.parts.tidying.is_none() {
+            return;
+        }
+        match self.oldest_with_survivors() {
+            Some(oldest) if self.should_tidy(oldest) => self.carry_part(oldest, fx),
+            Some(_) => {}
+            // All that is alive stands in the part that is being written.
+            None => self.parts.end_tidying(0),
         }
     }
 
@@ -335,7 +412,7 @@ impl Core {
         self.scan_old_parked(fx);
         self.catalogue.recount();
         self.consider_carrying(fx);
-        let in_use = self.parts.parts.len() > 1 && !self.parts.is_quiet(self.now.mono);
+        let in_use = self.parts.parts.len() > 1 && self.parts.is_used(self.now.mono);
         let mut next = self.now.wall + if in_use { QUIET } else { WALL_TICK };
         for at in [
             self.due_pages.first().map(|(at, _)| *at),
@@ -369,5 +446,74 @@ impl Core {
         {
             self.catalogue.take_set(record, crate::catalogue::Shelf::Ended);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLACK: u64 = 96 << 20;
+    const LIVE: u64 = 80 << 20;
+
+    fn parts() -> (Parts, Part) {
+        let mut parts = Parts::new(RecordNumber(1));
+        parts.begin(RecordNumber(100));
+        let oldest = parts.parts[0];
+        (parts, oldest)
+    }
+
+    fn seconds(n: u64) -> Mono {
+        Mono(0) + Span::secs(n)
+    }
+
+    #[test]
+    fn less_may_be_dead_when_nothing_is_written_any_more() {
+        let (mut parts, oldest) = parts();
+        parts.note_use(1 << 20, seconds(100));
+        let mut tidies = |dead, at| parts.should_tidy(oldest, (dead, LIVE), SLACK, at);
+        assert!(!tidies(30 << 20, seconds(101)), "a little was written, and a little is dead");
+        assert!(tidies(40 << 20, seconds(101)), "much is dead");
+        assert!(!tidies(30 << 20, seconds(102)), "and now it is not");
+        assert!(tidies(30 << 20, seconds(130)), "nothing is written any more");
+        assert!(tidies(4 << 20, seconds(131)), "it goes on");
+        assert!(!tidies(2 << 20, seconds(132)), "until little is dead");
+        assert!(!tidies(20 << 20, seconds(3_000)), "once an hour is enough");
+        assert!(tidies(20 << 20, seconds(3_800)));
+    }
+
+    #[test]
+    fn tidying_comes_to_rest_whatever_it_leaves() {
+        let (mut parts, oldest) = parts();
+        let last = Part { number: oldest.number + 1, ..oldest };
+        let hours = |n: u64| seconds(n * 3_600);
+        let mut tidies = |part, dead, at| parts.should_tidy(part, (dead, LIVE), SLACK, at);
+        assert!(tidies(oldest, 30 << 20, hours(1)));
+        assert!(!tidies(last, 30 << 20, hours(1)), "it went over each part");
+        for n in 2..9 {
+            // What it wrote is counted, and a little is dead more.
+            assert!(!tidies(last, 32 << 20, hours(n)), "after {n} hours");
+        }
+        assert!(tidies(oldest, 34 << 20, hours(9)), "more is dead");
+    }
+
+    #[test]
+    fn a_tidying_that_leaves_nothing_to_carry_is_over() {
+        let (mut parts, oldest) = parts();
+        assert!(parts.should_tidy(oldest, (50 << 20, LIVE), SLACK, seconds(100)));
+        parts.end_tidying(0);
+        assert!(parts.tidying.is_none());
+        assert!(parts.should_tidy(oldest, (50 << 20, LIVE), SLACK, seconds(110)), "another one");
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_not_use() {
+        let (mut parts, _) = parts();
+        parts.note_unasked(300);
+        parts.note_use(100, seconds(10));
+        parts.note_use(200, seconds(10));
+        assert!(!parts.is_used(seconds(11)));
+        parts.note_use(1, seconds(11));
+        assert!(parts.is_used(seconds(12)) && !parts.is_used(seconds(40)));
     }
 }

@@ -144,8 +144,8 @@ impl Core {
                 books.moved_in += 1;
                 books.discarded += 1;
             }
-            Entry::Checkpoint { index, of, piece } => {
-                self.apply_piece(at.record, index, of, &piece, header)?;
+            Entry::Checkpoint { index, of, piece, layout } => {
+                self.apply_piece(at.record, (index, of, layout), &piece, header)?;
             }
         }
         Ok(())
@@ -330,8 +330,7 @@ impl Core {
     fn apply_piece(
         &mut self,
         record: RecordNumber,
-        index: u32,
-        of: u32,
+        (index, of, layout): (u32, u32, u8),
         piece: &Bytes,
         header: &Header,
     ) -> Result<(), String> {
@@ -351,8 +350,9 @@ impl Core {
         }
         let Pieces { first, bytes, is_start, .. } = std::mem::take(&mut self.pieces);
         let bytes = bytes.freeze();
+        self.parts.restore_checkpoint(bytes.len() as u64);
         if is_start {
-            self.decode_checkpoint(bytes).map_err(|e| e.to_string())?;
+            self.decode_checkpoint(bytes, layout).map_err(|e| e.to_string())?;
         } else {
             // Reached by replay: the state is here already. A new part starts all the same.
             let part = self.parts.current().number;

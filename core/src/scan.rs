@@ -287,6 +287,16 @@ impl Core {
 
     /// Writes one live entry again.
     fn carry(&mut self, at: Loc, shelf: Shelf, entry: &Entry) {
+        let before = self.lane.uncommitted();
+        self.write_again(at, shelf, entry);
+        let bytes = self.lane.uncommitted() - before;
+        self.parts.note_unasked(bytes);
+        if shelf == Shelf::Ended {
+            self.catalogue.note_packed_end(bytes);
+        }
+    }
+
+    fn write_again(&mut self, at: Loc, shelf: Shelf, entry: &Entry) {
         match (shelf, entry) {
             (Shelf::Memory, Entry::Object { object, .. }) => {
                 let slot = self.memory.by_id(object.id).expect("memory holds what its shelf says");

@@ -4,10 +4,13 @@ use bytes::Bytes;
 use dpc_core::ids::{
     Epoch, Incarnation, LaneId, ObjectId, RecordNumber, RequestId, SessionId, SubscriptionId,
 };
-use dpc_core::input::{LeaseRef, Lessee, Operator, ReplyTo, Settle, Subscribe, Transaction, Verb};
+use dpc_core::input::{
+    LeaseRef, Lessee, ListState, Operator, ReplyTo, Settle, Subscribe, Transaction, Verb,
+};
 use dpc_core::message::Protocols;
 use dpc_core::names::{Name, Pattern, TypeName};
 use dpc_core::object::{Entity, Headers, Push, Time};
+use dpc_core::record::HEADER_BYTES;
 use dpc_core::refusal::Code;
 use dpc_core::store::Claimed;
 use dpc_core::view::State;
@@ -23,23 +26,27 @@ struct Bench {
 
 impl Bench {
     fn start(log: Vec<Bytes>, incarnation: u64) -> Self {
+        Self::start_from(RecordNumber(1), Limits::default(), log, incarnation)
+    }
+
+    /// A core that takes over what a log says from a record on: the first one, or a checkpoint.
+    fn start_from(first: RecordNumber, limits: Limits, log: Vec<Bytes>, incarnation: u64) -> Self {
         let settings = Settings {
             name: Name::new("node", "a").expect("valid"),
             lane: LaneId([1; 16]),
             incarnation: Incarnation(incarnation),
             seed: 7,
-            limits: Limits::default(),
+            limits,
             protocols: Protocols::default(),
             fence: None,
             heir: None,
         };
         let last = RecordNumber(log.len() as u64);
         let last_hash = log.last().map_or([0; 16], |r| dpc_core::record::hash_of(r));
-        let claimed =
-            Claimed { epoch: Epoch(incarnation), first: RecordNumber(1), last, last_hash };
+        let claimed = Claimed { epoch: Epoch(incarnation), first, last, last_hash };
         let mut core = Core::new(settings, claimed);
-        for (i, record) in log.iter().enumerate() {
-            core.restore(RecordNumber(i as u64 + 1), record).expect("undamaged");
+        for (number, record) in (1..).zip(&log).skip(first.0 as usize - 1) {
+            core.restore(RecordNumber(number), record).expect("undamaged");
         }
         let now = Now { mono: Mono(1), wall: Wall(1_700_000_000_000) };
         let mut bench = Self { core, log, now, said: Vec::new() };
@@ -314,4 +321,72 @@ fn a_repeated_push_gets_its_answer_when_a_new_one_would_be_refused() {
     bench.tell(Input::Operator(to(7), Operator::Resume));
     bench.now.wall = due + Span::secs(1);
     both(&mut bench, "its time has passed");
+}
+
+/// Objects in each state that a log can tell of, over several parts of it.
+fn of_all_sorts() -> Vec<Bytes> {
+    let limits = Limits { part_ids: 16, ..Limits::default() };
+    let mut bench = Bench::start_from(RecordNumber(1), limits, Vec::new(), 1);
+    let push = |n: u8, delay: u64| {
+        let not_before = (delay > 0).then_some(Time::In(Span::secs(delay)));
+        Push { not_before, ..big(n, usize::from(n)) }
+    };
+    bench.tell(Input::OpenSession(SessionId(1)));
+    let pattern = Pattern::new("big").expect("valid");
+    for n in 1..=120 {
+        bench.tell(Input::Push(to(1), push(n, if n % 7 == 0 { 3_600 } else { 0 })));
+        if n == 60 {
+            let Input::Subscribe(to, wish) = subscribe(40) else { unreachable!("it is one") };
+            bench.tell(Input::Subscribe(to, Subscribe { pattern: pattern.clone(), ..wish }));
+            for (n, (_, lease)) in bench.deliveries().into_iter().enumerate() {
+                let verb = match n % 8 {
+                    0 => Verb::Reject("rotten".into()),
+                    1 => continue,
+                    _ => Verb::Finalise,
+                };
+                let settle = Settle { leases: vec![LeaseRef::Number(lease)], verb, emits: vec![] };
+                bench.tell(Input::Settle(self::to(3), Lessee::Session(SessionId(1)), settle));
+            }
+            bench.tell(Input::CloseSession(SessionId(1)));
+        }
+    }
+    bench.log
+}
+
+/// What a log says: the ids of each state that is alive, and what is counted.
+fn said_by(log: &[Bytes], first: RecordNumber) -> (Vec<Vec<ObjectId>>, String) {
+    let mut bench = Bench::start_from(first, Limits::default(), log.to_vec(), 2);
+    let mut ask = |question| {
+        bench.tell(Input::Operator(to(9), question));
+        bench.answer(9)
+    };
+    let states = [ListState::Ready, ListState::Delayed, ListState::Parked].map(|state| {
+        let list = Operator::List { pattern: None, state: Some(state), since: None, limit: 1_000 };
+        let Answer::Views(views) = ask(list) else { panic!("a listing is answered by views") };
+        let mut ids: Vec<_> = views.into_iter().map(|view| view.id).collect();
+        ids.sort_unstable();
+        ids
+    });
+    (states.to_vec(), format!("{:?}", ask(Operator::Types)))
+}
+
+/// What the last dpc that wrote format 2 wrote: records, and checkpoints of layout 1.
+#[test]
+fn a_log_of_format_2_says_what_it_said() {
+    let mut rest = Bytes::from_static(include_bytes!("data/format_2.log"));
+    let mut log = Vec::new();
+    while !rest.is_empty() {
+        let length = dpc_core::record::length_of(&rest[..HEADER_BYTES]).expect("a record");
+        log.push(rest.split_to(length));
+    }
+    let checkpoint = |log: &[Bytes]| {
+        dpc_core::record::open(log.last().expect("it has records")).expect("whole").0.checkpoint
+    };
+    let now = of_all_sorts();
+    assert!(checkpoint(&now) > RecordNumber(1) && checkpoint(&log) > RecordNumber(1));
+    let expected = said_by(&now, RecordNumber(1));
+    assert_eq!(expected.0.iter().map(Vec::len).collect::<Vec<_>>(), [68, 17, 5]);
+    assert_eq!(said_by(&now, checkpoint(&now)), expected);
+    assert_eq!(said_by(&log, RecordNumber(1)), expected);
+    assert_eq!(said_by(&log, checkpoint(&log)), expected);
 }

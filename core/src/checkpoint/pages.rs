@@ -9,40 +9,55 @@
 
 use std::collections::BTreeMap;
 
-use crate::catalogue::{Group, Page, Positions, QueueId, Set, Shelf};
+use crate::catalogue::{GROUP_RECORDS, Group, Page, Positions, QueueId, Set, Shelf};
 use crate::core::Core;
 use crate::ids::{Loc, RecordNumber};
 use crate::memory::Phase;
 use crate::record::{BadEntry, Reader, Writer};
+use crate::store::RECORD_BYTES_MAX;
 use crate::time::Wall;
 use crate::transfer::InState;
+
+/// More entries than this have no room in a record: each takes two bytes.
+const RECORD_ENTRIES_MAX: u32 = (RECORD_BYTES_MAX / 2) as u32;
 
 /// An object that stands somewhere for whoever reads the log: where it is, its shelf, its place.
 type Standing = (Loc, Shelf, Loc);
 
 impl Core {
-    /// Pages with their shelves. Objects in memory stand as the log has them.
+    /// Pages with their shelves, in groups. Objects in memory stand as the log has them.
     pub(super) fn encode_pages(&mut self, w: &mut Writer) {
-        w.int(self.catalogue.len() as u64);
         let mut in_memory = self.shelves_of_memory();
         let releasing = self.shelves_of_released();
         for standing in &releasing {
             in_memory.entry(standing.0.record).or_default().push(*standing);
         }
-        for group in self.catalogue.groups().collect::<Vec<_>>() {
+        let groups: Vec<Group> = self.catalogue.groups().collect();
+        w.int(groups.len() as u64);
+        for group in groups {
             self.keep_group(group);
             if let Some(kept) = self.catalogue.kept(group) {
                 w.fixed(kept);
                 continue;
             }
+            let mut pages = self.begin_group(w, group);
             for (record, page) in self.catalogue.group(group) {
-                encode_head(w, *record, page);
                 match follows_from_page(page) {
-                    true => encode_sets(w, page.sets.iter().collect()),
-                    false => encode_mixed(w, *record, page, &in_memory, &releasing),
+                    true => pages.write(w, *record, page, page.sets.iter().collect()),
+                    false => {
+                        let sets = mixed(*record, page, &in_memory, &releasing);
+                        pages.write(w, *record, page, sets.iter().collect());
+                    }
                 }
             }
         }
+    }
+
+    /// Begins to write a group.
+    fn begin_group(&self, w: &mut Writer, group: Group) -> Beside {
+        w.int(group.number());
+        w.int(self.catalogue.group(group).count() as u64);
+        Beside { first: group.first(), wall: Wall(0) }
     }
 
     /// A record was taken: the group of records that was filled a while ago, whose objects have mostly
@@ -65,12 +80,12 @@ impl Core {
     /// What a checkpoint says of a group of records, if it follows from their pages alone.
     fn write_group(&self, group: Group) -> Option<Vec<u8>> {
         let mut w = Writer::default();
+        let mut pages = self.begin_group(&mut w, group);
         for (record, page) in self.catalogue.group(group) {
             if !follows_from_page(page) {
                 return None;
             }
-            encode_head(&mut w, *record, page);
-            encode_sets(&mut w, page.sets.iter().collect());
+            pages.write(&mut w, *record, page, page.sets.iter().collect());
         }
         Some(w.as_slice().to_vec())
     }
@@ -114,44 +129,67 @@ impl Core {
         shelves
     }
 
-    pub(super) fn decode_pages(&mut self, r: &mut Reader) -> Result<(), BadEntry> {
-        for _ in 0..r.count()? {
-            let record = RecordNumber(r.int()?);
-            // The last records before the checkpoint were closed and not yet sealed when it was
-            // written, so their sizes are not in it; they are closed all the same.
-            let (wall, bytes, entries) = (Wall(r.int()?), r.u32()?.max(1), r.u32()?);
-            let wall = if wall == Wall(0) { self.now.wall } else { wall };
-            let mut page = Page { wall, bytes, entries, sets: Vec::new() };
+    pub(super) fn decode_pages(&mut self, r: &mut Reader, layout: u8) -> Result<(), BadEntry> {
+        if layout == 1 {
             for _ in 0..r.count()? {
-                let set = self.decode_set(r)?;
-                let count = set.positions.len() as u64;
-                match set.shelf {
-                    Shelf::Ready(queue) => {
-                        let q = self.queues.get_mut(queue);
-                        q.paged.insert((set.order, record));
-                        q.paged_count += count;
-                    }
-                    Shelf::Delayed(ty) => self.queues.ty_mut(ty).delayed += count,
-                    Shelf::Parked(ty) => self.queues.ty_mut(ty).parked += count,
-                    Shelf::Held | Shelf::Shadow | Shelf::Ended | Shelf::Memory => {}
+                let record = RecordNumber(r.int()?);
+                let wall = Wall(r.int()?);
+                self.decode_page(r, record, wall, Self::decode_set_of_layout_1)?;
+            }
+            return Ok(());
+        }
+        for _ in 0..r.count()? {
+            let first = Group::first_of(r.int()?).ok_or_else(|| r.bad("a group of records"))?;
+            let (mut wall, mut free) = (Wall(0), 0);
+            for _ in 0..r.count()? {
+                let offset = r.byte()?;
+                if !(free..GROUP_RECORDS).contains(&u64::from(offset)) {
+                    return Err(r.bad("a record of its group, behind the one before"));
                 }
-                page.sets.push(set);
-            }
-            if page.bytes == 0 {
-                // The record was being written with the checkpoint: its size was not known yet.
-                let bytes = u32::try_from(self.limits.record_target_bytes).unwrap_or(u32::MAX);
-                let entries = u32::try_from(page.live().max(1)).unwrap_or(u32::MAX);
-                (page.wall, page.bytes, page.entries) = (self.now.wall, bytes, entries);
-            }
-            if !page.sets.is_empty() {
-                self.catalogue.insert(record, page);
+                free = u64::from(offset) + 1;
+                let record = RecordNumber(first.0 + u64::from(offset));
+                wall = Wall(r.change(wall.0)?);
+                self.decode_page(r, record, wall, Self::decode_set)?;
             }
         }
         Ok(())
     }
 
-    fn decode_set(&self, r: &mut Reader) -> Result<Set, BadEntry> {
-        let shelf = match r.byte()? {
+    fn decode_page(
+        &mut self,
+        r: &mut Reader,
+        record: RecordNumber,
+        wall: Wall,
+        set: fn(&Self, &mut Reader, &Page, RecordNumber) -> Result<Set, BadEntry>,
+    ) -> Result<(), BadEntry> {
+        // The last records before the checkpoint were closed and not yet sealed when it was
+        // written, so their sizes are not in it; they are closed all the same.
+        let (bytes, entries) = (r.u32()?.max(1), r.u32()?);
+        let wall = if wall == Wall(0) { self.now.wall } else { wall };
+        let mut page = Page { wall, bytes, entries, sets: Vec::new() };
+        for _ in 0..r.count()? {
+            let set = set(self, r, &page, record)?;
+            let count = set.positions.len() as u64;
+            match set.shelf {
+                Shelf::Ready(queue) => {
+                    let q = self.queues.get_mut(queue);
+                    q.paged.insert((set.order, record));
+                    q.paged_count += count;
+                }
+                Shelf::Delayed(ty) => self.queues.ty_mut(ty).delayed += count,
+                Shelf::Parked(ty) => self.queues.ty_mut(ty).parked += count,
+                Shelf::Held | Shelf::Shadow | Shelf::Ended | Shelf::Memory => {}
+            }
+            page.sets.push(set);
+        }
+        if !page.sets.is_empty() {
+            self.catalogue.insert(record, page);
+        }
+        Ok(())
+    }
+
+    fn decode_shelf(&self, r: &mut Reader, code: u8) -> Result<Shelf, BadEntry> {
+        Ok(match code {
             1 => {
                 let queue = r.u32()?;
                 if queue as usize >= self.queues.len() {
@@ -165,19 +203,76 @@ impl Core {
             5 => Shelf::Shadow,
             6 => Shelf::Ended,
             _ => return Err(r.bad("a shelf")),
-        };
-        let order = r.loc()?;
-        let words = r.count()?;
-        let positions = if words == 0 {
-            Positions::One(r.u32()?)
-        } else {
-            let mut map = Vec::with_capacity(words);
-            for _ in 0..words {
-                map.push(u64::from_le_bytes(r.fixed()?));
+        })
+    }
+
+    fn decode_set(
+        &self,
+        r: &mut Reader,
+        page: &Page,
+        record: RecordNumber,
+    ) -> Result<Set, BadEntry> {
+        let flags = r.byte()?;
+        let shelf = self.decode_shelf(r, flags & !(ELSEWHERE | BITMAP))?;
+        let elsewhere = match flags & ELSEWHERE != 0 {
+            true => {
+                let record = RecordNumber(r.change(record.0)?);
+                Some(Loc { record, position: r.u32()? })
             }
-            Positions::Map(map)
+            false => None,
+        };
+        let positions = match flags & BITMAP != 0 {
+            true => decode_bitmap(r)?,
+            false => decode_runs(r, page.entries)?,
+        };
+        let first = positions.iter().next().ok_or_else(|| r.bad("a position"))?;
+        let order = elsewhere.unwrap_or(Loc { record, position: first });
+        Ok(Set { shelf, order, positions })
+    }
+
+    fn decode_set_of_layout_1(
+        &self,
+        r: &mut Reader,
+        _: &Page,
+        _: RecordNumber,
+    ) -> Result<Set, BadEntry> {
+        let code = r.byte()?;
+        let shelf = self.decode_shelf(r, code)?;
+        let order = r.loc()?;
+        let positions = match r.takes(0) {
+            true => Positions::One(r.u32()?),
+            false => decode_bitmap(r)?,
         };
         Ok(Set { shelf, order, positions })
+    }
+}
+
+// How a set is told, beside the number of its shelf.
+/// Its order is not the first of its positions, and written out.
+const ELSEWHERE: u8 = 0x10;
+/// Its positions are words of bits. Otherwise they are runs: how far each is from the one before, and
+/// how much longer it is than one.
+const BITMAP: u8 = 0x20;
+
+/// What the next page of a group is told beside.
+struct Beside {
+    /// The first record of the group.
+    first: RecordNumber,
+    /// The time of the page before.
+    wall: Wall,
+}
+
+impl Beside {
+    fn write(&mut self, w: &mut Writer, record: RecordNumber, page: &Page, mut sets: Vec<&Set>) {
+        let offset = record.0 - self.first.0;
+        w.byte(u8::try_from(offset).expect("a group is some tens of records"));
+        w.change(self.wall.0, page.wall.0);
+        self.wall = page.wall;
+        w.int(u64::from(page.bytes));
+        w.int(u64::from(page.entries));
+        sets.sort_by_key(|set| set.shelf);
+        w.int(sets.len() as u64);
+        sets.into_iter().for_each(|set| encode_set(w, record, set));
     }
 }
 
@@ -186,21 +281,13 @@ fn follows_from_page(page: &Page) -> bool {
     !page.sets.iter().any(|set| matches!(set.shelf, Shelf::Memory | Shelf::Held))
 }
 
-fn encode_head(w: &mut Writer, record: RecordNumber, page: &Page) {
-    w.int(record.0);
-    w.int(page.wall.0);
-    w.int(u64::from(page.bytes));
-    w.int(u64::from(page.entries));
-}
-
 /// The shelves of a page on which objects in memory stand, or some that are just being released.
-fn encode_mixed(
-    w: &mut Writer,
+fn mixed(
     record: RecordNumber,
     page: &Page,
     in_memory: &BTreeMap<RecordNumber, Vec<Standing>>,
     releasing: &[Standing],
-) {
+) -> Vec<Set> {
     let mut sets: Vec<Set> = Vec::new();
     for set in page.sets.iter().filter(|s| s.shelf != Shelf::Memory) {
         let mut set = set.clone();
@@ -216,13 +303,7 @@ fn encode_mixed(
     for (at, shelf, place) in in_memory.get(&record).into_iter().flatten() {
         add(&mut sets, *at, *shelf, *place);
     }
-    encode_sets(w, sets.iter().collect());
-}
-
-fn encode_sets(w: &mut Writer, mut sets: Vec<&Set>) {
-    sets.sort_by_key(|set| set.shelf);
-    w.int(sets.len() as u64);
-    sets.into_iter().for_each(|set| encode_set(w, set));
+    sets
 }
 
 fn add(sets: &mut Vec<Set>, at: Loc, shelf: Shelf, place: Loc) {
@@ -235,34 +316,71 @@ fn add(sets: &mut Vec<Set>, at: Loc, shelf: Shelf, place: Loc) {
     }
 }
 
-fn encode_set(w: &mut Writer, set: &Set) {
-    match set.shelf {
-        Shelf::Ready(queue) => {
-            w.byte(1);
-            w.int(u64::from(queue.0));
-        }
-        Shelf::Delayed(ty) => {
-            w.byte(2);
-            w.int(u64::from(ty.0));
-        }
-        Shelf::Parked(ty) => {
-            w.byte(3);
-            w.int(u64::from(ty.0));
-        }
-        Shelf::Held => w.byte(4),
-        Shelf::Shadow => w.byte(5),
-        Shelf::Ended => w.byte(6),
+fn encode_set(w: &mut Writer, record: RecordNumber, set: &Set) {
+    let runs = set.positions.runs();
+    let first = runs.first().map(|(first, _)| Loc { record, position: *first });
+    let elsewhere = first != Some(set.order);
+    let words = match &set.positions {
+        // A run takes two to four bytes.
+        Positions::Map(words) if 8 * words.len() < 3 * runs.len() => Some(words),
+        _ => None,
+    };
+    let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+    let flags = flag(elsewhere, ELSEWHERE) | flag(words.is_some(), BITMAP);
+    let (code, number) = match set.shelf {
+        Shelf::Ready(queue) => (1, Some(queue.0)),
+        Shelf::Delayed(ty) => (2, Some(ty.0)),
+        Shelf::Parked(ty) => (3, Some(ty.0)),
+        Shelf::Held => (4, None),
+        Shelf::Shadow => (5, None),
+        Shelf::Ended => (6, None),
         Shelf::Memory => unreachable!("memory is told by its shelves"),
+    };
+    w.byte(code | flags);
+    number.iter().for_each(|n| w.int(u64::from(*n)));
+    if elsewhere {
+        w.change(record.0, set.order.record.0);
+        w.int(u64::from(set.order.position));
     }
-    w.loc(set.order);
-    match &set.positions {
-        Positions::One(position) => {
-            w.int(0);
-            w.int(u64::from(*position));
-        }
-        Positions::Map(words) => {
-            w.int(words.len() as u64);
-            words.iter().for_each(|word| w.fixed(&word.to_le_bytes()));
-        }
+    if let Some(words) = words {
+        w.int(words.len() as u64);
+        words.iter().for_each(|word| w.fixed(&word.to_le_bytes()));
+        return;
     }
+    w.int(runs.len() as u64);
+    let mut behind = 0;
+    for (first, length) in runs {
+        w.int(u64::from(first - behind));
+        w.int(u64::from(length - 1));
+        behind = first + length;
+    }
+}
+
+fn decode_bitmap(r: &mut Reader) -> Result<Positions, BadEntry> {
+    let mut words = Vec::new();
+    for _ in 0..r.count()? {
+        words.push(u64::from_le_bytes(r.fixed()?));
+    }
+    Ok(Positions::Map(words))
+}
+
+/// Positions in a record of so many entries, or of one whose entries were not counted yet.
+fn decode_runs(r: &mut Reader, entries: u32) -> Result<Positions, BadEntry> {
+    let entries = if entries == 0 { RECORD_ENTRIES_MAX } else { entries };
+    let (mut positions, mut behind) = (Positions::Map(Vec::new()), 0u32);
+    let count = r.count()?;
+    for _ in 0..count {
+        let (gap, more) = (r.u32()?, r.u32()?);
+        let first = behind.checked_add(gap);
+        let last = first.and_then(|first| first.checked_add(more));
+        let (Some(first), Some(last)) = (first, last.filter(|n| *n < entries)) else {
+            return Err(r.bad("a position"));
+        };
+        if (count, more) == (1, 0) {
+            return Ok(Positions::One(first));
+        }
+        (first..=last).for_each(|position| _ = positions.insert(position));
+        behind = last + 1;
+    }
+    Ok(positions)
 }

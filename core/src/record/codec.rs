@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::beside::Beside;
 use super::end::Before;
 use super::frame::{HASH_BYTES, HEADER_BYTES, Header, seal_in_place};
 use crate::ids::{Loc, RecordNumber};
@@ -32,6 +33,7 @@ pub struct Writer {
     strings: Words,
     /// The last end that was written: the next one says only what differs.
     pub(super) end: Option<Box<Before>>,
+    pub(super) beside: Beside,
 }
 
 /// The body of a record as a recording keeps it.
@@ -42,6 +44,7 @@ struct Written {
     /// Where its strings stand in the whole body.
     strings: Vec<(u32, u32)>,
     end: Option<Box<Before>>,
+    beside: Beside,
 }
 
 /// Reads the body of one record.
@@ -52,6 +55,7 @@ pub struct Reader {
     strings: Vec<Word>,
     /// The last end that was read.
     pub(super) end: Option<Box<Before>>,
+    pub(super) beside: Beside,
 }
 
 /// A string of a record, with what it has been found to be: entries name the same few again and
@@ -76,7 +80,7 @@ pub struct BadEntry {
 impl Serialize for Writer {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let kept = Bytes::from(elide::without(self.as_slice(), &self.carried).concat());
-        (kept, &self.carried, self.strings.places(), &self.end).serialize(to)
+        (kept, &self.carried, self.strings.places(), &self.end, &self.beside).serialize(to)
     }
 }
 
@@ -89,7 +93,8 @@ impl TryFrom<Written> for Writer {
         let strings = Words::of(&body, written.strings).ok_or("strings behind the end")?;
         let mut writer = Self::with_capacity(body.len());
         writer.fixed(&body);
-        Ok(Self { carried: written.carried, strings, end: written.end, ..writer })
+        let Written { carried, end, beside, .. } = written;
+        Ok(Self { carried, strings, end, beside, ..writer })
     }
 }
 
@@ -104,7 +109,13 @@ impl Writer {
     pub fn with_capacity(bytes: usize) -> Self {
         let mut out = Vec::with_capacity(HEADER_BYTES + bytes + HASH_BYTES);
         out.resize(HEADER_BYTES, 0);
-        Self { out, carried: Vec::new(), strings: Words::default(), end: None }
+        Self {
+            out,
+            carried: Vec::new(),
+            strings: Words::default(),
+            end: None,
+            beside: Beside::default(),
+        }
     }
 
     /// The same, before anything is written, with strings found by hashes of this seed.
@@ -138,6 +149,10 @@ impl Writer {
         let front = u32::try_from(HEADER_BYTES).expect("a header is short");
         let carried = self.carried.iter().map(|(start, length)| (start + front, *length)).collect();
         (seal_in_place(header, self.out), carried)
+    }
+
+    pub(super) fn beside_and_out(&mut self) -> (&mut Beside, &mut Vec<u8>) {
+        (&mut self.beside, &mut self.out)
     }
 
     pub(crate) fn byte(&mut self, byte: u8) {
@@ -192,7 +207,7 @@ impl Writer {
 impl Reader {
     /// Starts at the first entry of a body.
     pub fn new(body: Bytes) -> Self {
-        Self { body, at: 0, strings: Vec::new(), end: None }
+        Self { body, at: 0, strings: Vec::new(), end: None, beside: Beside::default() }
     }
 
     /// Whether all has been read.
@@ -211,10 +226,19 @@ impl Reader {
     }
 
     /// Goes over the next byte if it is this one.
-    pub(super) fn takes(&mut self, byte: u8) -> bool {
+    pub(crate) fn takes(&mut self, byte: u8) -> bool {
         let is_next = self.body.get(self.at) == Some(&byte);
         self.at += usize::from(is_next);
         is_next
+    }
+
+    pub(super) fn beside_and_rest(&mut self) -> (&mut Beside, &[u8]) {
+        (&mut self.beside, &self.body[self.at..])
+    }
+
+    /// Goes over all but so many bytes of what is left.
+    pub(super) fn leave(&mut self, bytes: usize) {
+        self.at = self.body.len() - bytes;
     }
 
     pub(crate) fn fixed<const N: usize>(&mut self) -> Result<[u8; N], BadEntry> {

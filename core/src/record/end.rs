@@ -1,7 +1,7 @@
 //! An end's entry. Ends are kept for long (P9) and look alike: one finaliser, one type, one moment.
 //! So only the first one of a record is written out; each further one says what differs from the
-//! one before it. Of an end whose neighbours ended with it, little more is left than its id and the
-//! hash of what was pushed.
+//! one before it. Of an end whose neighbours ended with it, little more is left than the hash of
+//! what was pushed, and of its id what does not follow from that of the one before (ADR 0035).
 
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +13,19 @@ use crate::object::{SettleMark, Token};
 use crate::time::Wall;
 
 /// The kind of an end that is written out.
-pub(super) const END: u8 = 1;
+const END: u8 = 1;
 
 /// The kind of an end that says what differs from the one before it in its record.
-pub(super) const END_AFTER: u8 = 16;
+const END_AFTER: u8 = 19;
+
+/// The kind of an end that differs from the one before it in the same things as that one did.
+const END_LIKE: u8 = 20;
+
+/// The same, and its id is one further than the last one of its record.
+const END_NEXT: u8 = 21;
+
+/// What [`END_AFTER`] was in format 2, with an id by the bytes that it shares with the one before.
+const END_SHARING: u8 = 16;
 
 type Marks = Vec<SettleMark>;
 
@@ -27,6 +36,8 @@ pub(super) struct Before {
     end: End,
     /// Its mark, if it has one and no more.
     mark: Option<SettleMark>,
+    /// In what it differed from the end before it.
+    flags: u16,
 }
 
 // How a place is told, in two bits each.
@@ -60,6 +71,11 @@ const SAME_AT: u16 = 1 << 13;
 const SAME_PUSHED_AT: u16 = 1 << 14;
 const FLAGS: u16 = (1 << 15) - 1;
 
+/// Whether this is the kind of an end.
+pub(super) fn is_end(kind: u8) -> bool {
+    matches!(kind, END | END_AFTER | END_LIKE | END_NEXT | END_SHARING)
+}
+
 /// Writes the entry of an end.
 pub(crate) fn write_end(w: &mut Writer, end: &End) {
     match w.end.take() {
@@ -69,9 +85,8 @@ pub(crate) fn write_end(w: &mut Writer, end: &End) {
             w.end = Some(Box::new(Before::of(end)));
         }
         Some(mut before) => {
-            w.byte(END_AFTER);
-            write_after(w, &before, end);
-            before.set(end);
+            let flags = write_after(w, &before, end);
+            before.set(end, flags);
             w.end = Some(before);
         }
     }
@@ -107,8 +122,20 @@ fn read_end(
     }
     let mut before = r.end.take().ok_or_else(|| r.bad("an end before this one"))?;
     let mark = before.mark.take();
-    let end = read_after(r, &before.end, |r, id, how| marks(r, how, id, mark))?;
-    before.set(&end);
+    let flags = match kind {
+        END_LIKE | END_NEXT => before.flags,
+        _ => u16::from_le_bytes(r.fixed()?),
+    };
+    if flags & !FLAGS != 0 {
+        return Err(r.bad("flags of an end"));
+    }
+    let id = match kind {
+        END_NEXT => r.next_id(),
+        END_SHARING => read_id(r, before.end.id)?,
+        _ => r.id()?,
+    };
+    let end = read_after(r, &before.end, (id, flags), |r, how| marks(r, how, id, mark))?;
+    before.set(&end, flags);
     r.end = Some(before);
     Ok(end)
 }
@@ -116,11 +143,12 @@ fn read_end(
 impl Before {
     fn of(end: &End) -> Self {
         let mark = only(&end.marks).cloned();
-        Self { end: End { marks: Vec::new(), ..end.clone() }, mark }
+        Self { end: End { marks: Vec::new(), ..end.clone() }, mark, flags: 0 }
     }
 
     /// Takes the next end in place of this one. Names are shared, and mostly the same already.
-    fn set(&mut self, end: &End) {
+    fn set(&mut self, end: &End, flags: u16) {
+        self.flags = flags;
         let before = &mut self.end;
         (before.id, before.was, before.carried_from) = (end.id, end.was, end.carried_from);
         (before.version, before.moves, before.size) = (end.version, end.moves, end.size);
@@ -144,7 +172,7 @@ fn only(marks: &[SettleMark]) -> Option<&SettleMark> {
 }
 
 fn write_out(w: &mut Writer, end: &End) {
-    w.fixed(&end.id.0);
+    w.first_id(end.id);
     let flags = [end.was.is_some(), end.by.is_some(), end.carried_from.is_some()];
     w.byte(flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag)));
     for at in end.was.iter().chain(&end.carried_from) {
@@ -169,7 +197,7 @@ fn read_out(
     r: &mut Reader,
     marks: impl FnOnce(&mut Reader, ObjectId) -> Result<Marks, BadEntry>,
 ) -> Result<End, BadEntry> {
-    let id = ObjectId(r.fixed()?);
+    let id = r.first_id()?;
     let flags = r.byte()?;
     Ok(End {
         id,
@@ -214,8 +242,10 @@ fn read_ending(r: &mut Reader) -> Result<Ending, BadEntry> {
     })
 }
 
-/// Writes an end beside the one before it: two bytes of flags, then what they leave open.
-fn write_after(w: &mut Writer, Before { end: before, mark }: &Before, end: &End) {
+/// Writes an end beside the one before it: two bytes of flags, if they are not those of that one, then what
+/// they leave open. Says what the flags are.
+fn write_after(w: &mut Writer, before: &Before, end: &End) -> u16 {
+    let Before { end: before, mark, flags: flags_before } = before;
     let (was, from) =
         (place_after(before.was, end.was), place_after(before.carried_from, end.carried_from));
     let birth = match end.birth.loc {
@@ -237,8 +267,16 @@ fn write_after(w: &mut Writer, Before { end: before, mark }: &Before, end: &End)
         | flag(same_lane, SAME_LANE)
         | flag(before.at == end.at, SAME_AT)
         | flag(before.pushed_at == end.pushed_at, SAME_PUSHED_AT);
-    w.fixed(&flags.to_le_bytes());
-    write_id(w, before.id, end.id);
+    if flags != *flags_before {
+        w.byte(END_AFTER);
+        w.fixed(&flags.to_le_bytes());
+        w.id(end.id);
+    } else if w.goes_to_next(end.id) {
+        w.byte(END_NEXT);
+    } else {
+        w.byte(END_LIKE);
+        w.id(end.id);
+    }
     w.fixed(&end.hash);
     write_place(w, was, end.was);
     write_place(w, from, end.carried_from);
@@ -248,7 +286,7 @@ fn write_after(w: &mut Writer, Before { end: before, mark }: &Before, end: &End)
     }
     write_place(w, birth, Some(end.birth.loc));
     match (marks, mark, &end.marks[..]) {
-        (OTHER_LEASE, Some(before), [mark]) => write_change(w, before.token.n, mark.token.n),
+        (OTHER_LEASE, Some(before), [mark]) => w.change(before.token.n, mark.token.n),
         (WRITTEN_OUT, _, marks) => encode_marks(w, marks),
         _ => {}
     }
@@ -266,24 +304,21 @@ fn write_after(w: &mut Writer, Before { end: before, mark }: &Before, end: &End)
         [end.version, end.moves, end.size].iter().for_each(|n| w.int(u64::from(*n)));
     }
     if flags & SAME_AT == 0 {
-        write_change(w, before.at.0, end.at.0);
+        w.change(before.at.0, end.at.0);
     }
     if flags & SAME_PUSHED_AT == 0 {
-        write_change(w, before.pushed_at.0, end.pushed_at.0);
+        w.change(before.pushed_at.0, end.pushed_at.0);
     }
+    flags
 }
 
 fn read_after(
     r: &mut Reader,
     before: &End,
-    marks: impl FnOnce(&mut Reader, ObjectId, u16) -> Result<Marks, BadEntry>,
+    (id, flags): (ObjectId, u16),
+    marks: impl FnOnce(&mut Reader, u16) -> Result<Marks, BadEntry>,
 ) -> Result<End, BadEntry> {
-    let flags = u16::from_le_bytes(r.fixed()?);
-    if flags & !FLAGS != 0 {
-        return Err(r.bad("flags of an end"));
-    }
     let (same, two) = (|bit: u16| flags & bit != 0, |shift: u16| flags >> shift & 3);
-    let id = read_id(r, before.id)?;
     let hash = r.fixed()?;
     let was = read_place(r, two(WAS), before.was)?;
     let carried_from = read_place(r, two(CARRIED_FROM), before.carried_from)?;
@@ -294,7 +329,7 @@ fn read_after(
     }
     let born = read_place(r, two(BIRTH), Some(before.birth.loc))?.or(was);
     let loc = born.ok_or_else(|| r.bad("the place of a birth"))?;
-    let marks = marks(r, id, two(MARKS))?;
+    let marks = marks(r, two(MARKS))?;
     let ending = if same(SAME_ENDING) { before.ending.clone() } else { read_ending(r)? };
     let ty = if same(SAME_TYPE) { before.ty.clone() } else { type_name(r)? };
     let by = match same(SAME_BY) {
@@ -306,10 +341,10 @@ fn read_after(
         true => (before.version, before.moves, before.size),
         false => (r.u32()?, r.u32()?, r.u32()?),
     };
-    let at = if same(SAME_AT) { before.at } else { Wall(read_change(r, before.at.0)?) };
+    let at = if same(SAME_AT) { before.at } else { Wall(r.change(before.at.0)?) };
     let pushed_at = match same(SAME_PUSHED_AT) {
         true => before.pushed_at,
-        false => Wall(read_change(r, before.pushed_at.0)?),
+        false => Wall(r.change(before.pushed_at.0)?),
     };
     let birth = Birth { lane, epoch, loc };
     Ok(End {
@@ -359,7 +394,7 @@ fn read_marks(
     let n = mark.token.n;
     mark.token.n = match how {
         NEXT_LEASE => n.checked_add(1).ok_or_else(|| r.bad("a lease's number"))?,
-        _ => read_change(r, n)?,
+        _ => r.change(n)?,
     };
     mark.token.object = id;
     Ok(vec![mark])
@@ -369,8 +404,7 @@ fn place_after(before: Option<Loc>, at: Option<Loc>) -> u16 {
     match (before, at) {
         (_, None) => NO_PLACE,
         (Some(before), Some(at)) if before.record == at.record => {
-            let next = before.position.checked_add(1) == Some(at.position);
-            if next { NEXT_PLACE } else { SAME_RECORD }
+            if before.next_in_record() == Some(at) { NEXT_PLACE } else { SAME_RECORD }
         }
         _ => ELSEWHERE,
     }
@@ -390,40 +424,20 @@ fn read_place(r: &mut Reader, how: u16, before: Option<Loc>) -> Result<Option<Lo
         ELSEWHERE => return r.loc().map(Some),
         _ => {}
     }
-    let Loc { record, position } = before.ok_or_else(|| r.bad("a place before this one"))?;
-    let position = match how {
-        NEXT_PLACE => position.checked_add(1).ok_or_else(|| r.bad("a place"))?,
-        _ => r.u32()?,
-    };
-    Ok(Some(Loc { record, position }))
+    let before = before.ok_or_else(|| r.bad("a place before this one"))?;
+    match how {
+        NEXT_PLACE => before.next_in_record().ok_or_else(|| r.bad("a place")).map(Some),
+        _ => Ok(Some(Loc { position: r.u32()?, ..before })),
+    }
 }
 
-/// An id beside the one before: how many bytes they share, and the rest. Ids of version 7 begin
-/// with their time.
-fn write_id(w: &mut Writer, before: ObjectId, id: ObjectId) {
-    let shared = before.0.iter().zip(&id.0).take_while(|(a, b)| a == b).count();
-    w.byte(u8::try_from(shared).expect("an id has sixteen bytes"));
-    w.fixed(&id.0[shared..]);
-}
-
+/// An id as format 2 tells it: how many bytes it shares with the one before, and the rest.
 fn read_id(r: &mut Reader, before: ObjectId) -> Result<ObjectId, BadEntry> {
     let shared = usize::from(r.byte()?);
     let mut id = before;
     let rest = id.0.get_mut(shared..).ok_or_else(|| r.bad("the bytes of an id"))?;
     r.fill(rest)?;
     Ok(id)
-}
-
-/// A number by how far it is from another one, near ones in few bytes whichever way they lie.
-fn write_change(w: &mut Writer, before: u64, now: u64) {
-    let change = now.wrapping_sub(before).cast_signed();
-    w.int((change << 1 ^ change >> 63).cast_unsigned());
-}
-
-fn read_change(r: &mut Reader, before: u64) -> Result<u64, BadEntry> {
-    let folded = r.int()?;
-    let change = (folded >> 1).cast_signed() ^ -(folded & 1).cast_signed();
-    Ok(before.wrapping_add(change.cast_unsigned()))
 }
 
 #[cfg(test)]

@@ -9,16 +9,25 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{BadEntry, Reader, Writer};
-use super::end::{END, END_AFTER, decode_end, write_end};
-use super::object::{decode_object, write_object};
+use super::end::{decode_end, is_end, write_end};
+use super::object::{OBJECT, OBJECT_ALONE, decode_object, write_object};
 use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use crate::names::{Name, TypeName};
 use crate::object::{Chase, Generation, Hash16, Object, SettleMark};
 use crate::time::Wall;
 
-/// The kind of an object's entry.
-pub(super) const OBJECT: u8 = 0;
+/// The kind of a decision's entry.
+const DECISION: u8 = 18;
+
+/// The kind that it had until format 2: nothing in it is told beside what stands before it.
+const DECISION_ALONE: u8 = 9;
+
+/// The kind of a checkpoint's piece.
+const CHECKPOINT: u8 = 22;
+
+/// The kind that it had until format 2, when there was one layout.
+const CHECKPOINT_1: u8 = 13;
 
 /// One change of a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +118,8 @@ pub enum Entry {
         of: u32,
         /// The bytes.
         piece: Bytes,
+        /// How they are laid out: see the checkpoint's own module.
+        layout: u8,
     },
 }
 
@@ -311,8 +322,9 @@ impl Entry {
                 w.fixed(&id.0);
                 w.string(ty.as_str());
             }
-            Self::Checkpoint { index, of, piece } => {
-                w.byte(13);
+            Self::Checkpoint { index, of, piece, layout } => {
+                w.byte(CHECKPOINT);
+                w.byte(*layout);
                 w.int(u64::from(*index));
                 w.int(u64::from(*of));
                 w.bytes(piece);
@@ -322,9 +334,15 @@ impl Entry {
 
     /// Reads the next entry; `here` is its place with the lane and epoch of its record.
     pub fn decode(r: &mut Reader, here: Birth) -> Result<Self, BadEntry> {
-        Ok(match r.byte()? {
-            OBJECT => decode_object(r, here)?,
-            kind @ (END | END_AFTER) => Self::End(Box::new(decode_end(r, kind)?)),
+        let kind = r.byte()?;
+        Self::decode_kind(r, kind, here)
+    }
+
+    /// Reads the rest of an entry of this kind.
+    pub(super) fn decode_kind(r: &mut Reader, kind: u8, here: Birth) -> Result<Self, BadEntry> {
+        Ok(match kind {
+            kind @ (OBJECT | OBJECT_ALONE) => decode_object(r, kind, here)?,
+            kind if is_end(kind) => Self::End(Box::new(decode_end(r, kind)?)),
             2 => Self::Moved {
                 transfer: TransferId::decode(r)?,
                 receiver: name(r)?,
@@ -340,7 +358,7 @@ impl Entry {
                 through: r.int()?,
             },
             7 => Self::Begun(decode_locs(r)?),
-            9 => decode_decision(r)?,
+            kind @ (DECISION | DECISION_ALONE) => decode_decision(r, kind)?,
             10 => Self::Peer(PeerSeen {
                 lane: LaneId(r.fixed()?),
                 name: name(r)?,
@@ -349,7 +367,12 @@ impl Entry {
             }),
             11 => Self::Generation(r.int()?),
             12 => Self::Verdict(LaneId(r.fixed()?)),
-            13 => Self::Checkpoint { index: r.u32()?, of: r.u32()?, piece: r.bytes()? },
+            kind @ (CHECKPOINT | CHECKPOINT_1) => Self::Checkpoint {
+                layout: if kind == CHECKPOINT { r.byte()? } else { 1 },
+                index: r.u32()?,
+                of: r.u32()?,
+                piece: r.bytes()?,
+            },
             14 => Self::Duplicate {
                 transfer: TransferId::decode(r)?,
                 id: ObjectId(r.fixed()?),
@@ -383,8 +406,8 @@ impl TransferId {
 
 /// Writes a decision's entry.
 pub(crate) fn write_decision(w: &mut Writer, decision: &Decision, objects: &[(ObjectId, u32)]) {
-    w.byte(9);
-    w.int(decision.at.0);
+    w.byte(DECISION);
+    w.time(decision.at);
     w.byte(decision.step.code());
     w.string(decision.chosen.as_deref().unwrap_or(""));
     match &decision.generation {
@@ -401,13 +424,14 @@ pub(crate) fn write_decision(w: &mut Writer, decision: &Decision, objects: &[(Ob
     }
     w.int(objects.len() as u64);
     for (id, moves) in objects {
-        w.fixed(&id.0);
+        w.id(*id);
         w.int(u64::from(*moves));
     }
 }
 
-fn decode_decision(r: &mut Reader) -> Result<Entry, BadEntry> {
-    let at = Wall(r.int()?);
+fn decode_decision(r: &mut Reader, kind: u8) -> Result<Entry, BadEntry> {
+    let alone = kind == DECISION_ALONE;
+    let at = if alone { Wall(r.int()?) } else { r.time()? };
     let step = Step::from_code(r.byte()?).ok_or_else(|| r.bad("a step"))?;
     let chosen = Some(r.string()?).filter(|text| !text.is_empty());
     let generation = if r.byte()? == 1 { Some(decode_generation(r)?) } else { None };
@@ -419,7 +443,8 @@ fn decode_decision(r: &mut Reader) -> Result<Entry, BadEntry> {
     }
     let mut objects = Vec::new();
     for _ in 0..r.count()? {
-        objects.push((ObjectId(r.fixed()?), r.u32()?));
+        let id = if alone { ObjectId(r.fixed()?) } else { r.id()? };
+        objects.push((id, r.u32()?));
     }
     Ok(Entry::Decision { decision: Decision { at, step, chosen, generation, candidates }, objects })
 }

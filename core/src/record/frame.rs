@@ -20,7 +20,7 @@ use crate::store::RECORD_BYTES_MAX;
 use crate::time::Wall;
 
 /// The version of the record format that this program writes, and the highest it reads.
-pub const FORMAT: u16 = 2;
+pub const FORMAT: u16 = 3;
 
 /// Bytes before the body.
 pub const HEADER_BYTES: usize = 80;

@@ -1,10 +1,12 @@
 //! Records: one commit of a lane each.
 
+mod beside;
 mod codec;
 mod end;
 mod entry;
 mod frame;
 mod object;
+mod steps;
 mod walk;
 
 pub use codec::{BadEntry, Reader, Words, Writer};
@@ -16,4 +18,5 @@ pub use frame::{
     open_header, open_start, seal,
 };
 pub(crate) use object::write_object;
+pub use steps::IdSteps;
 pub use walk::{BadRecord, Glance, entries, entries_of_sealed, glance_at_sealed, mentions};

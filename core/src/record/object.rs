@@ -2,13 +2,19 @@
 
 use super::codec::{BadEntry, Reader, Writer};
 use super::entry::{
-    Entry, How, OBJECT, Standing, TransferId, decode_birth, decode_chase, decode_names,
-    encode_birth, encode_generation, encode_names, name, type_name,
+    Entry, How, Standing, TransferId, decode_birth, decode_chase, decode_names, encode_generation,
+    encode_names, name, type_name,
 };
 use super::walk::Glance;
 use crate::ids::{Birth, LaneId, Loc, ObjectId};
 use crate::object::{Entity, Hash16, Headers, Object, SettleMark, Token};
 use crate::time::Wall;
+
+/// The kind of an object's entry.
+pub(super) const OBJECT: u8 = 17;
+
+/// The kind that it had until format 2: nothing in it is told beside what stands before it.
+pub(super) const OBJECT_ALONE: u8 = 0;
 
 const HAS_PLACE: u64 = 1;
 const HAS_WAS: u64 = 1 << 1;
@@ -63,22 +69,22 @@ pub(crate) fn write_object(
         }
         Standing::Held(transfer) => {
             w.byte(2);
-            transfer.encode(w);
+            w.transfer(transfer);
         }
         Standing::Shadow(transfer) => {
             w.byte(3);
-            transfer.encode(w);
+            w.transfer(transfer);
         }
         Standing::HeldParked(transfer, reason) => {
             w.byte(4);
-            transfer.encode(w);
+            w.transfer(transfer);
             w.string(reason);
         }
     }
-    w.fixed(&object.id.0);
+    w.id(object.id);
     w.string(object.entity.ty.as_str());
     w.carried(&object.entity.payload);
-    w.int(object.pushed_at.0);
+    w.time(object.pushed_at);
     w.string(object.origin.as_str());
     w.fixed(&object.hash);
     if flags & HAS_HEADERS != 0 {
@@ -108,21 +114,22 @@ pub(crate) fn write_object(
         encode_marks(w, &object.marks);
     }
     if flags & HAS_BIRTH != 0 {
-        encode_birth(w, &object.birth);
+        w.birth(&object.birth);
     }
 }
 
-pub(super) fn decode_object(r: &mut Reader, here: Birth) -> Result<Entry, BadEntry> {
+pub(super) fn decode_object(r: &mut Reader, kind: u8, here: Birth) -> Result<Entry, BadEntry> {
+    let alone = kind == OBJECT_ALONE;
     let how = How::from_code(r.byte()?).ok_or_else(|| r.bad("how"))?;
     let flags = r.int()?;
     let has = |bit: u64| flags & bit != 0;
     let was = if has(HAS_WAS) { Some(r.loc()?) } else { None };
     let place = if has(HAS_PLACE) { Some(r.loc()?) } else { None };
-    let standing = decode_standing(r)?;
-    let id = ObjectId(r.fixed()?);
+    let standing = decode_standing(r, alone)?;
+    let id = if alone { ObjectId(r.fixed()?) } else { r.id()? };
     let ty = type_name(r)?;
     let payload = r.bytes()?;
-    let pushed_at = Wall(r.int()?);
+    let pushed_at = if alone { Wall(r.int()?) } else { r.time()? };
     let origin = name(r)?;
     let hash = r.fixed()?;
     let headers = if has(HAS_HEADERS) {
@@ -139,7 +146,7 @@ pub(super) fn decode_object(r: &mut Reader, here: Birth) -> Result<Entry, BadEnt
     let handled = if has(HAS_HANDLED) { decode_names(r)? } else { Vec::new() };
     let chase = if has(HAS_CHASE) { Some(decode_chase(r)?) } else { None };
     let marks = if has(HAS_MARKS) { decode_marks(r)? } else { Vec::new() };
-    let birth = if has(HAS_BIRTH) { decode_birth(r)? } else { here };
+    let birth = if has(HAS_BIRTH) { read_birth(r, alone)? } else { here };
     let object = Object {
         id,
         entity: Entity { ty, payload, headers },
@@ -164,18 +171,27 @@ pub(super) fn decode_object(r: &mut Reader, here: Birth) -> Result<Entry, BadEnt
 
 /// Reads how an object came to stand and of which type it is, and leaves out the rest: its strings
 /// are read, because later entries may name them by their numbers.
-pub(super) fn glance_at_object(r: &mut Reader) -> Result<Glance, BadEntry> {
+pub(super) fn glance_at_object(r: &mut Reader, kind: u8) -> Result<Glance, BadEntry> {
+    let alone = kind == OBJECT_ALONE;
     let how = How::from_code(r.byte()?).ok_or_else(|| r.bad("how"))?;
     let flags = r.int()?;
     let has = |bit: u64| flags & bit != 0;
     for _ in 0..(flags & (HAS_WAS | HAS_PLACE)).count_ones() {
         r.loc()?;
     }
-    decode_standing(r)?;
-    r.skip(size_of::<ObjectId>())?;
+    decode_standing(r, alone)?;
+    if alone {
+        r.skip(size_of::<ObjectId>())?;
+    } else {
+        r.id()?;
+    }
     let ty = type_name(r)?;
     r.skip_bytes()?;
-    r.int()?;
+    if alone {
+        r.int()?;
+    } else {
+        r.time()?;
+    }
     r.word()?;
     r.skip(size_of::<Hash16>())?;
     if has(HAS_HEADERS) {
@@ -199,18 +215,23 @@ pub(super) fn glance_at_object(r: &mut Reader) -> Result<Glance, BadEntry> {
         skip_marks(r)?;
     }
     if has(HAS_BIRTH) {
-        decode_birth(r)?;
+        read_birth(r, alone)?;
     }
     Ok(Glance::Object { how, ty })
 }
 
-fn decode_standing(r: &mut Reader) -> Result<Standing, BadEntry> {
+fn read_birth(r: &mut Reader, alone: bool) -> Result<Birth, BadEntry> {
+    if alone { decode_birth(r) } else { r.birth() }
+}
+
+fn decode_standing(r: &mut Reader, alone: bool) -> Result<Standing, BadEntry> {
+    let transfer = |r: &mut Reader| if alone { TransferId::decode(r) } else { r.transfer() };
     Ok(match r.byte()? {
         0 => Standing::Flowing,
         1 => Standing::Parked(r.string()?),
-        2 => Standing::Held(TransferId::decode(r)?),
-        3 => Standing::Shadow(TransferId::decode(r)?),
-        4 => Standing::HeldParked(TransferId::decode(r)?, r.string()?),
+        2 => Standing::Held(transfer(r)?),
+        3 => Standing::Shadow(transfer(r)?),
+        4 => Standing::HeldParked(transfer(r)?, r.string()?),
         _ => return Err(r.bad("a standing")),
     })
 }

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use super::codec::{BadEntry, Reader};
-use super::end::{END, END_AFTER, glance_at_end};
-use super::entry::{Entry, How, OBJECT, Standing};
+use super::end::{glance_at_end, is_end};
+use super::entry::{Entry, How, Standing};
 use super::frame::{BadFrame, Header, body_of, open, open_header};
-use super::object::glance_at_object;
+use super::object::{OBJECT, OBJECT_ALONE, glance_at_object};
 use crate::ids::{Birth, Loc, ObjectId};
 use crate::names::TypeName;
 
@@ -78,12 +78,10 @@ pub fn glance_at_sealed(
 
 impl Glance {
     fn decode(r: &mut Reader, here: Birth) -> Result<Self, BadEntry> {
-        if r.takes(OBJECT) {
-            glance_at_object(r)
-        } else if let Some(kind) = [END, END_AFTER].into_iter().find(|kind| r.takes(*kind)) {
-            Ok(Self::Other(Entry::End(Box::new(glance_at_end(r, kind)?))))
-        } else {
-            Entry::decode(r, here).map(Self::Other)
+        match r.byte()? {
+            kind @ (OBJECT | OBJECT_ALONE) => glance_at_object(r, kind),
+            kind if is_end(kind) => Ok(Self::Other(Entry::End(Box::new(glance_at_end(r, kind)?)))),
+            kind => Entry::decode_kind(r, kind, here).map(Self::Other),
         }
     }
 }
@@ -134,6 +132,7 @@ pub fn mentions(entries: &[(Loc, Entry)]) -> impl Iterator<Item = (ObjectId, Loc
 mod tests {
     use super::*;
     use crate::Limits;
+    use crate::decision::{Candidate, Decision, Refused, Step};
     use crate::ids::{Epoch, Incarnation, LaneId, RecordNumber};
     use crate::names::Name;
     use crate::object::{Chase, Entity, Generation, Headers, Object, SettleMark, Token};
@@ -217,7 +216,29 @@ mod tests {
             size: 300,
             pushed_at: Wall(70),
         };
-        vec![
+        let decision = Decision {
+            at: Wall(78),
+            step: Step::Offer,
+            chosen: Some("billing".into()),
+            generation: Some(generation),
+            candidates: vec![Candidate { who: "a".into(), refused: Refused::NoCredit }],
+        };
+        let objects = vec![(id, 0), (ObjectId([1; 16]), 300), (ObjectId([9; 16]), 1)];
+        // Ends like each other, with ids and places one after the other.
+        let like = |n: u8| {
+            let id = ObjectId([[7; 15].as_slice(), &[n]].concat().try_into().expect("sixteen"));
+            let (at, was) = (Wall(80), Some(loc(4, u32::from(n))));
+            let birth = Birth { loc: loc(3, u32::from(n)), ..birth };
+            let mark = SettleMark {
+                version: 4,
+                token: Token { n: u64::from(n), object: id, ..token },
+                content: [3; 16],
+            };
+            let marks = vec![mark];
+            Entry::End(Box::new(End { id, at, was, birth, marks, version: 4, ..end.clone() }))
+        };
+        let ends: Vec<_> = (0..5).map(like).collect();
+        let mut all = vec![
             object(Standing::Flowing, &bare),
             object(Standing::Parked("parked".into()), &full),
             object(Standing::Held(transfer), &bare),
@@ -228,7 +249,10 @@ mod tests {
             Entry::Moved { transfer, receiver: name("billing"), shadows: vec![loc(1, 2)] },
             Entry::Duplicate { transfer, id, ty: ty("acme.Bare") },
             Entry::Begun(vec![loc(9, 9)]),
-        ]
+            Entry::Decision { decision, objects },
+        ];
+        all.extend(ends);
+        all
     }
 
     #[test]
@@ -261,6 +285,20 @@ mod tests {
             let cut = seal(&header, &record[HEADER_BYTES..cut]);
             assert!(glance_at_sealed(&cut, &mut glances).is_err(), "it cannot be whole");
         }
+    }
+
+    /// As the last dpc that wrote format 2 wrote it: where nothing but ends is told beside what stands before.
+    #[test]
+    fn a_record_of_format_2_reads_as_before() {
+        let record = Bytes::from_static(include_bytes!("testdata/format_2.record"));
+        let (read, entries) = entries(&record).expect("well formed");
+        let written = all_sorts();
+        assert_eq!(read, header(u32::try_from(written.len()).expect("few")));
+        assert!(entries.iter().map(|(_, entry)| entry).eq(&written));
+        let mut glances = Vec::new();
+        assert_eq!(glance_at_sealed(&record, &mut glances), Ok(read));
+        let is_end = |glance: &&(Loc, Glance)| matches!(glance.1, Glance::Other(Entry::End(_)));
+        assert_eq!(glances.iter().filter(is_end).count(), 7);
     }
 
     #[test]

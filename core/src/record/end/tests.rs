@@ -128,8 +128,12 @@ fn a_cut_end_is_an_error_and_no_panic() {
         assert!(entries_of_sealed(&sealed(&ends, &half)).is_err(), "cut at {cut}");
     }
     // The first one compares itself with nothing.
-    let alone = Bytes::from_static(&[END_AFTER, 0, 0, 16]);
-    assert!(Entry::decode(&mut Reader::new(alone), Birth::default()).is_err());
+    let alone = [&[END_AFTER, 0, 0, 0][..], &[END_LIKE, 0], &[END_NEXT], &[END_SHARING, 0, 0, 16]];
+    for bytes in alone {
+        let alone = Bytes::from_static(bytes);
+        let read = Entry::decode(&mut Reader::new(alone), Birth::default());
+        assert_eq!(read.expect_err("it stands alone").what, "an end before this one");
+    }
 }
 
 #[test]
@@ -139,10 +143,18 @@ fn an_end_among_its_like_takes_little_more_than_its_hash() {
         let count = ends.inspect(|end| write_end(&mut writer, end)).count();
         writer.len() / count
     };
-    // Kind 1, flags 2, the id's own bytes 5, hash 16.
-    assert_eq!(bytes(&mut (0..10_000).map(usual)), 24);
+    // Kind 1, the id's own bytes 5, hash 16, and the flags when they are others.
+    assert_eq!(bytes(&mut (0..10_000).map(usual)), 23);
     let carried = |n| End { was: None, carried_from: Some(loc(600, n)), ..usual(n) };
-    assert_eq!(bytes(&mut (0..10_000).map(carried)), 24);
+    assert_eq!(bytes(&mut (0..10_000).map(carried)), 23);
+    let counted = |n: u32| {
+        let mut end = carried(n);
+        end.id.0[12..].copy_from_slice(&n.to_be_bytes());
+        end.marks[0].token.object = end.id;
+        End { pushed_at: Wall(1), ..end }
+    };
+    // Kind 1, hash 16.
+    assert_eq!(bytes(&mut (0..10_000).map(counted)), 17);
 }
 
 #[test]

@@ -1,47 +1,55 @@
 //! A chunk of the id index: a few hundred ids, ascending, each with the place of its object. Ids of
-//! one time begin alike and places of one part are near each other, so both are packed:
+//! one time are near each other, and so are the places of one part, so both are packed:
 //!
 //! ```text
 //! lowest record, then for each entry:
-//! bytes shared with the id before 1 | the id's other bytes | record less the lowest | position
+//! the step from the id before (`IdSteps`) | 0 at the next place of the same record
+//!                                           or the record less the lowest, plus 1 | position
 //! ```
 //!
 //! Numbers are LEB128.
 
 use dpc_core::ids::{Loc, ObjectId, RecordNumber};
+use dpc_core::record::IdSteps;
 use prost::encoding::{decode_varint, encode_varint};
 
 /// Packs entries, whose ids ascend.
 pub(super) fn pack(entries: &[(ObjectId, Loc)], out: &mut Vec<u8>) {
     let lowest = entries.iter().map(|(_, loc)| loc.record.0).min().unwrap_or(0);
     encode_varint(lowest, out);
-    let mut before = [0; 16];
-    for (ObjectId(id), loc) in entries {
-        let shared = before.iter().zip(id).take_while(|(a, b)| a == b).count();
-        out.push(u8::try_from(shared).expect("an id has sixteen bytes"));
-        out.extend_from_slice(&id[shared..]);
-        encode_varint(loc.record.0 - lowest, out);
-        encode_varint(u64::from(loc.position), out);
-        before = *id;
+    let (mut ids, mut before) = (IdSteps::default(), Loc::default());
+    for (id, loc) in entries {
+        ids.write(out, *id);
+        if before.next_in_record() == Some(*loc) {
+            encode_varint(0, out);
+        } else {
+            encode_varint(loc.record.0 - lowest + 1, out);
+            encode_varint(u64::from(loc.position), out);
+        }
+        before = *loc;
     }
 }
 
 /// Where an object of this id is, if the chunk says so. `None`: these bytes are no chunk.
 pub(super) fn find(mut chunk: &[u8], wanted: ObjectId) -> Option<Option<Loc>> {
     let lowest = decode_varint(&mut chunk).ok()?;
-    let mut id = [0; 16];
+    let (mut ids, mut before) = (IdSteps::default(), Loc::default());
     while !chunk.is_empty() {
-        let shared = usize::from(*chunk.split_off_first()?);
-        let rest = id.get_mut(shared..)?;
-        rest.copy_from_slice(chunk.split_off(..rest.len())?);
-        let record = RecordNumber(lowest.checked_add(decode_varint(&mut chunk).ok()?)?);
-        let position = u32::try_from(decode_varint(&mut chunk).ok()?).ok()?;
-        if id == wanted.0 {
-            return Some(Some(Loc { record, position }));
+        let id = ids.read(&mut chunk)?;
+        let loc = match decode_varint(&mut chunk).ok()? {
+            0 => before.next_in_record()?,
+            record => Loc {
+                record: RecordNumber(lowest.checked_add(record - 1)?),
+                position: u32::try_from(decode_varint(&mut chunk).ok()?).ok()?,
+            },
+        };
+        if id == wanted {
+            return Some(Some(loc));
         }
-        if id > wanted.0 {
+        if id > wanted {
             break;
         }
+        before = loc;
     }
     Some(None)
 }
@@ -78,6 +86,20 @@ mod tests {
         assert_eq!(find(&chunk, ObjectId([0xff; 16])), Some(None));
     }
 
+    #[test]
+    fn ids_and_places_in_a_row_take_two_bytes_each() {
+        let record = RecordNumber(1 << 40);
+        let entry = |n: u32| {
+            let id = ObjectId((u128::MAX - 1_000 + u128::from(n)).to_be_bytes());
+            (id, Loc { record, position: n })
+        };
+        let entries: Vec<_> = (0..192).map(entry).collect();
+        let mut chunk = Vec::new();
+        pack(&entries, &mut chunk);
+        assert!(chunk.len() < 192 * 2 + 16, "{} bytes", chunk.len());
+        assert!(entries.iter().all(|(id, loc)| find(&chunk, *id) == Some(Some(*loc))));
+    }
+
     /// The hash of its row finds a cut chunk; here it is enough that nothing is found that is not so.
     #[test]
     fn of_cut_bytes_nothing_false_is_said() {
@@ -90,6 +112,6 @@ mod tests {
             assert!(found.is_none_or(|found| found.is_none_or(|loc| loc == first.1)), "{cut}");
         }
         assert_eq!(find(&[], first.0), None);
-        assert_eq!(find(&[0, 17], first.0), None, "no id has seventeen bytes");
+        assert_eq!(find(&[0, 255], first.0), None, "sixteen bytes follow");
     }
 }

@@ -20,9 +20,9 @@ use super::{Part, PartInfo, chunk};
 use crate::files::remove;
 
 /// Another layout is another index.
-const MAGIC: [u8; 8] = *b"dpcIDS03";
+const MAGIC: [u8; 8] = *b"dpcIDS04";
 
-/// Entries in one chunk: about 3 KiB.
+/// Entries in one chunk: half a KiB to 4 KiB.
 const CHUNK_COUNT: usize = 192;
 
 /// The bytes before the filter.

@@ -17,7 +17,7 @@ use crate::files::{remove, sync_folder};
 use crate::threads::Joined;
 
 /// How many segments are kept to be used again: as many as go at once when a part of the log ends
-/// at full load, at 16 MiB each.
+/// at full load, at 8 MiB each.
 const STOCK_COUNT_MAX: usize = 8;
 
 /// How long they are kept while nobody writes.
