@@ -15,8 +15,11 @@ use crate::time::Wall;
 /// can be. It depends on the ids.
 const PACKED_END_BYTES: u64 = 17;
 
-/// How many are enough, and how many weigh at most: what clients do changes.
-const PACKED_ENDS: std::ops::Range<u64> = 256..65_536;
+/// How many are enough.
+const PACKED_ENDS_MIN: u64 = 256;
+
+/// At this many all weigh half from then on: what clients do changes.
+const PACKED_ENDS_MAX: u64 = 65_536;
 
 /// A queue: one type and the set of processors that have handled its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -117,8 +120,8 @@ pub(crate) struct Catalogue {
     emptied: Vec<RecordNumber>,
     /// All pages, when they were last counted.
     counted: Counted,
-    /// The bytes of ends that were carried, and how many of them.
-    packed_ends: (u64, u64),
+    /// The bytes of ends that were carried of late, and how many of them: a checkpoint keeps them.
+    pub(crate) packed_ends: (u64, u64),
 }
 
 impl Group {
@@ -211,15 +214,16 @@ impl Positions {
     }
 
     /// Those that follow each other: the first of them, and how many.
-    pub(crate) fn runs(&self) -> Vec<(u32, u32)> {
-        let mut runs: Vec<(u32, u32)> = Vec::new();
-        for position in self.iter() {
-            match runs.last_mut() {
-                Some((first, length)) if *first + *length == position => *length += 1,
-                _ => runs.push((position, 1)),
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let mut positions = self.iter().peekable();
+        std::iter::from_fn(move || {
+            let first = positions.next()?;
+            let mut length = 1;
+            while positions.next_if_eq(&(first + length)).is_some() {
+                length += 1;
             }
-        }
-        runs
+            Some((first, length))
+        })
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
@@ -440,26 +444,17 @@ impl Catalogue {
     pub(crate) fn packed_bytes(&self) -> u64 {
         let Counted { live_bytes, end_bytes, ends } = self.counted;
         let one = match self.packed_ends {
-            (bytes, count) if count >= PACKED_ENDS.start => bytes.div_ceil(count),
+            (bytes, count) if count >= PACKED_ENDS_MIN => bytes.div_ceil(count),
             _ => PACKED_END_BYTES,
         };
         live_bytes - end_bytes.saturating_sub(ends * one)
-    }
-
-    /// The bytes of ends that were carried of late, and how many of them: a checkpoint keeps them.
-    pub(crate) fn packed_ends(&self) -> (u64, u64) {
-        self.packed_ends
-    }
-
-    pub(crate) fn restore_packed_ends(&mut self, packed: (u64, u64)) {
-        self.packed_ends = packed;
     }
 
     /// An end was carried, and takes so many bytes now.
     pub(crate) fn note_packed_end(&mut self, bytes: u64) {
         let (all, count) = &mut self.packed_ends;
         (*all, *count) = (*all + bytes, *count + 1);
-        if *count == PACKED_ENDS.end {
+        if *count >= PACKED_ENDS_MAX {
             (*all, *count) = (*all / 2, *count / 2);
         }
     }

@@ -168,8 +168,9 @@ impl Core {
             w.int(at.0);
             w.int(record.0);
         }
-        let (bytes, count) = self.catalogue.packed_ends();
-        [bytes, count].into_iter().for_each(|n| w.int(n));
+        let (bytes, count) = self.catalogue.packed_ends;
+        w.int(bytes);
+        w.int(count);
         w.int(self.remembered.ends_len() as u64);
         let mut before = (RecordNumber(0), Wall(0));
         for (record, at, count) in self.remembered.ends() {
@@ -193,7 +194,7 @@ impl Core {
             self.due_pages.insert((Wall(r.int()?), RecordNumber(r.int()?)));
         }
         if layout > 1 {
-            self.catalogue.restore_packed_ends((r.int()?, r.int()?));
+            self.catalogue.packed_ends = (r.int()?, r.int()?);
         }
         let mut before = (0, 0);
         for _ in 0..r.count()? {

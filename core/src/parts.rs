@@ -207,22 +207,22 @@ impl Parts {
         slack: u64,
         now: Mono,
     ) -> bool {
-        let is_too_much = |parts: &Self, how: Tidying, besides: u64| {
+        // Tidying makes parts, and each ends with a checkpoint.
+        let made = 4 * self.checkpoint_bytes;
+        let tolerated = |how: Tidying| {
             let (of_slack, of_packed) = how.shares();
-            // Tidying makes parts, and each ends with a checkpoint.
-            let made = 4 * parts.checkpoint_bytes;
-            dead > slack / of_slack + packed / of_packed + made + besides
+            slack / of_slack + packed / of_packed + made
         };
         self.untidy = self.untidy.map(|left| left.min(dead));
         if let Some((how, last)) = self.tidying {
-            if oldest.number <= last && is_too_much(self, how, 0) {
+            if oldest.number <= last && dead > tolerated(how) {
                 return true;
             }
             self.end_tidying(dead);
             return false;
         }
         let begins = [Tidying::Usual, Tidying::Thorough].into_iter().find(|how| {
-            self.may_tidy(*how, now) && is_too_much(self, *how, self.untidy[*how as usize])
+            self.may_tidy(*how, now) && dead > tolerated(*how) + self.untidy[*how as usize]
         });
         let Some(how) = begins else { return false };
         self.tidying = Some((how, self.current().number - 1));

@@ -52,25 +52,25 @@ impl Default for Ids {
 /// ids from each other in a byte, in its log and in its index, where one that is all random takes eleven.
 struct Mint {
     generator: Pcg64Mcg,
-    /// The millisecond of the last id, its first random bits, and those that are counted.
-    last: Option<(u64, [u8; 2], u64)>,
+    last: Option<Uuid>,
 }
 
 impl Mint {
     fn next(&mut self, millis: u64) -> Uuid {
-        let (_, begin, count) = match self.last {
-            Some((at, begin, count)) if at == millis => (at, begin, count + 1),
-            _ => {
+        let last = self.last.map(|last| last.as_u128());
+        let id = match last.filter(|last| last >> 80 == u128::from(millis)) {
+            Some(last) => Uuid::from_u128(last + 1),
+            None => {
                 let [a, b] = [(); 2].map(|()| self.generator.next_u64());
+                let mut random = [0; 10];
+                random[..2].copy_from_slice(&a.to_le_bytes()[..2]);
                 // The highest of the 62 bits that are counted is free, so counting stays within them.
-                (millis, [a as u8, (a >> 8) as u8], b >> 3)
+                random[2..].copy_from_slice(&(b >> 3).to_be_bytes());
+                uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
             }
         };
-        self.last = Some((millis, begin, count));
-        let mut random = [0; 10];
-        random[..2].copy_from_slice(&begin);
-        random[2..].copy_from_slice(&count.to_be_bytes());
-        uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
+        self.last = Some(id);
+        id
     }
 }
 

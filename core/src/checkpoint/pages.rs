@@ -134,7 +134,7 @@ impl Core {
             for _ in 0..r.count()? {
                 let record = RecordNumber(r.int()?);
                 let wall = Wall(r.int()?);
-                self.decode_page(r, record, wall, Self::decode_set_of_layout_1)?;
+                self.decode_page(r, layout, record, wall)?;
             }
             return Ok(());
         }
@@ -149,7 +149,7 @@ impl Core {
                 free = u64::from(offset) + 1;
                 let record = RecordNumber(first.0 + u64::from(offset));
                 wall = Wall(r.change(wall.0)?);
-                self.decode_page(r, record, wall, Self::decode_set)?;
+                self.decode_page(r, layout, record, wall)?;
             }
         }
         Ok(())
@@ -158,9 +158,9 @@ impl Core {
     fn decode_page(
         &mut self,
         r: &mut Reader,
+        layout: u8,
         record: RecordNumber,
         wall: Wall,
-        set: fn(&Self, &mut Reader, &Page, RecordNumber) -> Result<Set, BadEntry>,
     ) -> Result<(), BadEntry> {
         // The last records before the checkpoint were closed and not yet sealed when it was
         // written, so their sizes are not in it; they are closed all the same.
@@ -168,7 +168,10 @@ impl Core {
         let wall = if wall == Wall(0) { self.now.wall } else { wall };
         let mut page = Page { wall, bytes, entries, sets: Vec::new() };
         for _ in 0..r.count()? {
-            let set = set(self, r, &page, record)?;
+            let set = match layout {
+                1 => self.decode_set_of_layout_1(r)?,
+                _ => self.decode_set(r, record, entries)?,
+            };
             let count = set.positions.len() as u64;
             match set.shelf {
                 Shelf::Ready(queue) => {
@@ -209,8 +212,8 @@ impl Core {
     fn decode_set(
         &self,
         r: &mut Reader,
-        page: &Page,
         record: RecordNumber,
+        entries: u32,
     ) -> Result<Set, BadEntry> {
         let flags = r.byte()?;
         let shelf = self.decode_shelf(r, flags & !(ELSEWHERE | BITMAP))?;
@@ -223,19 +226,14 @@ impl Core {
         };
         let positions = match flags & BITMAP != 0 {
             true => decode_bitmap(r)?,
-            false => decode_runs(r, page.entries)?,
+            false => decode_runs(r, entries)?,
         };
         let first = positions.iter().next().ok_or_else(|| r.bad("a position"))?;
         let order = elsewhere.unwrap_or(Loc { record, position: first });
         Ok(Set { shelf, order, positions })
     }
 
-    fn decode_set_of_layout_1(
-        &self,
-        r: &mut Reader,
-        _: &Page,
-        _: RecordNumber,
-    ) -> Result<Set, BadEntry> {
+    fn decode_set_of_layout_1(&self, r: &mut Reader) -> Result<Set, BadEntry> {
         let code = r.byte()?;
         let shelf = self.decode_shelf(r, code)?;
         let order = r.loc()?;
@@ -317,12 +315,12 @@ fn add(sets: &mut Vec<Set>, at: Loc, shelf: Shelf, place: Loc) {
 }
 
 fn encode_set(w: &mut Writer, record: RecordNumber, set: &Set) {
-    let runs = set.positions.runs();
-    let first = runs.first().map(|(first, _)| Loc { record, position: *first });
+    let runs = set.positions.runs().count();
+    let first = set.positions.iter().next().map(|position| Loc { record, position });
     let elsewhere = first != Some(set.order);
     let words = match &set.positions {
         // A run takes two to four bytes.
-        Positions::Map(words) if 8 * words.len() < 3 * runs.len() => Some(words),
+        Positions::Map(words) if 8 * words.len() < 3 * runs => Some(words),
         _ => None,
     };
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
@@ -347,9 +345,9 @@ fn encode_set(w: &mut Writer, record: RecordNumber, set: &Set) {
         words.iter().for_each(|word| w.fixed(&word.to_le_bytes()));
         return;
     }
-    w.int(runs.len() as u64);
+    w.int(runs as u64);
     let mut behind = 0;
-    for (first, length) in runs {
+    for (first, length) in set.positions.runs() {
         w.int(u64::from(first - behind));
         w.int(u64::from(length - 1));
         behind = first + length;

@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::codec::{BadEntry, Reader, Writer};
-use super::entry::{TransferId, decode_birth, encode_birth};
+use super::entry::{DECISION, DECISION_ALONE, TransferId, decode_birth, encode_birth};
+use super::object::{OBJECT, OBJECT_ALONE};
 use super::steps::IdSteps;
 use crate::ids::{Birth, Loc, ObjectId, RecordNumber};
 use crate::time::Wall;
@@ -82,7 +83,22 @@ impl Writer {
 }
 
 impl Reader {
+    /// The kind of the next entry. One that stood alone until format 2 is named by its kind of now.
+    pub(super) fn kind(&mut self) -> Result<u8, BadEntry> {
+        let kind = self.byte()?;
+        let now = match kind {
+            OBJECT_ALONE => OBJECT,
+            DECISION_ALONE => DECISION,
+            _ => kind,
+        };
+        self.alone = now != kind;
+        Ok(now)
+    }
+
     pub(super) fn id(&mut self) -> Result<ObjectId, BadEntry> {
+        if self.alone {
+            return self.fixed().map(ObjectId);
+        }
         let bad = self.bad("an id");
         let (beside, mut rest) = self.beside_and_rest();
         let id = beside.ids.read(&mut rest).ok_or(bad)?;
@@ -105,11 +121,17 @@ impl Reader {
     }
 
     pub(super) fn time(&mut self) -> Result<Wall, BadEntry> {
+        if self.alone {
+            return self.int().map(Wall);
+        }
         self.beside.time = Wall(self.change(self.beside.time.0)?);
         Ok(self.beside.time)
     }
 
     pub(super) fn transfer(&mut self) -> Result<TransferId, BadEntry> {
+        if self.alone {
+            return TransferId::decode(self);
+        }
         if self.byte()? != 0 {
             self.beside.transfer = Some(TransferId::decode(self)?);
         }
@@ -117,6 +139,9 @@ impl Reader {
     }
 
     pub(super) fn birth(&mut self) -> Result<Birth, BadEntry> {
+        if self.alone {
+            return decode_birth(self);
+        }
         let before = self.beside.birth;
         let birth = match self.byte()? {
             NEXT_PLACE => {

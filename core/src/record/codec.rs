@@ -56,6 +56,8 @@ pub struct Reader {
     /// The last end that was read.
     pub(super) end: Option<Box<Before>>,
     pub(super) beside: Beside,
+    /// Nothing in the entry that is read is told beside what stands before it.
+    pub(super) alone: bool,
 }
 
 /// A string of a record, with what it has been found to be: entries name the same few again and
@@ -207,7 +209,8 @@ impl Writer {
 impl Reader {
     /// Starts at the first entry of a body.
     pub fn new(body: Bytes) -> Self {
-        Self { body, at: 0, strings: Vec::new(), end: None, beside: Beside::default() }
+        let beside = Beside::default();
+        Self { body, at: 0, strings: Vec::new(), end: None, beside, alone: false }
     }
 
     /// Whether all has been read.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::{BadEntry, Reader, Writer};
 use super::end::{decode_end, is_end, write_end};
-use super::object::{OBJECT, OBJECT_ALONE, decode_object, write_object};
+use super::object::{OBJECT, decode_object, write_object};
 use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber};
 use crate::names::{Name, TypeName};
@@ -18,10 +18,10 @@ use crate::object::{Chase, Generation, Hash16, Object, SettleMark};
 use crate::time::Wall;
 
 /// The kind of a decision's entry.
-const DECISION: u8 = 18;
+pub(super) const DECISION: u8 = 18;
 
 /// The kind that it had until format 2: nothing in it is told beside what stands before it.
-const DECISION_ALONE: u8 = 9;
+pub(super) const DECISION_ALONE: u8 = 9;
 
 /// The kind of a checkpoint's piece.
 const CHECKPOINT: u8 = 22;
@@ -334,14 +334,14 @@ impl Entry {
 
     /// Reads the next entry; `here` is its place with the lane and epoch of its record.
     pub fn decode(r: &mut Reader, here: Birth) -> Result<Self, BadEntry> {
-        let kind = r.byte()?;
+        let kind = r.kind()?;
         Self::decode_kind(r, kind, here)
     }
 
     /// Reads the rest of an entry of this kind.
     pub(super) fn decode_kind(r: &mut Reader, kind: u8, here: Birth) -> Result<Self, BadEntry> {
         Ok(match kind {
-            kind @ (OBJECT | OBJECT_ALONE) => decode_object(r, kind, here)?,
+            OBJECT => decode_object(r, here)?,
             kind if is_end(kind) => Self::End(Box::new(decode_end(r, kind)?)),
             2 => Self::Moved {
                 transfer: TransferId::decode(r)?,
@@ -358,7 +358,7 @@ impl Entry {
                 through: r.int()?,
             },
             7 => Self::Begun(decode_locs(r)?),
-            kind @ (DECISION | DECISION_ALONE) => decode_decision(r, kind)?,
+            DECISION => decode_decision(r)?,
             10 => Self::Peer(PeerSeen {
                 lane: LaneId(r.fixed()?),
                 name: name(r)?,
@@ -429,9 +429,8 @@ pub(crate) fn write_decision(w: &mut Writer, decision: &Decision, objects: &[(Ob
     }
 }
 
-fn decode_decision(r: &mut Reader, kind: u8) -> Result<Entry, BadEntry> {
-    let alone = kind == DECISION_ALONE;
-    let at = if alone { Wall(r.int()?) } else { r.time()? };
+fn decode_decision(r: &mut Reader) -> Result<Entry, BadEntry> {
+    let at = r.time()?;
     let step = Step::from_code(r.byte()?).ok_or_else(|| r.bad("a step"))?;
     let chosen = Some(r.string()?).filter(|text| !text.is_empty());
     let generation = if r.byte()? == 1 { Some(decode_generation(r)?) } else { None };
@@ -443,8 +442,7 @@ fn decode_decision(r: &mut Reader, kind: u8) -> Result<Entry, BadEntry> {
     }
     let mut objects = Vec::new();
     for _ in 0..r.count()? {
-        let id = if alone { ObjectId(r.fixed()?) } else { r.id()? };
-        objects.push((id, r.u32()?));
+        objects.push((r.id()?, r.u32()?));
     }
     Ok(Entry::Decision { decision: Decision { at, step, chosen, generation, candidates }, objects })
 }

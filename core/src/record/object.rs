@@ -2,8 +2,8 @@
 
 use super::codec::{BadEntry, Reader, Writer};
 use super::entry::{
-    Entry, How, Standing, TransferId, decode_birth, decode_chase, decode_names, encode_generation,
-    encode_names, name, type_name,
+    Entry, How, Standing, decode_chase, decode_names, encode_generation, encode_names, name,
+    type_name,
 };
 use super::walk::Glance;
 use crate::ids::{Birth, LaneId, Loc, ObjectId};
@@ -118,18 +118,17 @@ pub(crate) fn write_object(
     }
 }
 
-pub(super) fn decode_object(r: &mut Reader, kind: u8, here: Birth) -> Result<Entry, BadEntry> {
-    let alone = kind == OBJECT_ALONE;
+pub(super) fn decode_object(r: &mut Reader, here: Birth) -> Result<Entry, BadEntry> {
     let how = How::from_code(r.byte()?).ok_or_else(|| r.bad("how"))?;
     let flags = r.int()?;
     let has = |bit: u64| flags & bit != 0;
     let was = if has(HAS_WAS) { Some(r.loc()?) } else { None };
     let place = if has(HAS_PLACE) { Some(r.loc()?) } else { None };
-    let standing = decode_standing(r, alone)?;
-    let id = if alone { ObjectId(r.fixed()?) } else { r.id()? };
+    let standing = decode_standing(r)?;
+    let id = r.id()?;
     let ty = type_name(r)?;
     let payload = r.bytes()?;
-    let pushed_at = if alone { Wall(r.int()?) } else { r.time()? };
+    let pushed_at = r.time()?;
     let origin = name(r)?;
     let hash = r.fixed()?;
     let headers = if has(HAS_HEADERS) {
@@ -146,7 +145,7 @@ pub(super) fn decode_object(r: &mut Reader, kind: u8, here: Birth) -> Result<Ent
     let handled = if has(HAS_HANDLED) { decode_names(r)? } else { Vec::new() };
     let chase = if has(HAS_CHASE) { Some(decode_chase(r)?) } else { None };
     let marks = if has(HAS_MARKS) { decode_marks(r)? } else { Vec::new() };
-    let birth = if has(HAS_BIRTH) { read_birth(r, alone)? } else { here };
+    let birth = if has(HAS_BIRTH) { r.birth()? } else { here };
     let object = Object {
         id,
         entity: Entity { ty, payload, headers },
@@ -171,27 +170,18 @@ pub(super) fn decode_object(r: &mut Reader, kind: u8, here: Birth) -> Result<Ent
 
 /// Reads how an object came to stand and of which type it is, and leaves out the rest: its strings
 /// are read, because later entries may name them by their numbers.
-pub(super) fn glance_at_object(r: &mut Reader, kind: u8) -> Result<Glance, BadEntry> {
-    let alone = kind == OBJECT_ALONE;
+pub(super) fn glance_at_object(r: &mut Reader) -> Result<Glance, BadEntry> {
     let how = How::from_code(r.byte()?).ok_or_else(|| r.bad("how"))?;
     let flags = r.int()?;
     let has = |bit: u64| flags & bit != 0;
     for _ in 0..(flags & (HAS_WAS | HAS_PLACE)).count_ones() {
         r.loc()?;
     }
-    decode_standing(r, alone)?;
-    if alone {
-        r.skip(size_of::<ObjectId>())?;
-    } else {
-        r.id()?;
-    }
+    decode_standing(r)?;
+    r.id()?;
     let ty = type_name(r)?;
     r.skip_bytes()?;
-    if alone {
-        r.int()?;
-    } else {
-        r.time()?;
-    }
+    r.time()?;
     r.word()?;
     r.skip(size_of::<Hash16>())?;
     if has(HAS_HEADERS) {
@@ -215,23 +205,18 @@ pub(super) fn glance_at_object(r: &mut Reader, kind: u8) -> Result<Glance, BadEn
         skip_marks(r)?;
     }
     if has(HAS_BIRTH) {
-        read_birth(r, alone)?;
+        r.birth()?;
     }
     Ok(Glance::Object { how, ty })
 }
 
-fn read_birth(r: &mut Reader, alone: bool) -> Result<Birth, BadEntry> {
-    if alone { decode_birth(r) } else { r.birth() }
-}
-
-fn decode_standing(r: &mut Reader, alone: bool) -> Result<Standing, BadEntry> {
-    let transfer = |r: &mut Reader| if alone { TransferId::decode(r) } else { r.transfer() };
+fn decode_standing(r: &mut Reader) -> Result<Standing, BadEntry> {
     Ok(match r.byte()? {
         0 => Standing::Flowing,
         1 => Standing::Parked(r.string()?),
-        2 => Standing::Held(transfer(r)?),
-        3 => Standing::Shadow(transfer(r)?),
-        4 => Standing::HeldParked(transfer(r)?, r.string()?),
+        2 => Standing::Held(r.transfer()?),
+        3 => Standing::Shadow(r.transfer()?),
+        4 => Standing::HeldParked(r.transfer()?, r.string()?),
         _ => return Err(r.bad("a standing")),
     })
 }

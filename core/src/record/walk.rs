@@ -6,7 +6,7 @@ use super::codec::{BadEntry, Reader};
 use super::end::{glance_at_end, is_end};
 use super::entry::{Entry, How, Standing};
 use super::frame::{BadFrame, Header, body_of, open, open_header};
-use super::object::{OBJECT, OBJECT_ALONE, glance_at_object};
+use super::object::{OBJECT, glance_at_object};
 use crate::ids::{Birth, Loc, ObjectId};
 use crate::names::TypeName;
 
@@ -78,8 +78,8 @@ pub fn glance_at_sealed(
 
 impl Glance {
     fn decode(r: &mut Reader, here: Birth) -> Result<Self, BadEntry> {
-        match r.byte()? {
-            kind @ (OBJECT | OBJECT_ALONE) => glance_at_object(r, kind),
+        match r.kind()? {
+            OBJECT => glance_at_object(r),
             kind if is_end(kind) => Ok(Self::Other(Entry::End(Box::new(glance_at_end(r, kind)?)))),
             kind => Entry::decode_kind(r, kind, here).map(Self::Other),
         }
