@@ -1,4 +1,5 @@
-//! What is alive where in the log: per record, which positions stand on which shelf.
+//! What is alive where in the log: per record, which positions stand on which shelf, and per
+//! queue, in which order its records are read.
 //!
 //! This is the index of a backlog larger than memory: its size grows with records and types, not
 //! with objects. It is derived: a checkpoint holds it, a replay rebuilds it.
@@ -10,6 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Loc, RecordNumber};
 use crate::recording::{SlicedMap, Slices};
 use crate::time::Wall;
+
+mod page;
+mod positions;
+mod rest;
+
+pub(crate) use page::Page;
+pub(crate) use positions::Positions;
+use rest::Rest;
 
 /// Bytes of an end that stands among its like, until enough of them were carried to know: the least that it
 /// can be. It depends on the ids.
@@ -55,31 +64,6 @@ impl Shelf {
     }
 }
 
-/// The positions of one shelf in one record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Set {
-    pub(crate) shelf: Shelf,
-    /// The lowest place of its objects in the order of arrival.
-    pub(crate) order: Loc,
-    pub(crate) positions: Positions,
-}
-
-/// One record as the catalogue knows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Page {
-    pub(crate) wall: Wall,
-    pub(crate) bytes: u32,
-    pub(crate) entries: u32,
-    pub(crate) sets: Vec<Set>,
-}
-
-/// A set of positions: one, or a bitmap.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Positions {
-    One(u32),
-    Map(Vec<u64>),
-}
-
 /// Records of so many numbers in a row, by whose pages checkpoints are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Group(u64);
@@ -110,6 +94,9 @@ pub(crate) struct Catalogue {
     /// The pages of all records but the newest one.
     #[serde(skip)]
     pages: SlicedMap<RecordNumber, Page>,
+    /// What each queue has on its shelf, by the queue's number. It follows from the pages.
+    #[serde(skip)]
+    rests: Vec<Rest>,
     /// What was written of groups in which nothing has changed since.
     #[serde(skip)]
     kept: BTreeMap<Group, Kept>,
@@ -153,129 +140,74 @@ impl Group {
     }
 }
 
-impl Positions {
-    pub(crate) fn insert(&mut self, position: u32) -> bool {
-        if let Self::One(one) = *self {
-            if one == position {
-                return false;
-            }
-            let mut map = Self::Map(Vec::new());
-            map.insert(one);
-            *self = map;
-        }
-        let Self::Map(words) = self else { unreachable!("just made a map") };
-        let (word, bit) = (position as usize / 64, 1u64 << (position % 64));
-        if words.len() <= word {
-            words.resize(word + 1, 0);
-        }
-        let fresh = words[word] & bit == 0;
-        words[word] |= bit;
-        fresh
-    }
-
-    pub(crate) fn remove(&mut self, position: u32) -> bool {
-        match self {
-            Self::One(one) if *one == position => {
-                *self = Self::Map(Vec::new());
-                true
-            }
-            Self::One(_) => false,
-            Self::Map(words) => {
-                let Some(word) = words.get_mut(position as usize / 64) else { return false };
-                let bit = 1u64 << (position % 64);
-                let was = *word & bit != 0;
-                *word &= !bit;
-                was
-            }
-        }
-    }
-
-    pub(crate) fn contains(&self, position: u32) -> bool {
-        match self {
-            Self::One(one) => *one == position,
-            Self::Map(words) => {
-                words.get(position as usize / 64).is_some_and(|w| w & (1 << (position % 64)) != 0)
-            }
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::One(_) => 1,
-            Self::Map(words) => words.iter().map(|w| w.count_ones() as usize).sum(),
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        match self {
-            Self::One(_) => false,
-            Self::Map(words) => words.iter().all(|w| *w == 0),
-        }
-    }
-
-    /// Those that follow each other: the first of them, and how many.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        let mut positions = self.iter().peekable();
-        std::iter::from_fn(move || {
-            let first = positions.next()?;
-            let mut length = 1;
-            while positions.next_if_eq(&(first + length)).is_some() {
-                length += 1;
-            }
-            Some((first, length))
-        })
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        let (one, words): (Option<u32>, &[u64]) = match self {
-            Self::One(one) => (Some(*one), &[]),
-            Self::Map(words) => (None, words),
-        };
-        one.into_iter().chain(words.iter().enumerate().flat_map(|(i, word)| {
-            (0..64u32).filter(move |b| word & (1 << b) != 0).map(move |b| i as u32 * 64 + b)
-        }))
-    }
-}
-
-impl Page {
-    fn counted(&self) -> Counted {
-        let (mut live, mut ends) = (0, 0);
-        for set in &self.sets {
-            let count = set.positions.len() as u64;
-            live += count;
-            ends += if set.shelf == Shelf::Ended { count } else { 0 };
-        }
-        let share = |count| u64::from(self.bytes) * count / u64::from(self.entries.max(1));
-        Counted { live_bytes: share(live), end_bytes: share(ends), ends }
-    }
-
-    /// Whether nothing was ever put into it.
-    fn is_nothing(&self) -> bool {
-        self.sets.is_empty() && self.bytes == 0
-    }
-
-    pub(crate) fn set(&self, shelf: Shelf) -> Option<&Set> {
-        self.sets.iter().find(|s| s.shelf == shelf)
-    }
-}
-
 impl Catalogue {
     /// What goes into a snapshot in slices.
     pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 1] {
         [&mut self.pages]
     }
 
-    /// Puts an entry on a shelf. Says whether it is the first of that shelf in its record.
-    pub(crate) fn put(&mut self, at: Loc, shelf: Shelf, place: Loc) -> bool {
+    /// Puts an entry on a shelf. `place` is that of its object in the order of arrival.
+    pub(crate) fn put(&mut self, at: Loc, shelf: Shelf, place: Loc) {
         let page = self.page_to_put(at.record);
-        if let Some(set) = page.sets.iter_mut().find(|s| s.shelf == shelf) {
-            let fresh = set.positions.insert(at.position);
-            assert!(fresh, "{at} is on {shelf:?} already");
-            set.order = set.order.min(place);
-            return false;
+        let Shelf::Ready(queue) = shelf else { return page.put(at.position, shelf) };
+        let (before, now) = page.put_ready(at, queue, place);
+        let rest = self.rest_mut(queue);
+        match (before, now) {
+            (None, None) => rest.own.insert(at.record),
+            (before, Some(now)) if before != Some(now) => {
+                match before {
+                    Some(before) => _ = rest.moved.remove(&(before, at.record)),
+                    None => _ = rest.own.remove(at.record),
+                }
+                rest.moved.insert((now, at.record));
+            }
+            _ => {}
         }
-        page.sets.push(Set { shelf, order: place, positions: Positions::One(at.position) });
-        true
+    }
+
+    /// The rest of a queue on its shelf.
+    fn rest_mut(&mut self, queue: QueueId) -> &mut Rest {
+        let n = queue.0 as usize;
+        if self.rests.len() <= n {
+            self.rests.resize_with(n + 1, Rest::default);
+        }
+        &mut self.rests[n]
+    }
+
+    /// Where the first object of a queue stands in a record.
+    fn first_of(&self, queue: QueueId, record: RecordNumber) -> Option<Loc> {
+        let position = self.page(record)?.first(Shelf::Ready(queue))?;
+        Some(Loc { record, position })
+    }
+
+    /// The records with objects of a queue on its shelf, in the order in which they came.
+    pub(crate) fn rest(&self, queue: QueueId) -> impl Iterator<Item = RecordNumber> {
+        let first = move |record| self.first_of(queue, record).expect("the rest is in pages");
+        self.rests.get(queue.0 as usize).into_iter().flat_map(move |rest| rest.iter(first))
+    }
+
+    /// Whether a record has objects of a queue on its shelf.
+    pub(crate) fn has_rest(&self, queue: QueueId, record: RecordNumber) -> bool {
+        let is_moved = || self.page(record).is_some_and(|page| page.moved(queue).is_some());
+        let rest = self.rests.get(queue.0 as usize);
+        rest.is_some_and(|rest| rest.own.contains(record) || is_moved())
+    }
+
+    /// Whether an object of this place came before all of its queue's on the shelf.
+    pub(crate) fn is_before_rest(&self, place: Loc, queue: QueueId) -> bool {
+        let first = |record| self.first_of(queue, record).expect("the rest is in pages");
+        self.rests.get(queue.0 as usize).is_none_or(|rest| rest.is_behind(place, first))
+    }
+
+    /// A queue has nothing more on its shelf in a record.
+    fn leave_rest(&mut self, queue: QueueId, record: RecordNumber) {
+        let moved = self.page_mut(record).and_then(|page| page.take_moved(queue));
+        let rest = self.rest_mut(queue);
+        let was = match moved {
+            Some(order) => rest.moved.remove(&(order, record)),
+            None => rest.own.remove(record),
+        };
+        assert!(was, "{record} is among the rest of {queue:?}");
     }
 
     /// A record's page, made if there is none.
@@ -332,6 +264,11 @@ impl Catalogue {
     pub(crate) fn keep(&mut self, group: Group, written: Vec<u8>) {
         let counted = counted(self.group(group));
         self.kept.insert(group, Kept { written, counted });
+        let records: Vec<RecordNumber> =
+            self.pages.range(group.records()).map(|(n, _)| *n).collect();
+        for record in records {
+            self.pages.get_mut(&record).expect("just seen").tighten();
+        }
     }
 
     /// The newest record, if there is anything of it.
@@ -348,45 +285,52 @@ impl Catalogue {
         self.pages.get_mut(&record)
     }
 
-    /// Takes an entry off a shelf. Says whether the shelf is empty in that record now.
-    pub(crate) fn take(&mut self, at: Loc, shelf: Shelf) -> bool {
+    /// Takes an entry off a shelf.
+    pub(crate) fn take(&mut self, at: Loc, shelf: Shelf) {
         let page = self.page_mut(at.record).expect("live entries have a page");
-        let i = page.sets.iter().position(|s| s.shelf == shelf);
-        let i = i.unwrap_or_else(|| panic!("{at} is not on {shelf:?}"));
-        let was = page.sets[i].positions.remove(at.position);
-        assert!(was, "{at} is not on {shelf:?}");
-        if !page.sets[i].positions.is_empty() {
-            return false;
+        page.take(at.position, shelf);
+        let is_empty = page.is_empty();
+        if let Shelf::Ready(queue) = shelf
+            && page.first(shelf).is_none()
+        {
+            self.leave_rest(queue, at.record);
         }
-        page.sets.swap_remove(i);
-        if page.sets.is_empty() {
+        if is_empty {
             self.emptied.push(at.record);
         }
-        true
     }
 
-    /// Takes a whole shelf off a record.
-    pub(crate) fn take_set(&mut self, record: RecordNumber, shelf: Shelf) -> Option<Set> {
-        let page = self.page_mut(record)?;
-        let i = page.sets.iter().position(|s| s.shelf == shelf)?;
-        let set = page.sets.swap_remove(i);
-        if page.sets.is_empty() {
+    /// Takes everything off a shelf of a record that is not a queue's. Says whether there was anything.
+    pub(crate) fn take_all(&mut self, record: RecordNumber, shelf: Shelf) -> bool {
+        let Some(page) = self.page_mut(record) else { return false };
+        let any = page.take_all(shelf);
+        if any && page.is_empty() {
             self.emptied.push(record);
         }
-        Some(set)
+        any
+    }
+
+    /// Puts all of one queue that is on its shelf in a record into memory. The positions are those of
+    /// [`Page::ready_of`].
+    pub(crate) fn lift(&mut self, record: RecordNumber, queue: QueueId, ready: &[(QueueId, u32)]) {
+        let page = self.page_mut(record).expect("live entries have a page");
+        for (_, position) in ready {
+            page.take(*position, Shelf::Ready(queue));
+            page.put(*position, Shelf::Memory);
+        }
+        self.leave_rest(queue, record);
     }
 
     /// The shelf an entry stands on, if it is alive.
     pub(crate) fn shelf_of(&self, at: Loc) -> Option<Shelf> {
-        let page = self.page(at.record)?;
-        page.sets.iter().find(|s| s.positions.contains(at.position)).map(|s| s.shelf)
+        self.page(at.record)?.shelf_of(at.position)
     }
 
     /// A record is closed: its size is known. A record without anything alive is forgotten.
     pub(crate) fn close(&mut self, record: RecordNumber, wall: Wall, bytes: u32, entries: u32) {
         let Some(page) = self.page_mut(record) else { return };
         (page.wall, page.bytes, page.entries) = (wall, bytes.max(1), entries);
-        if page.sets.is_empty() {
+        if page.is_empty() {
             self.emptied.push(record);
         }
     }
@@ -394,7 +338,7 @@ impl Catalogue {
     /// Forgets closed records in which nothing is alive any more.
     pub(crate) fn sweep(&mut self) {
         while let Some(record) = self.emptied.pop() {
-            if !self.page(record).is_some_and(|p| p.sets.is_empty() && p.bytes > 0) {
+            if !self.page(record).is_some_and(|p| p.is_empty() && p.bytes > 0) {
                 continue;
             }
             if record == self.newest.0 {
@@ -413,8 +357,54 @@ impl Catalogue {
         self.pages.get(&record)
     }
 
-    pub(crate) fn insert(&mut self, record: RecordNumber, page: Page) {
+    /// Takes a page from a checkpoint, with the order of each queue in it where it is not that of the
+    /// first position.
+    pub(crate) fn restore(
+        &mut self,
+        record: RecordNumber,
+        mut page: Page,
+        orders: impl IntoIterator<Item = (QueueId, Loc)>,
+    ) {
+        orders.into_iter().for_each(|(queue, order)| page.set_moved(queue, order));
+        self.note_rests(record, &page);
         *self.page_to_put(record) = page;
+    }
+
+    /// What follows from the pages: the order of the queues in them. Fails if one is not below `queues`.
+    pub(crate) fn derive(&mut self, queues: u32) -> Option<()> {
+        let pages = std::mem::take(&mut self.pages);
+        let newest = std::mem::take(&mut self.newest);
+        for (record, page) in pages.iter().chain([(&newest.0, &newest.1)]) {
+            let unknown = |shelf| matches!(shelf, Shelf::Ready(queue) if queue.0 >= queues);
+            if page.has(unknown) {
+                return None;
+            }
+            self.note_rests(*record, page);
+        }
+        (self.pages, self.newest) = (pages, newest);
+        Some(())
+    }
+
+    /// Panics if what is said of the queues is not what follows from the pages.
+    pub(crate) fn check(&self) {
+        let mut again = Self::default();
+        self.iter().for_each(|(record, page)| again.note_rests(*record, page));
+        let len = self.rests.len().max(again.rests.len());
+        let rests = |c: &'_ Self| {
+            let none = std::iter::repeat_n(Rest::default(), len - c.rests.len());
+            c.rests.iter().cloned().chain(none).collect::<Vec<_>>()
+        };
+        assert_eq!(rests(self), rests(&again), "the queues' records");
+    }
+
+    fn note_rests(&mut self, record: RecordNumber, page: &Page) {
+        for of_one in page.ready().chunk_by(|(a, _), (b, _)| a == b) {
+            let queue = of_one[0].0;
+            match page.moved(queue) {
+                Some(order) => _ = self.rest_mut(queue).moved.insert((order, record)),
+                None => self.rest_mut(queue).own.insert(record),
+            }
+        }
     }
 
     /// All records, oldest first.
@@ -470,6 +460,12 @@ impl Catalogue {
 }
 
 impl Counted {
+    fn of(page: &Page) -> Self {
+        let (live, ends) = (page.alive(), page.count(Shelf::Ended));
+        let share = |count| u64::from(page.bytes) * count / u64::from(page.entries.max(1));
+        Self { live_bytes: share(live), end_bytes: share(ends), ends }
+    }
+
     fn and(self, other: Self) -> Self {
         Self {
             live_bytes: self.live_bytes + other.live_bytes,
@@ -480,7 +476,7 @@ impl Counted {
 }
 
 fn counted<'a>(pages: impl Iterator<Item = (&'a RecordNumber, &'a Page)>) -> Counted {
-    pages.map(|(_, page)| page.counted()).fold(Counted::default(), Counted::and)
+    pages.map(|(_, page)| Counted::of(page)).fold(Counted::default(), Counted::and)
 }
 
 #[cfg(test)]
@@ -492,26 +488,14 @@ mod tests {
     }
 
     #[test]
-    fn positions_behave_like_a_set() {
-        let mut positions = Positions::One(70);
-        for p in [3, 200, 70, 3] {
-            positions.insert(p);
-        }
-        assert_eq!(positions.iter().collect::<Vec<_>>(), [3, 70, 200]);
-        assert!(positions.remove(70) && !positions.remove(70));
-        assert_eq!(positions.len(), 2);
-        assert!(positions.remove(3) && positions.remove(200) && positions.is_empty());
-    }
-
-    #[test]
     fn a_closed_record_is_forgotten_with_its_last_live_entry() {
         let mut catalogue = Catalogue::default();
-        assert!(catalogue.put(loc(1, 0), Shelf::Memory, loc(1, 0)));
-        assert!(!catalogue.put(loc(1, 1), Shelf::Memory, loc(1, 1)));
+        catalogue.put(loc(1, 0), Shelf::Memory, loc(1, 0));
+        catalogue.put(loc(1, 1), Shelf::Memory, loc(1, 1));
         catalogue.close(RecordNumber(1), Wall(5), 100, 2);
-        assert!(!catalogue.take(loc(1, 0), Shelf::Memory));
+        catalogue.take(loc(1, 0), Shelf::Memory);
         assert_eq!(catalogue.shelf_of(loc(1, 1)), Some(Shelf::Memory));
-        assert!(catalogue.take(loc(1, 1), Shelf::Memory));
+        catalogue.take(loc(1, 1), Shelf::Memory);
         catalogue.put(loc(1, 0), Shelf::Ended, loc(1, 0));
         catalogue.sweep();
         assert_eq!(catalogue.page(RecordNumber(1)).map(|p| p.bytes), Some(100));

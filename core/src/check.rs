@@ -28,6 +28,7 @@ impl Core {
         self.check_groups();
         self.check_transfers();
         self.check_pages();
+        self.catalogue.check();
     }
 
     fn check_memory(&self) {
@@ -65,10 +66,10 @@ impl Core {
         let mut counts = BTreeMap::<TypeId, Counts>::new();
         let mut paged = BTreeMap::<QueueId, (u64, BTreeSet<RecordNumber>)>::new();
         for (record, page) in self.catalogue.iter() {
-            for set in &page.sets {
-                let n = set.positions.len() as u64;
+            for (shelf, positions) in page.sets() {
+                let n = positions.len() as u64;
                 assert!(n > 0, "no shelf is empty");
-                match set.shelf {
+                match shelf {
                     Shelf::Ready(queue) => {
                         let entry = paged.entry(queue).or_default();
                         entry.0 += n;
@@ -85,7 +86,7 @@ impl Core {
             let q = self.queues.get(id);
             let (count, records) = paged.remove(&id).unwrap_or_default();
             assert_eq!(q.paged_count, count, "paged objects of queue {i}");
-            let known: BTreeSet<RecordNumber> = q.paged_records().collect();
+            let known: BTreeSet<RecordNumber> = self.catalogue.rest(id).collect();
             assert_eq!(known, records, "records of queue {i}");
         }
         let mut reading: BTreeMap<RecordNumber, usize> = BTreeMap::new();
@@ -152,10 +153,13 @@ impl Core {
             assert_eq!(session.leases.standing(), held.len(), "session {id} counts its leases");
         }
         assert!(of_session.is_empty(), "a lease of a stream is its session's: {of_session:?}");
-        for (key, sub) in &self.subs.subs {
-            let leases = in_flight.get(key).copied().unwrap_or(0);
-            assert_eq!(sub.in_flight, leases, "{key:?} counts the leases of its number");
-        }
+        let standing = self.subs.subs.iter().map(|(key, sub)| (*key, sub.in_flight));
+        let ended = self.subs.sessions.iter().flat_map(|(session, of_it)| {
+            of_it.unsettled.iter().map(|(number, count)| ((*session, *number), *count))
+        });
+        let counted: BTreeMap<_, u32> =
+            standing.filter(|(_, count)| *count > 0).chain(ended).collect();
+        assert_eq!(counted, in_flight, "subscriptions count the leases of their numbers");
     }
 
     fn check_groups(&self) {

@@ -24,7 +24,7 @@ use crate::names::Name;
 use crate::parts::Parts;
 use crate::planted::{Bug, planted};
 use crate::queues::Queues;
-use crate::record::{Entry, PeerSeen};
+use crate::record::{Entry, PeerSeen, Vocabulary};
 use crate::recording::{Hashes, SlicedMap, SlicedSet};
 use crate::refusal::Refusal;
 use crate::remember::Remembered;
@@ -140,6 +140,9 @@ pub struct Core {
     /// The hashes of contents, which a recording keeps.
     #[serde(skip)]
     pub(crate) hashes: Hashes,
+    /// The strings of the records that were read back. Nothing that is decided depends on them.
+    #[serde(skip)]
+    pub(crate) vocabulary: Vocabulary,
 }
 
 impl Core {
@@ -198,6 +201,7 @@ impl Core {
             jitter: stream(0x6a69_7474),
             ids: Mint::new(stream(0x6964_7300)),
             hashes: Hashes::default(),
+            vocabulary: Vocabulary::with_seed(settings.seed),
         }
     }
 

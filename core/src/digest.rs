@@ -52,24 +52,16 @@ impl Core {
 
     fn digest_shelves(&self, lines: &mut BTreeSet<String>) {
         for (record, page) in self.catalogue.iter() {
-            for set in &page.sets {
-                let ty = match set.shelf {
+            for (shelf, positions) in page.sets() {
+                let name = |ty| &self.queues.ty(ty).name;
+                let what = match shelf {
                     Shelf::Memory => continue,
-                    Shelf::Ready(queue) => self.queues.get(queue).ty,
-                    Shelf::Delayed(ty) | Shelf::Parked(ty) => ty,
-                    Shelf::Held | Shelf::Shadow | Shelf::Ended => {
-                        for position in set.positions.iter() {
-                            lines.insert(format!("{:?} {record}.{position}", set.shelf));
-                        }
-                        continue;
-                    }
+                    Shelf::Ready(queue) => format!("flows {}", name(self.queues.get(queue).ty)),
+                    Shelf::Delayed(ty) => format!("flows {}", name(ty)),
+                    Shelf::Parked(ty) => format!("parked {}", name(ty)),
+                    Shelf::Held | Shelf::Shadow | Shelf::Ended => format!("{shelf:?}"),
                 };
-                let parked = matches!(set.shelf, Shelf::Parked(_));
-                let state = if parked { "parked" } else { "flows" };
-                for position in set.positions.iter() {
-                    let name = &self.queues.ty(ty).name;
-                    lines.insert(format!("{state} {name} {record}.{position}"));
-                }
+                lines.extend(positions.iter().map(|at| format!("{what} {record}.{at}")));
             }
         }
         for (_, live) in self.memory.iter() {

@@ -170,9 +170,8 @@ impl Core {
         if !self.queues.types().any(|(_, t)| waits(t)) {
             return;
         }
-        let estate =
-            |s: &crate::catalogue::Set| matches!(s.shelf, Shelf::Delayed(_) | Shelf::Parked(_));
-        let next = self.catalogue.iter().find(|(_, page)| page.sets.iter().any(estate));
+        let estate = |shelf| matches!(shelf, Shelf::Delayed(_) | Shelf::Parked(_));
+        let next = self.catalogue.iter().find(|(_, page)| page.has(estate));
         if let Some((record, _)) = next {
             let record = *record;
             self.estates.loading = true;

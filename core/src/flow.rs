@@ -76,7 +76,7 @@ impl Core {
         let q = self.queues.get(queue);
         let wanted = q.groups.iter().any(|g| self.subs.can_take(*g));
         let room = self.memory.waiting_bytes + weight <= self.limits.window_bytes || wanted;
-        if !room || !q.has_room_for(place, self.limits.window_objects) {
+        if !room || !self.has_room_for(place, queue) {
             return self.page_out(slot);
         }
         if let Some(expires) = self.object(slot).expires_at {
@@ -160,6 +160,12 @@ impl Core {
         }
     }
 
+    /// Whether an object of this place may wait in memory without passing others of its queue.
+    fn has_room_for(&self, place: Loc, queue: QueueId) -> bool {
+        self.queues.get(queue).window.len() < self.limits.window_objects
+            && self.catalogue.is_before_rest(place, queue)
+    }
+
     /// An object leaves memory for its queue's shelf. What only memory knew is written first.
     pub(crate) fn page_out(&mut self, slot: Slot) {
         if self.memory.get(slot).dirty {
@@ -186,18 +192,8 @@ impl Core {
 
     /// Puts an entry on its queue's shelf.
     pub(crate) fn shelve_ready(&mut self, queue: QueueId, at: Loc, place: Loc) {
-        let shelf = Shelf::Ready(queue);
-        let before = self.catalogue.page(at.record).and_then(|p| p.set(shelf)).map(|s| s.order);
-        self.catalogue.put(at, shelf, place);
-        let order = before.map_or(place, |b| b.min(place));
-        let q = self.queues.get_mut(queue);
-        if before != Some(order) {
-            if let Some(before) = before {
-                q.paged.remove(&(before, at.record));
-            }
-            q.paged.insert((order, at.record));
-        }
-        q.paged_count += 1;
+        self.catalogue.put(at, Shelf::Ready(queue), place);
+        self.queues.get_mut(queue).paged_count += 1;
     }
 
     /// True if one more object may wait for its time in memory.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::{QueueId, Shelf};
+use crate::catalogue::QueueId;
 use crate::core::Core;
 use crate::effect::{Effect, Effects};
 use crate::ids::{Loc, ObjectId, RecordNumber};
@@ -120,7 +120,7 @@ impl Core {
 
     pub(crate) fn handle_loaded(&mut self, record: RecordNumber, bytes: &Bytes, fx: &mut Effects) {
         let Some(purposes) = self.loads.waiting.remove(&record) else { return };
-        let entries = match crate::record::entries(bytes) {
+        let entries = match crate::record::entries_with(bytes, &mut self.vocabulary) {
             Ok((_, entries)) => entries,
             Err(error) => return fx.push(Effect::Stop(format!("record {record}: {error}"))),
         };
@@ -149,7 +149,7 @@ impl Core {
     pub(crate) fn want_page(&mut self, queue: QueueId, beyond: u64, fx: &mut Effects) {
         let window_objects = self.limits.window_objects;
         let q = self.queues.get(queue);
-        if q.paged.is_empty() || q.window.len() >= (window_objects / 4).max(1) {
+        if q.paged_count == 0 || q.window.len() >= (window_objects / 4).max(1) {
             return;
         }
         let ahead = q.window.len() as u64;
@@ -160,7 +160,7 @@ impl Core {
         let windows = here.saturating_add(beyond) / window_objects.max(1) as u64;
         let most = usize::try_from(windows).unwrap_or(usize::MAX).clamp(1, QUEUE_LOADS_MAX);
         while self.queues.get(queue).reading.len() < most {
-            let Some(record) = self.queues.get(queue).next_page() else { return };
+            let Some(record) = self.next_page(queue) else { return };
             if self.loads.is_full() && !self.loads.pages.contains_key(&record) {
                 self.loads.starve(record, queue);
                 return;
@@ -169,6 +169,13 @@ impl Core {
             self.queues.get_mut(queue).reading.push_back(Reading { record, early: false });
             self.load(record, Purpose::Queue(queue), fx);
         }
+    }
+
+    /// The page to read next for a queue: the first one that is not being read already.
+    fn next_page(&self, queue: QueueId) -> Option<RecordNumber> {
+        let reading = &self.queues.get(queue).reading;
+        let is_read = |record: &RecordNumber| reading.iter().any(|it| it.record == *record);
+        self.catalogue.rest(queue).find(|record| !is_read(record))
     }
 
     /// How many objects of a queue its subscribers here and peers may hold at once, and so take before
@@ -208,14 +215,24 @@ impl Core {
         let q = self.queues.get_mut(queue);
         let at = q.reading.iter().position(|reading| reading.record == record);
         let at = at.expect("a page is read for a queue that has asked for it");
-        if at > 0 && q.paged_records().next() != Some(record) {
+        if at > 0 && self.catalogue.rest(queue).next() != Some(record) {
             q.reading[at].early = true;
             return;
         }
         q.reading.remove(at);
         self.loads.end_page(record);
         self.loads.end_starving(record, queue);
-        self.bring_in(record, queue, size, entries, fx);
+        let page = self.catalogue.page(record);
+        let ready = page.map_or(Vec::new(), |page| page.ready_of(queue));
+        if ready.is_empty() {
+            // It was written again elsewhere while it was read: the queue asks for that, if it has
+            // not left altogether.
+            if !self.queues.get(queue).is_empty() {
+                self.stir(queue);
+            }
+        } else {
+            self.bring_in(record, &ready, size, entries, fx);
+        }
         self.read_early_again(queue, fx);
     }
 
@@ -227,7 +244,7 @@ impl Core {
         {
             next.early = false;
             let record = next.record;
-            if self.queues.get(queue).paged_records().any(|paged| paged == record) {
+            if self.catalogue.has_rest(queue, record) {
                 return self.load(record, Purpose::Queue(queue), fx);
             }
             self.queues.get_mut(queue).reading.pop_front();
@@ -235,34 +252,25 @@ impl Core {
         }
     }
 
-    /// Brings the ready objects of one queue in from a record that has been read.
+    /// Brings all ready objects of one queue in from a record that has been read.
     fn bring_in(
         &mut self,
         record: RecordNumber,
-        queue: QueueId,
+        ready: &[(QueueId, u32)],
         size: usize,
         entries: &[(Loc, Entry)],
         fx: &mut Effects,
     ) {
-        let Some(set) = self.catalogue.take_set(record, Shelf::Ready(queue)) else {
-            // It was written again elsewhere while it was read: the queue asks for that, if it has
-            // not left altogether.
-            if !self.queues.get(queue).is_empty() {
-                self.stir(queue);
-            }
-            return;
-        };
-        let q = self.queues.get_mut(queue);
-        q.paged.remove(&(set.order, record));
-        q.paged_count -= set.positions.len() as u64;
-        let share = set.positions.len() * 4 < entries.len();
-        for position in set.positions.iter() {
-            let (at, entry) = &entries[position as usize];
+        let queue = ready[0].0;
+        self.catalogue.lift(record, queue, ready);
+        self.queues.get_mut(queue).paged_count -= ready.len() as u64;
+        let share = ready.len() * 4 < entries.len();
+        for (_, position) in ready {
+            let (at, entry) = &entries[*position as usize];
             let Entry::Object { place, object, .. } = entry else {
                 return fx.push(Effect::Stop(format!("{at} should be an object")));
             };
             let place = place.unwrap_or(*at);
-            self.catalogue.put(*at, Shelf::Memory, place);
             let mut object = (**object).clone();
             if share {
                 unpin(&mut object, size);
@@ -306,23 +314,15 @@ impl Core {
         let Some(page) = self.catalogue.page(record) else { return };
         // Of all alike, lest those that come last have it read again.
         let much_room = self.has_much_room();
-        let queues: Vec<(QueueId, Loc)> = page
-            .sets
-            .iter()
-            .filter_map(|s| match s.shelf {
-                Shelf::Ready(queue) => Some((queue, s.order)),
-                _ => None,
-            })
-            .collect();
-        for (queue, order) in queues {
+        for ready in page.ready().chunk_by(|(a, _), (b, _)| a == b) {
+            let queue = ready[0].0;
             let starved = self.loads.end_starving(record, queue);
             let q = self.queues.get(queue);
-            let next = q.paged.first() == Some(&(order, record));
-            if next
+            if self.catalogue.rest(queue).next() == Some(record)
                 && q.window.len() < self.limits.window_objects
                 && (starved || self.has_use(q, much_room))
             {
-                self.bring_in(record, queue, size, entries, fx);
+                self.bring_in(record, ready, size, entries, fx);
             }
         }
     }

@@ -198,8 +198,8 @@ impl Core {
                 let queues = || t.queues.values().map(|q| (*q, self.queues.get(*q)));
                 let in_memory = queues().filter_map(|(q, _)| self.waiting_since(q));
                 let on_disk = queues()
-                    .filter_map(|(_, q)| q.paged.first())
-                    .filter_map(|(_, record)| self.catalogue.page(*record))
+                    .filter_map(|(q, _)| self.catalogue.rest(q).next())
+                    .filter_map(|record| self.catalogue.page(record))
                     .map(|page| self.now.wall - page.wall);
                 let subscribers: usize =
                     self.subs.matching(t).iter().map(|g| self.subs.group(*g).subs.len()).sum();

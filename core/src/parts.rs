@@ -434,8 +434,8 @@ impl Core {
         let cut: Vec<_> =
             self.catalogue.iter().map(|(n, _)| *n).take_while(|n| *n < kept).collect();
         for record in cut {
-            self.catalogue.take_set(record, Shelf::Ended);
-            self.catalogue.take_set(record, Shelf::Shadow);
+            self.catalogue.take_all(record, Shelf::Ended);
+            self.catalogue.take_all(record, Shelf::Shadow);
             self.remembered.drop_ends(record);
         }
     }
@@ -444,7 +444,7 @@ impl Core {
         let before = Wall(self.now.wall.0.saturating_sub(self.limits.idempotency.as_millis()));
         while let Some(record) = self.remembered.next_forgotten(before, self.limits.idempotency_ids)
         {
-            self.catalogue.take_set(record, crate::catalogue::Shelf::Ended);
+            self.catalogue.take_all(record, crate::catalogue::Shelf::Ended);
         }
     }
 }

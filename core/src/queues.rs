@@ -46,11 +46,7 @@ pub(crate) struct Queue {
     pub(crate) handled: Vec<Name>,
     /// The front, in memory.
     pub(crate) window: Front,
-    /// The rest: records, with the place of their first object. Two records may start with the
-    /// same place while what one of them holds is written again.
-    #[serde(skip)]
-    pub(crate) paged: BTreeSet<(Loc, RecordNumber)>,
-    /// How many objects are in the rest.
+    /// How many objects are in the rest, which the catalogue knows.
     pub(crate) paged_count: u64,
     /// Local groups that may take its objects.
     pub(crate) groups: Vec<GroupId>,
@@ -143,23 +139,6 @@ impl Queue {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.window.is_empty() && self.paged_count == 0
-    }
-
-    /// The page to read next: the first one that is not being read already.
-    pub(crate) fn next_page(&self) -> Option<RecordNumber> {
-        let is_read = |record: &RecordNumber| self.reading.iter().any(|it| it.record == *record);
-        self.paged_records().find(|record| !is_read(record))
-    }
-
-    /// The records that hold the rest.
-    pub(crate) fn paged_records(&self) -> impl Iterator<Item = RecordNumber> + '_ {
-        self.paged.iter().map(|(_, record)| *record)
-    }
-
-    /// Whether an object of this place may wait in memory without passing others.
-    pub(crate) fn has_room_for(&self, place: Loc, window_objects: usize) -> bool {
-        self.window.len() < window_objects
-            && self.paged.first().is_none_or(|(first, _)| place < *first)
     }
 }
 
@@ -261,7 +240,6 @@ impl Queues {
             ty,
             handled: handled.to_vec(),
             window: Front::default(),
-            paged: BTreeSet::new(),
             paged_count: 0,
             groups,
             reading: VecDeque::new(),

@@ -82,8 +82,8 @@ impl Core {
         assert!(!self.started, "recovery comes before the start");
         let damaged =
             |what: String| StoreError::Damaged { place: format!("record {number}"), what };
-        let (header, entries) =
-            crate::record::entries(record).map_err(|e: BadRecord| damaged(e.to_string()))?;
+        let (header, entries) = crate::record::entries_with(record, &mut self.vocabulary)
+            .map_err(|e: BadRecord| damaged(e.to_string()))?;
         if header.lane != self.lane.id || header.number != number {
             return Err(damaged(format!("it is record {} of lane {}", header.number, header.lane)));
         }
@@ -373,8 +373,9 @@ impl Core {
         self.catalogue
             .iter()
             .map(|(record, page)| {
-                let sets = page.sets.iter().filter(|s| alive(s.shelf));
-                let mut positions: Vec<u32> = sets.flat_map(|s| s.positions.iter()).collect();
+                let sets = page.sets();
+                let sets = sets.iter().filter(|(shelf, _)| alive(*shelf));
+                let mut positions: Vec<u32> = sets.flat_map(|(_, set)| set.iter()).collect();
                 positions.sort_unstable();
                 (*record, positions)
             })

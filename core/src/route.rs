@@ -32,7 +32,7 @@ use crate::catalogue::QueueId;
 use crate::core::Core;
 use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::effect::Effects;
-use crate::ids::{LaneId, LinkId};
+use crate::ids::{LaneId, LinkId, ObjectId};
 use crate::limits::{OFFER_BYTES_MAX, OFFER_OBJECTS_MAX, OFFERS_MAX, PATH_MAX};
 use crate::memory::Slot;
 use crate::mesh::who;
@@ -353,15 +353,15 @@ impl Core {
         if fresh.is_empty() {
             return;
         }
-        let candidates = self.why_waiting(queue);
-        for slot in fresh.into_iter().rev() {
-            self.memory.get_mut(slot).wait_noted = true;
-            let object = self.object(slot);
-            let (id, moves) = (object.id, object.moves);
-            let mut decision = Decision::new(self.now.wall, Step::Wait, None);
-            decision.candidates = candidates.clone();
-            self.decide(decision, (id, moves));
-        }
+        let mut decision = Decision::new(self.now.wall, Step::Wait, None);
+        decision.candidates = self.why_waiting(queue);
+        let note = |slot| {
+            let live = self.memory.get_mut(slot);
+            live.wait_noted = true;
+            (live.object.id, live.object.moves)
+        };
+        let fresh: Vec<(ObjectId, u32)> = fresh.into_iter().rev().map(note).collect();
+        self.decide_all(decision, fresh);
     }
 
     /// Everybody who could take from a queue, with what keeps it from them now.

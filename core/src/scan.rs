@@ -249,15 +249,10 @@ impl Core {
 
     /// Takes an entry off its shelf, with the counts that go with it.
     pub(crate) fn unshelve(&mut self, at: Loc, shelf: Shelf) {
-        let order = self.catalogue.page(at.record).and_then(|p| p.set(shelf)).map(|s| s.order);
-        let empty = self.catalogue.take(at, shelf);
+        self.catalogue.take(at, shelf);
         match shelf {
             Shelf::Ready(queue) => {
-                let q = self.queues.get_mut(queue);
-                q.paged_count -= 1;
-                if let (true, Some(order)) = (empty, order) {
-                    q.paged.remove(&(order, at.record));
-                }
+                self.queues.get_mut(queue).paged_count -= 1;
                 self.tidy_queue(queue);
             }
             Shelf::Delayed(ty) => self.queues.ty_mut(ty).delayed -= 1,
@@ -496,7 +491,7 @@ impl Core {
         }
         let before = Wall(self.now.wall.0.saturating_sub(retention.as_millis()));
         let parked = |p: &crate::catalogue::Page| {
-            p.wall < before && p.sets.iter().any(|s| matches!(s.shelf, Shelf::Parked(_)))
+            p.wall < before && p.has(|shelf| matches!(shelf, Shelf::Parked(_)))
         };
         let records: Vec<_> =
             self.catalogue.iter().filter(|(_, p)| parked(p)).map(|(n, _)| *n).collect();
@@ -507,8 +502,7 @@ impl Core {
 
     /// Records with something on these shelves.
     pub(crate) fn records_with(&self, wanted: impl Fn(Shelf) -> bool) -> Vec<RecordNumber> {
-        let has = |p: &crate::catalogue::Page| p.sets.iter().any(|s| wanted(s.shelf));
-        self.catalogue.iter().filter(|(_, p)| has(p)).map(|(n, _)| *n).collect()
+        self.catalogue.iter().filter(|(_, p)| p.has(&wanted)).map(|(n, _)| *n).collect()
     }
 }
 

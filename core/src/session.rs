@@ -61,24 +61,12 @@ impl Core {
             }
             None => {
                 let group = self.group_for(&demand);
-                let in_flight = self.unsettled_of(key);
-                self.subs.add(key, group, (s.credit, in_flight), lease, self.now.wall);
-                let session = self.subs.sessions.get_mut(&s.session).expect("checked");
-                session.subs.insert(s.subscription);
+                self.subs.add(key, group, s.credit, lease, self.now.wall);
                 self.hungry.insert(group);
                 self.window_may_grow(group);
             }
         }
         self.reply(to, Answer::Done(1), fx);
-    }
-
-    /// Deliveries that an earlier subscription of this number has left unsettled: they use the
-    /// credit of the next one, so that a client cannot hold more by subscribing anew.
-    fn unsettled_of(&self, key: SubKey) -> u32 {
-        let of_key =
-            |n: &u64| self.leases.get(*n).is_some_and(|lease| lease.holder == Holder::Stream(key));
-        let count = self.leases_of(key.0).filter(of_key).count();
-        u32::try_from(count).expect("leases are bounded")
     }
 
     /// The leases that a session holds, in the order in which they were given.
@@ -149,9 +137,6 @@ impl Core {
             return self.refuse(to, refusal.given(subscription), fx);
         }
         self.end_subscription((session, subscription));
-        if let Some(session) = self.subs.sessions.get_mut(&session) {
-            session.subs.remove(&subscription);
-        }
         self.reply(to, Answer::Done(1), fx);
     }
 

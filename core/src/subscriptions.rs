@@ -97,6 +97,9 @@ pub(crate) struct Group {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Session {
     pub(crate) subs: BTreeSet<SubscriptionId>,
+    /// Deliveries that subscriptions which have ended have left unsettled: they use the credit of the next
+    /// one of the same number, so that a client cannot hold more by subscribing anew.
+    pub(crate) unsettled: BTreeMap<SubscriptionId, u32>,
     /// The leases that it was given, in that order. Those that stand are its own still.
     pub(crate) leases: Sifted<u64, ENDED_SLACK>,
     pub(crate) pace: Pace,
@@ -201,15 +204,11 @@ impl Subscriptions {
         group
     }
 
-    /// Adds a subscription to its group, with so many unsettled deliveries.
-    pub(crate) fn add(
-        &mut self,
-        key: SubKey,
-        group: GroupId,
-        (credit, in_flight): (u32, u32),
-        lease: Span,
-        now: Wall,
-    ) {
+    /// Adds a subscription to its session and its group.
+    pub(crate) fn add(&mut self, key: SubKey, group: GroupId, credit: u32, lease: Span, now: Wall) {
+        let session = self.sessions.get_mut(&key.0).expect("checked");
+        session.subs.insert(key.1);
+        let in_flight = session.unsettled.remove(&key.1).unwrap_or_default();
         let sub = Subscription {
             group,
             credit,
@@ -247,6 +246,12 @@ impl Subscriptions {
     /// Removes a subscription. Says whether its group is empty now.
     pub(crate) fn remove(&mut self, key: SubKey) -> Option<(GroupId, bool)> {
         let sub = self.subs.remove(&key)?;
+        if let Some(session) = self.sessions.get_mut(&key.0) {
+            session.subs.remove(&key.1);
+            if sub.in_flight > 0 {
+                session.unsettled.insert(key.1, sub.in_flight);
+            }
+        }
         let g = self.group_mut(sub.group);
         g.subs.remove(&key);
         g.ring.retain(|k| *k != key);
@@ -310,7 +315,10 @@ impl Subscriptions {
 
     /// A delivery of a subscription has ended, by a settle or otherwise.
     pub(crate) fn free_one(&mut self, key: SubKey, settled: bool, now: Wall) -> Option<GroupId> {
-        let sub = self.subs.get_mut(&key)?;
+        let Some(sub) = self.subs.get_mut(&key) else {
+            self.settle_unsettled(key);
+            return None;
+        };
         assert!(sub.in_flight > 0, "a delivery ends once");
         sub.in_flight -= 1;
         if settled {
@@ -323,6 +331,17 @@ impl Subscriptions {
             self.ring(key);
         }
         Some(group)
+    }
+
+    /// A delivery of a subscription that has ended has ended.
+    fn settle_unsettled(&mut self, key: SubKey) {
+        let Some(session) = self.sessions.get_mut(&key.0) else { return };
+        let left =
+            session.unsettled.get_mut(&key.1).expect("what a subscription leaves is counted");
+        *left -= 1;
+        if *left == 0 {
+            session.unsettled.remove(&key.1);
+        }
     }
 
     /// Whether a group can take an object now.

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::catalogue::{GROUP_RECORDS, Group, Page, Positions, QueueId, Set, Shelf};
+use crate::catalogue::{GROUP_RECORDS, Group, Page, Positions, QueueId, Shelf};
 use crate::core::Core;
 use crate::ids::{Loc, RecordNumber};
 use crate::memory::Phase;
@@ -21,6 +21,14 @@ use crate::transfer::InState;
 /// More entries than this have no room in a record: each takes two bytes.
 const RECORD_ENTRIES_MAX: u32 = (RECORD_BYTES_MAX / 2) as u32;
 
+/// The positions of one shelf in a record.
+struct Set {
+    shelf: Shelf,
+    /// The lowest place of its objects in the order of arrival.
+    order: Loc,
+    positions: Positions,
+}
+
 /// An object that stands somewhere for whoever reads the log: where it is, its shelf, its place.
 type Standing = (Loc, Shelf, Loc);
 
@@ -28,9 +36,8 @@ impl Core {
     /// Pages with their shelves, in groups. Objects in memory stand as the log has them.
     pub(super) fn encode_pages(&mut self, w: &mut Writer) {
         let mut in_memory = self.shelves_of_memory();
-        let releasing = self.shelves_of_released();
-        for standing in &releasing {
-            in_memory.entry(standing.0.record).or_default().push(*standing);
+        for standing in self.shelves_of_released() {
+            in_memory.entry(standing.0.record).or_default().push(standing);
         }
         let groups: Vec<Group> = self.catalogue.groups().collect();
         w.int(groups.len() as u64);
@@ -42,12 +49,9 @@ impl Core {
             }
             let mut pages = self.begin_group(w, group);
             for (record, page) in self.catalogue.group(group) {
-                match follows_from_page(page) {
-                    true => pages.write(w, *record, page, page.sets.iter().collect()),
-                    false => {
-                        let sets = mixed(*record, page, &in_memory, &releasing);
-                        pages.write(w, *record, page, sets.iter().collect());
-                    }
+                match in_memory.get(record) {
+                    Some(standing) => pages.write(w, *record, &as_written(page, standing)),
+                    None => pages.write(w, *record, page),
                 }
             }
         }
@@ -85,7 +89,7 @@ impl Core {
             if !follows_from_page(page) {
                 return None;
             }
-            pages.write(&mut w, *record, page, page.sets.iter().collect());
+            pages.write(&mut w, *record, page);
         }
         Some(w.as_slice().to_vec())
     }
@@ -166,27 +170,30 @@ impl Core {
         // written, so their sizes are not in it; they are closed all the same.
         let (bytes, entries) = (r.u32()?.max(1), r.u32()?);
         let wall = if wall == Wall(0) { self.now.wall } else { wall };
-        let mut page = Page { wall, bytes, entries, sets: Vec::new() };
+        let (mut page, mut orders) = (Page::new(wall, bytes, entries), Vec::new());
         for _ in 0..r.count()? {
-            let set = match layout {
+            let Set { shelf, order, positions } = match layout {
                 1 => self.decode_set_of_layout_1(r)?,
                 _ => self.decode_set(r, record, entries)?,
             };
-            let count = set.positions.len() as u64;
-            match set.shelf {
+            let count = positions.len() as u64;
+            let first = positions.iter().next().map(|position| Loc { record, position });
+            if positions.iter().any(|position| page.shelf_of(position).is_some()) {
+                return Err(r.bad("a position that stands nowhere else"));
+            }
+            match shelf {
                 Shelf::Ready(queue) => {
-                    let q = self.queues.get_mut(queue);
-                    q.paged.insert((set.order, record));
-                    q.paged_count += count;
+                    self.queues.get_mut(queue).paged_count += count;
+                    orders.extend(Some((queue, order)).filter(|_| first != Some(order)));
                 }
                 Shelf::Delayed(ty) => self.queues.ty_mut(ty).delayed += count,
                 Shelf::Parked(ty) => self.queues.ty_mut(ty).parked += count,
                 Shelf::Held | Shelf::Shadow | Shelf::Ended | Shelf::Memory => {}
             }
-            page.sets.push(set);
+            page.put_all(shelf, positions);
         }
-        if !page.sets.is_empty() {
-            self.catalogue.insert(record, page);
+        if !page.is_empty() {
+            self.catalogue.restore(record, page, orders);
         }
         Ok(())
     }
@@ -261,71 +268,55 @@ struct Beside {
 }
 
 impl Beside {
-    fn write(&mut self, w: &mut Writer, record: RecordNumber, page: &Page, mut sets: Vec<&Set>) {
+    fn write(&mut self, w: &mut Writer, record: RecordNumber, page: &Page) {
         let offset = record.0 - self.first.0;
         w.byte(u8::try_from(offset).expect("a group is some tens of records"));
         w.change(self.wall.0, page.wall.0);
         self.wall = page.wall;
         w.int(u64::from(page.bytes));
         w.int(u64::from(page.entries));
-        sets.sort_by_key(|set| set.shelf);
+        let sets = page.sets();
         w.int(sets.len() as u64);
-        sets.into_iter().for_each(|set| encode_set(w, record, set));
+        for (shelf, positions) in sets {
+            let moved = match shelf {
+                Shelf::Ready(queue) => page.moved(queue),
+                _ => None,
+            };
+            encode_set(w, record, shelf, moved, &positions);
+        }
     }
 }
 
 /// Whether what a checkpoint says of a record does not depend on what becomes of its objects.
 fn follows_from_page(page: &Page) -> bool {
-    !page.sets.iter().any(|set| matches!(set.shelf, Shelf::Memory | Shelf::Held))
+    !page.has(|shelf| matches!(shelf, Shelf::Memory | Shelf::Held))
 }
 
-/// The shelves of a page on which objects in memory stand, or some that are just being released.
-fn mixed(
+/// A page on which objects stand as whoever reads the log will find them.
+fn as_written(page: &Page, standing: &[Standing]) -> Page {
+    let mut page = page.clone();
+    for (at, shelf, place) in standing {
+        page.change(*at, *shelf, *place);
+    }
+    page
+}
+
+fn encode_set(
+    w: &mut Writer,
     record: RecordNumber,
-    page: &Page,
-    in_memory: &BTreeMap<RecordNumber, Vec<Standing>>,
-    releasing: &[Standing],
-) -> Vec<Set> {
-    let mut sets: Vec<Set> = Vec::new();
-    for set in page.sets.iter().filter(|s| s.shelf != Shelf::Memory) {
-        let mut set = set.clone();
-        if set.shelf == Shelf::Held {
-            for (at, ..) in releasing.iter().filter(|(at, ..)| at.record == record) {
-                set.positions.remove(at.position);
-            }
-        }
-        if !set.positions.is_empty() {
-            sets.push(set);
-        }
-    }
-    for (at, shelf, place) in in_memory.get(&record).into_iter().flatten() {
-        add(&mut sets, *at, *shelf, *place);
-    }
-    sets
-}
-
-fn add(sets: &mut Vec<Set>, at: Loc, shelf: Shelf, place: Loc) {
-    match sets.iter_mut().find(|s| s.shelf == shelf) {
-        Some(set) => {
-            set.positions.insert(at.position);
-            set.order = set.order.min(place);
-        }
-        None => sets.push(Set { shelf, order: place, positions: Positions::One(at.position) }),
-    }
-}
-
-fn encode_set(w: &mut Writer, record: RecordNumber, set: &Set) {
-    let runs = set.positions.runs().count();
-    let first = set.positions.iter().next().map(|position| Loc { record, position });
-    let elsewhere = first != Some(set.order);
-    let words = match &set.positions {
+    shelf: Shelf,
+    moved: Option<Loc>,
+    positions: &Positions,
+) {
+    let runs = positions.runs().count();
+    let words = match positions {
         // A run takes two to four bytes.
         Positions::Map(words) if 8 * words.len() < 3 * runs => Some(words),
         _ => None,
     };
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
-    let flags = flag(elsewhere, ELSEWHERE) | flag(words.is_some(), BITMAP);
-    let (code, number) = match set.shelf {
+    let flags = flag(moved.is_some(), ELSEWHERE) | flag(words.is_some(), BITMAP);
+    let (code, number) = match shelf {
         Shelf::Ready(queue) => (1, Some(queue.0)),
         Shelf::Delayed(ty) => (2, Some(ty.0)),
         Shelf::Parked(ty) => (3, Some(ty.0)),
@@ -336,9 +327,9 @@ fn encode_set(w: &mut Writer, record: RecordNumber, set: &Set) {
     };
     w.byte(code | flags);
     number.iter().for_each(|n| w.int(u64::from(*n)));
-    if elsewhere {
-        w.change(record.0, set.order.record.0);
-        w.int(u64::from(set.order.position));
+    if let Some(order) = moved {
+        w.change(record.0, order.record.0);
+        w.int(u64::from(order.position));
     }
     if let Some(words) = words {
         w.int(words.len() as u64);
@@ -347,7 +338,7 @@ fn encode_set(w: &mut Writer, record: RecordNumber, set: &Set) {
     }
     w.int(runs as u64);
     let mut behind = 0;
-    for (first, length) in set.positions.runs() {
+    for (first, length) in positions.runs() {
         w.int(u64::from(first - behind));
         w.int(u64::from(length - 1));
         behind = first + length;

@@ -12,14 +12,16 @@ use super::beside::Beside;
 use super::end::Before;
 use super::frame::{HASH_BYTES, HEADER_BYTES, Header, seal_in_place};
 use crate::ids::{Loc, RecordNumber};
-use crate::names::{Name, TypeName};
 use crate::recording::elide;
 
+mod vocabulary;
 mod words;
 
 /// Room behind what clients carry: for most of what an entry and a record end with.
 const BEHIND_BYTES: usize = 512;
 
+pub use vocabulary::Vocabulary;
+pub(super) use vocabulary::Word;
 pub use words::Words;
 
 /// Writes the body of one record.
@@ -52,21 +54,14 @@ struct Written {
 pub struct Reader {
     body: Bytes,
     at: usize,
-    strings: Vec<Word>,
+    /// Its strings, in the order of their first use, by their numbers in the vocabulary.
+    strings: Vec<u32>,
+    vocabulary: Vocabulary,
     /// The last end that was read.
     pub(super) end: Option<Box<Before>>,
     pub(super) beside: Beside,
     /// Nothing in the entry that is read is told beside what stands before it.
     pub(super) alone: bool,
-}
-
-/// A string of a record, with what it has been found to be: entries name the same few again and
-/// again, and share what was checked once.
-#[derive(Debug)]
-pub(super) struct Word {
-    pub(super) text: Arc<str>,
-    pub(super) ty: Option<TypeName>,
-    pub(super) name: Option<Name>,
 }
 
 /// Bytes that do not decode. The frame's hash was right, so this is a bug or a newer format.
@@ -209,8 +204,19 @@ impl Writer {
 impl Reader {
     /// Starts at the first entry of a body.
     pub fn new(body: Bytes) -> Self {
-        let beside = Beside::default();
-        Self { body, at: 0, strings: Vec::new(), end: None, beside, alone: false }
+        Self::with_vocabulary(body, Vocabulary::default())
+    }
+
+    /// The same, with strings that earlier records have named.
+    pub(super) fn with_vocabulary(body: Bytes, mut vocabulary: Vocabulary) -> Self {
+        vocabulary.begin();
+        let (strings, beside) = (Vec::new(), Beside::default());
+        Self { body, at: 0, strings, vocabulary, end: None, beside, alone: false }
+    }
+
+    /// The strings that this record and those before it have named.
+    pub(super) fn into_vocabulary(self) -> Vocabulary {
+        self.vocabulary
     }
 
     /// Whether all has been read.
@@ -310,16 +316,19 @@ impl Reader {
 
     pub(super) fn word(&mut self) -> Result<&mut Word, BadEntry> {
         let number = self.int()?;
-        let index = if number == 0 {
-            let bytes = self.bytes()?;
-            let text = std::str::from_utf8(&bytes).map_err(|_| self.bad("UTF-8"))?.into();
-            self.strings.push(Word { text, ty: None, name: None });
-            self.strings.len() - 1
+        let number = if number == 0 {
+            let length = self.count()?;
+            let text = &self.body[self.at..self.at + length];
+            let number = self.vocabulary.number_of(text).map_err(|_| self.bad("UTF-8"))?;
+            self.at += length;
+            self.strings.push(number);
+            number
         } else {
-            usize::try_from(number - 1).map_err(|_| self.bad("a string's number"))?
+            let index = usize::try_from(number - 1).ok();
+            let number = index.and_then(|index| self.strings.get(index).copied());
+            number.ok_or_else(|| self.bad("a string's number"))?
         };
-        let bad = self.bad("a string's number");
-        self.strings.get_mut(index).ok_or(bad)
+        Ok(self.vocabulary.word(number))
     }
 
     pub(crate) fn loc(&mut self) -> Result<Loc, BadEntry> {

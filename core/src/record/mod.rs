@@ -9,7 +9,7 @@ mod object;
 mod steps;
 mod walk;
 
-pub use codec::{BadEntry, Reader, Words, Writer};
+pub use codec::{BadEntry, Reader, Vocabulary, Words, Writer};
 pub(crate) use end::write_end;
 pub use entry::{End, Ending, Entry, How, PeerSeen, Standing, TransferId};
 pub(crate) use entry::{decode_locs, encode_locs, name, type_name, write_decision};
@@ -19,4 +19,6 @@ pub use frame::{
 };
 pub(crate) use object::write_object;
 pub use steps::IdSteps;
-pub use walk::{BadRecord, Glance, entries, entries_of_sealed, glance_at_sealed, mentions};
+pub use walk::{
+    BadRecord, Glance, entries, entries_of_sealed, entries_with, glance_at_sealed, mentions,
+};

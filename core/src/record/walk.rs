@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::codec::{BadEntry, Reader};
+use super::codec::{BadEntry, Reader, Vocabulary};
 use super::end::{glance_at_end, is_end};
 use super::entry::{Entry, How, Standing};
 use super::frame::{BadFrame, Header, body_of, open, open_header};
@@ -39,14 +39,22 @@ pub enum BadRecord {
 /// Opens a record and reads all its entries with their places, in order. Payloads share the
 /// record's memory.
 pub fn entries(record: &Bytes) -> Result<(Header, Vec<(Loc, Entry)>), BadRecord> {
+    entries_with(record, &mut Vocabulary::default())
+}
+
+/// The same for a reader of many records.
+pub fn entries_with(
+    record: &Bytes,
+    vocabulary: &mut Vocabulary,
+) -> Result<(Header, Vec<(Loc, Entry)>), BadRecord> {
     let (header, body) = open(record)?;
-    read(header, body)
+    read(header, body, vocabulary)
 }
 
 /// The same for a record that was sealed by this process, or has passed [`open`]: its hash is not
 /// computed again.
 pub fn entries_of_sealed(record: &Bytes) -> Result<(Header, Vec<(Loc, Entry)>), BadRecord> {
-    read(open_header(record)?, body_of(record))
+    read(open_header(record)?, body_of(record), &mut Vocabulary::default())
 }
 
 /// What a follower of the log wants to know of an entry: by far the most objects are written once
@@ -68,11 +76,12 @@ pub enum Glance {
 /// again. After an error it holds what was read before.
 pub fn glance_at_sealed(
     record: &Bytes,
+    vocabulary: &mut Vocabulary,
     glances: &mut Vec<(Loc, Glance)>,
 ) -> Result<Header, BadRecord> {
     let header = open_header(record)?;
     glances.clear();
-    read_into(header, body_of(record), Glance::decode, glances)?;
+    read_into(header, body_of(record), vocabulary, Glance::decode, glances)?;
     Ok(header)
 }
 
@@ -86,30 +95,46 @@ impl Glance {
     }
 }
 
-fn read(header: Header, body: Bytes) -> Result<(Header, Vec<(Loc, Entry)>), BadRecord> {
+fn read(
+    header: Header,
+    body: Bytes,
+    vocabulary: &mut Vocabulary,
+) -> Result<(Header, Vec<(Loc, Entry)>), BadRecord> {
     // An entry has at least two bytes: a header that claims more reserves no memory for them.
     let room = (header.entries as usize).min(body.len() / 2);
     let mut entries = Vec::with_capacity(room);
-    read_into(header, body, Entry::decode, &mut entries)?;
+    read_into(header, body, vocabulary, Entry::decode, &mut entries)?;
     Ok((header, entries))
 }
 
 fn read_into<T>(
     header: Header,
     body: Bytes,
+    vocabulary: &mut Vocabulary,
+    decode: fn(&mut Reader, Birth) -> Result<T, BadEntry>,
+    entries: &mut Vec<(Loc, T)>,
+) -> Result<(), BadRecord> {
+    let mut reader = Reader::with_vocabulary(body, std::mem::take(vocabulary));
+    let read = read_all(header, &mut reader, decode, entries);
+    *vocabulary = reader.into_vocabulary();
+    read
+}
+
+fn read_all<T>(
+    header: Header,
+    reader: &mut Reader,
     decode: fn(&mut Reader, Birth) -> Result<T, BadEntry>,
     entries: &mut Vec<(Loc, T)>,
 ) -> Result<(), BadRecord> {
     let number = header.number.0;
     let miscounted = |found| BadRecord::Count { number, expected: header.entries, found };
-    let mut reader = Reader::new(body);
     for position in 0..header.entries {
         if reader.is_done() {
             return Err(miscounted(position));
         }
         let loc = Loc { record: header.number, position };
         let here = Birth { lane: header.lane, epoch: header.epoch, loc };
-        let entry = decode(&mut reader, here).map_err(|bad| BadRecord::Entry { number, bad })?;
+        let entry = decode(reader, here).map_err(|bad| BadRecord::Entry { number, bad })?;
         entries.push((loc, entry));
     }
     if !reader.is_done() {
@@ -257,6 +282,7 @@ mod tests {
 
     #[test]
     fn a_glance_sees_what_reading_sees() {
+        let mut vocabulary = Vocabulary::default();
         let written = all_sorts();
         let mut writer = Writer::default();
         for entry in &written {
@@ -279,11 +305,14 @@ mod tests {
             (at, seen)
         });
         let mut glances = vec![(Loc::default(), Glance::Other(Entry::Generation(1)))];
-        assert_eq!(glance_at_sealed(&record, &mut glances), Ok(read));
+        assert_eq!(glance_at_sealed(&record, &mut vocabulary, &mut glances), Ok(read));
         assert!(glances.iter().cloned().eq(expected));
         for cut in HEADER_BYTES..record.len() - HASH_BYTES {
             let cut = seal(&header, &record[HEADER_BYTES..cut]);
-            assert!(glance_at_sealed(&cut, &mut glances).is_err(), "it cannot be whole");
+            assert!(
+                glance_at_sealed(&cut, &mut vocabulary, &mut glances).is_err(),
+                "it cannot be whole"
+            );
         }
     }
 
@@ -295,8 +324,8 @@ mod tests {
         let written = all_sorts();
         assert_eq!(read, header(u32::try_from(written.len()).expect("few")));
         assert!(entries.iter().map(|(_, entry)| entry).eq(&written));
-        let mut glances = Vec::new();
-        assert_eq!(glance_at_sealed(&record, &mut glances), Ok(read));
+        let (mut vocabulary, mut glances) = (Vocabulary::default(), Vec::new());
+        assert_eq!(glance_at_sealed(&record, &mut vocabulary, &mut glances), Ok(read));
         let is_end = |glance: &&(Loc, Glance)| matches!(glance.1, Glance::Other(Entry::End(_)));
         assert_eq!(glances.iter().filter(is_end).count(), 7);
     }

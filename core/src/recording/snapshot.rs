@@ -6,7 +6,6 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::{QueueId, Shelf};
 use crate::core::Core;
 use crate::recording::sliced::Slices;
 
@@ -129,17 +128,6 @@ impl Core {
         self.transfers.derive();
         self.remembered.derive();
         let queues = u32::try_from(self.queues.len()).map_err(|_| BadSnapshot("its queues"))?;
-        for (record, page) in self.catalogue.iter() {
-            for set in &page.sets {
-                match set.shelf {
-                    Shelf::Ready(queue) if queue < QueueId(queues) => {
-                        self.queues.get_mut(queue).paged.insert((set.order, *record));
-                    }
-                    Shelf::Ready(_) => return Err(BadSnapshot("a queue's number")),
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
+        self.catalogue.derive(queues).ok_or(BadSnapshot("a queue's number"))
     }
 }

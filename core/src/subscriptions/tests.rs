@@ -14,7 +14,7 @@ fn three() -> (Subscriptions, GroupId) {
     let group = subs.create_group(DemandKey::new(pattern, name));
     for n in 0..3 {
         subs.sessions.insert(SessionId(n), Session::default());
-        subs.add((SessionId(n), SUBSCRIPTION), group, (50, 0), Span::secs(30), Wall(0));
+        subs.add((SessionId(n), SUBSCRIPTION), group, 50, Span::secs(30), Wall(0));
     }
     (subs, group)
 }
@@ -28,6 +28,25 @@ fn settle(subs: &mut Subscriptions, session: u64, count: u32, now: Mono) {
 fn given(subs: &mut Subscriptions, group: GroupId, count: usize, now: Mono) -> Vec<u64> {
     let mut next = || subs.next_free(group, now).map(|(session, _)| session.0);
     std::iter::from_fn(&mut next).take(count).collect()
+}
+
+/// Whoever subscribes anew under the same number has not more in hand than its credit.
+#[test]
+fn what_a_subscription_leaves_unsettled_uses_the_credit_of_the_next_one_of_its_number() {
+    let (mut subs, group) = three();
+    let key = (SessionId(1), SUBSCRIPTION);
+    [0, 2].into_iter().for_each(|n| _ = subs.remove((SessionId(n), SUBSCRIPTION)));
+    assert_eq!(given(&mut subs, group, 3, at(0)), [1, 1, 1]);
+    subs.remove(key);
+    assert_eq!((subs.group(group).free, subs.group(group).credit), (0, 0));
+    assert_eq!(subs.free_one(key, true, Wall(0)), None);
+    subs.add(key, group, 50, Span::secs(30), Wall(0));
+    assert_eq!(subs.group(group).free, 48);
+    (0..2).for_each(|_| _ = subs.free_one(key, true, Wall(0)));
+    assert_eq!(subs.group(group).free, 50);
+    subs.remove(key);
+    subs.add(key, group, 50, Span::secs(30), Wall(0));
+    assert_eq!(subs.group(group).free, 50, "nothing was left");
 }
 
 #[test]

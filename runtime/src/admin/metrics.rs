@@ -1,6 +1,6 @@
 //! Counters of the process, and the page that Prometheus reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -52,7 +52,7 @@ pub(crate) struct Metrics {
     pub(crate) connections_refused: Counter,
     commit_buckets: [Counter; COMMIT_BUCKETS_US.len()],
     commit_us: Counter,
-    delivered: Mutex<BTreeMap<TypeName, u64>>,
+    delivered: Mutex<HashMap<TypeName, u64>>,
 }
 
 impl Metrics {
@@ -177,7 +177,7 @@ fn objects(page: &mut Page, hub: &Hub, types: &[(String, TypeView)]) {
 
     page.head("dpc_objects_delivered_total", counter, "Deliveries since the start, by type.");
     let delivered = hub.metrics.delivered.lock().expect("nobody panics while holding it").clone();
-    for (ty, count) in delivered {
+    for (ty, count) in BTreeMap::from_iter(delivered) {
         page.line(format_args!("dpc_objects_delivered_total{{type=\"{ty}\"}} {count}"));
     }
     let (settled, parked) = (hub.metrics.settled.get(), hub.metrics.parked.get());

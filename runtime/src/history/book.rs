@@ -4,15 +4,16 @@
 //! transaction, the number of the next record included, so a record counts once however often it is
 //! fed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 
 use bytes::Bytes;
 use dpc_core::decision::Decision;
 use dpc_core::ids::{LaneId, Loc, ObjectId, RecordNumber};
-use dpc_core::names::{Name, TypeName};
+use dpc_core::names::Name;
 use dpc_core::object::Hash16;
-use dpc_core::record::{self, End, Ending, Entry, Glance, Header, TransferId};
+use dpc_core::record::{self, End, Ending, Entry, Glance, Header, TransferId, Vocabulary};
 use dpc_core::{Span, Wall};
 
 use super::HistoryOptions;
@@ -21,7 +22,7 @@ use super::db::{Db, DbError, DbResult, Table};
 use super::decided::DecidedBlock;
 use super::ended::EndedBlock;
 use super::index::{self, Kind, Part, Ref};
-use super::rows::{Counts, MINUTE};
+use super::rows::MINUTE;
 use super::state::{BadState, State};
 
 #[derive(Debug)]
@@ -37,8 +38,8 @@ pub(super) struct Book {
     saved: usize,
     decided: DecidedBlock,
     ended: EndedBlock,
-    /// Counts that are not in the database yet.
-    pub(super) counts: HashMap<(u64, Option<TypeName>), Counts>,
+    /// Counts that are not in the database yet, by minute.
+    pub(super) counts: BTreeMap<u64, Tally>,
     /// When the first record of the open part was closed.
     part_began: Option<Wall>,
     /// Bytes of blocks in the open part.
@@ -54,6 +55,8 @@ pub(super) struct Book {
     is_dirty: bool,
     /// The memory that records are read into.
     glances: Vec<(Loc, Glance)>,
+    /// The strings that they share.
+    vocabulary: Vocabulary,
 }
 
 impl Book {
@@ -81,7 +84,7 @@ impl Book {
             saved: 0,
             decided: DecidedBlock::default(),
             ended: EndedBlock::default(),
-            counts: HashMap::new(),
+            counts: BTreeMap::new(),
             part_began: None,
             part_bytes: 0,
             part_log: 0,
@@ -90,6 +93,7 @@ impl Book {
             unsynced: 0,
             is_dirty: false,
             glances: Vec::new(),
+            vocabulary: Vocabulary::with_seed(RandomState::new().hash_one(())),
         };
         book.load()?;
         if book.state.lane != lane {
@@ -146,7 +150,7 @@ impl Book {
         self.part_log += record.len() as u64;
         let mut glances = std::mem::take(&mut self.glances);
         // It was sealed here, or the store has checked it.
-        let applied = match record::glance_at_sealed(record, &mut glances) {
+        let applied = match record::glance_at_sealed(record, &mut self.vocabulary, &mut glances) {
             Ok(header) if header.number == number && header.lane == self.state.lane => {
                 self.take_in(&header, record::hash_of(record), &glances, detail)
             }
@@ -176,9 +180,7 @@ impl Book {
         self.follow(header)?;
         let is_turned = self.turn_part(header.wall)?;
         let receivers = receivers(glances);
-        let mut tally = Tally::default();
         for (loc, glance) in glances {
-            tally.count(glance);
             match glance {
                 Glance::Other(Entry::Decision { decision, objects }) if detail => {
                     self.decide(*loc, decision, objects)?;
@@ -189,7 +191,7 @@ impl Book {
                 Glance::Object { .. } | Glance::Other(_) => {}
             }
         }
-        self.add_counts(header.wall, tally);
+        self.add_counts(header.wall, glances);
         if !detail {
             self.state.note_gap(header.wall, header.wall);
         }
@@ -307,7 +309,7 @@ impl Book {
         if is_full || is_turned {
             self.retain(now)?;
         }
-        if self.counts.len() >= COUNTS_MAX {
+        if self.counts.values().map(Tally::len).sum::<usize>() >= COUNTS_MAX {
             self.write_counts()?;
         }
         Ok(())

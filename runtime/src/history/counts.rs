@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use dpc_core::Wall;
 use dpc_core::decision::Step;
+use dpc_core::ids::Loc;
 use dpc_core::names::TypeName;
 use dpc_core::record::{Ending, Entry, Glance, How};
 
@@ -12,13 +13,14 @@ use super::db::DbResult;
 use super::pack::{Packer, Unpacker};
 use super::rows::{Counts, MINUTE, StatsQuery, StatsRow};
 
-/// What happened in one record, by type. The entries of a record share its type names, so a type is
-/// known by where its name stands in memory, and looked up by its text once a record.
+/// What happened in a minute, by type, and is not in the database yet. Records that are read with one
+/// vocabulary share their type names, so a type is known by where its name stands in memory.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
+    /// A type stands here twice if its name stands twice in memory, which is kept here with it.
     types: Vec<(TypeName, Counts)>,
-    /// Which of them a name in memory is.
-    found: HashMap<*const u8, usize>,
+    /// Which of them the name at an address in memory is.
+    found: HashMap<usize, usize>,
     /// The one that was counted last.
     last: usize,
     /// Deliveries, which are counted for all types together.
@@ -26,6 +28,11 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// How many types it knows.
+    pub(super) fn len(&self) -> usize {
+        self.types.len()
+    }
+
     /// Counts what happened in an entry. What is only carried forward has been counted before.
     pub(super) fn count(&mut self, glance: &Glance) {
         match glance {
@@ -54,29 +61,33 @@ impl Tally {
     }
 
     fn of(&mut self, ty: &TypeName) -> &mut Counts {
-        let name = ty.as_str().as_ptr();
+        let address = |ty: &TypeName| ty.as_str().as_ptr().addr();
         let is_last =
-            self.types.get(self.last).is_some_and(|(last, _)| last.as_str().as_ptr() == name);
+            self.types.get(self.last).is_some_and(|(last, _)| address(last) == address(ty));
         if !is_last {
-            self.last = *self.found.entry(name).or_insert_with(|| {
+            self.last = *self.found.entry(address(ty)).or_insert_with(|| {
                 self.types.push((ty.clone(), Counts::default()));
                 self.types.len() - 1
             });
         }
         &mut self.types[self.last].1
     }
+
+    /// Takes what was counted. The types stay known: those of the next records are nearly always the same.
+    fn take(&mut self) -> Vec<(Option<TypeName>, Counts)> {
+        let delivered =
+            Counts { delivered: std::mem::take(&mut self.delivered), ..Counts::default() };
+        let of_types = self.types.iter_mut().map(|(ty, c)| (Some(ty.clone()), std::mem::take(c)));
+        let all = of_types.chain([(None, delivered)]);
+        all.filter(|(_, counts)| *counts != Counts::default()).collect()
+    }
 }
 
 impl Book {
     /// Adds what happened in a record of that time.
-    pub(super) fn add_counts(&mut self, wall: Wall, tally: Tally) {
-        let minute = minute(wall);
-        for (ty, counts) in tally.types {
-            self.counts.entry((minute, Some(ty))).or_default().add(&counts);
-        }
-        if tally.delivered > 0 {
-            self.counts.entry((minute, None)).or_default().delivered += tally.delivered;
-        }
+    pub(super) fn add_counts(&mut self, wall: Wall, glances: &[(Loc, Glance)]) {
+        let tally = self.counts.entry(minute(wall)).or_default();
+        glances.iter().for_each(|(_, glance)| tally.count(glance));
     }
 
     /// Counts by minute and type, in order.
@@ -107,17 +118,26 @@ impl Book {
             return Ok(());
         }
         self.db.begin()?;
-        for ((minute, ty), mut counts) in std::mem::take(&mut self.counts) {
-            let ty = ty.as_ref().map_or("", TypeName::as_str);
-            match self.db.stats(minute, ty)? {
-                Some(body) => counts.add(&self.unpack_counts(minute, &body)?),
-                None => *self.state.minutes.entry(minute).or_default() += 1,
+        let mut all = std::mem::take(&mut self.counts);
+        for (minute, tally) in &mut all {
+            for (ty, counts) in tally.take() {
+                self.add_to_stats(*minute, ty.as_ref().map_or("", TypeName::as_str), counts)?;
             }
-            let mut p = Packer::default();
-            counts.fields().for_each(|n| p.int(n));
-            self.db.set_stats(minute, ty, p.finish())?;
         }
+        // Only the newest minute goes on.
+        let newest = all.pop_last().filter(|(_, tally)| tally.len() < TYPES_KNOWN_MAX);
+        self.counts.extend(newest);
         Ok(())
+    }
+
+    fn add_to_stats(&mut self, minute: u64, ty: &str, mut counts: Counts) -> DbResult<()> {
+        match self.db.stats(minute, ty)? {
+            Some(body) => counts.add(&self.unpack_counts(minute, &body)?),
+            None => *self.state.minutes.entry(minute).or_default() += 1,
+        }
+        let mut p = Packer::default();
+        counts.fields().for_each(|n| p.int(n));
+        self.db.set_stats(minute, ty, p.finish())
     }
 
     /// Lets the oldest minutes go until they are neither too old nor too many.
@@ -173,6 +193,9 @@ fn arrival(how: How) -> Option<Field> {
         How::Carried => return None,
     })
 }
+
+/// With more types than these a tally that was written is begun anew.
+const TYPES_KNOWN_MAX: usize = 4_096;
 
 /// One row of counts for so many bytes of the database, at most.
 const BYTES_PER_ROW: u64 = 1_024;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use dpc_core::effect::{Delivery, LeaseEnd};
@@ -31,6 +31,7 @@ use crate::history::shared::finding::Finding;
 use crate::link::Links;
 use crate::recorder::RecorderHandle;
 use crate::wire::error;
+use crate::wire::object::TypeNames;
 
 /// Bytes of requests on their way to core, all connections together. Who comes then, waits.
 const INBOX_BYTES_MAX: usize = 16 << 20;
@@ -160,6 +161,7 @@ pub(crate) struct Hub {
     last_record: AtomicU64,
     addresses: OnceLock<Addresses>,
     recorder: OnceLock<RecorderHandle>,
+    type_names: Mutex<TypeNames>,
     inbox: mpsc::UnboundedSender<Batch>,
     room: Arc<Semaphore>,
     pushed_room: Arc<Semaphore>,
@@ -197,6 +199,7 @@ impl Hub {
             last_record: AtomicU64::new(0),
             addresses: OnceLock::new(),
             recorder: OnceLock::new(),
+            type_names: Mutex::default(),
             inbox,
             room: room(INBOX_BYTES_MAX),
             pushed_room: room(PUSHED_BYTES_MAX),
@@ -224,6 +227,11 @@ impl Hub {
 
     pub(crate) fn set_addresses(&self, addresses: Addresses) {
         self.addresses.set(addresses).expect("ports are opened once");
+    }
+
+    /// The names of types that streams have used.
+    pub(crate) fn type_names(&self) -> MutexGuard<'_, TypeNames> {
+        self.type_names.lock().expect("nobody panics while holding it")
     }
 
     /// The number of the last durable record.

@@ -13,7 +13,6 @@ use tonic::Streaming;
 use super::hub::Hub;
 use super::outbox::{Gather, OutStream, Outbox};
 use super::tally::refused;
-use crate::wire::object::TypeNames;
 use crate::wire::{ITEMS_MAX, WINDOW_ITEMS, error, object, view};
 
 /// Answers in one message: a client that reads rarely gets several messages, not a huge one.
@@ -144,13 +143,7 @@ pub(crate) fn open(hub: &Arc<Hub>, requests: Streaming<PushStreamRequest>) -> Ou
     };
     let out = Outbox::new(PushOut::new(opened, hub.identity.durability));
     hub.add_push(request, Arc::clone(&out));
-    let reader = Reader {
-        hub: Arc::clone(hub),
-        out: Arc::clone(&out),
-        request,
-        last_seq: 0,
-        types: TypeNames::default(),
-    };
+    let reader = Reader { hub: Arc::clone(hub), out: Arc::clone(&out), request, last_seq: 0 };
     tokio::spawn(reader.run(requests));
     let hub = Arc::clone(hub);
     OutStream::new(out, move || hub.remove(request))
@@ -161,7 +154,6 @@ struct Reader {
     out: Arc<Outbox<PushOut>>,
     request: RequestId,
     last_seq: u64,
-    types: TypeNames,
 }
 
 impl Reader {
@@ -196,11 +188,21 @@ impl Reader {
         self.out.with(|push| {
             push.waiting.push_back(Waiting { last_seq, left: count, _room: room });
         });
-        let mut inputs = Vec::with_capacity(count);
+        let inputs = self.read(items);
+        if !inputs.is_empty() {
+            self.hub.feed(inputs, bytes).await;
+        }
+        Ok(())
+    }
+
+    /// What goes to core; what cannot is refused here.
+    fn read(&self, items: Vec<v1::PushItem>) -> Vec<Input> {
+        let mut inputs = Vec::with_capacity(items.len());
+        let mut types = self.hub.type_names();
         for item in items {
             let seq = item.seq;
             let object = item.object.unwrap_or_default();
-            match object::push_of(object, &self.hub.limits, |url| self.types.of(url)) {
+            match object::push_of(object, &self.hub.limits, |url| types.of(url)) {
                 Ok(push) => {
                     if push.id.is_none() {
                         self.out.with(|out| out.id_chosen.insert(seq));
@@ -212,10 +214,7 @@ impl Reader {
                 }
             }
         }
-        if !inputs.is_empty() {
-            self.hub.feed(inputs, bytes).await;
-        }
-        Ok(())
+        inputs
     }
 }
 

@@ -1,6 +1,6 @@
 //! Objects on their way in, deliveries on their way out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use dpc_core::Limits;
@@ -24,13 +24,13 @@ pub(super) const TYPE_URL_HOST: &str = "type.googleapis.com/";
 /// What a delivery adds to the bytes of payload and headers, roughly.
 const DELIVERY_OVERHEAD_BYTES: usize = 256;
 
-/// The names of types that a stream has used: most of its objects are of a few types, whose names
-/// are checked and kept once.
+/// The names of types that streams have used: most objects are of a few types, whose names are
+/// checked and kept once.
 #[derive(Debug, Default)]
-pub(crate) struct TypeNames(BTreeMap<String, TypeName>);
+pub(crate) struct TypeNames(HashMap<String, TypeName>);
 
-/// Names kept for a stream; with more it begins anew.
-const TYPE_NAMES_MAX: usize = 256;
+/// Names kept; with more it begins anew.
+const TYPE_NAMES_MAX: usize = 16_384;
 
 /// The longest type URL that is kept: its host may be of any length.
 const TYPE_URL_BYTES_MAX: usize = 512;

@@ -4,7 +4,7 @@ use super::*;
 use crate::ids::{Epoch, Incarnation, LaneId, RecordNumber};
 use crate::names::{Name, TypeName};
 use crate::record::{Entry, Glance, HASH_BYTES, HEADER_BYTES, Header, entries_of_sealed};
-use crate::record::{glance_at_sealed, seal};
+use crate::record::{Vocabulary, glance_at_sealed, seal};
 
 fn loc(record: u64, position: u32) -> Loc {
     Loc { record: RecordNumber(record), position }
@@ -108,7 +108,7 @@ fn ends_are_read_as_they_were_written() {
         assert_eq!(entry, &Entry::End(Box::new(end.clone())), "{at}");
     }
     let mut glances = Vec::new();
-    glance_at_sealed(&record, &mut glances).expect("well formed");
+    glance_at_sealed(&record, &mut Vocabulary::default(), &mut glances).expect("well formed");
     for ((at, glance), end) in glances.iter().zip(&ends) {
         let end = End { marks: Vec::new(), ..end.clone() };
         assert_eq!(glance, &Glance::Other(Entry::End(Box::new(end))), "{at}");
