@@ -1,8 +1,8 @@
 //! What is alive where in the log: per record, which positions stand on which shelf, and per
 //! queue, in which order its records are read.
 //!
-//! This is the index of a backlog larger than memory: its size grows with records and types, not
-//! with objects. It is derived: a checkpoint holds it, a replay rebuilds it.
+//! This is the index of a backlog larger than memory: its size grows with records and types; of many
+//! types in a record it takes four bytes an object. It is derived: a checkpoint holds it, a replay rebuilds it.
 
 use std::collections::BTreeMap;
 
@@ -57,7 +57,35 @@ pub(crate) enum Shelf {
     Ended,
 }
 
+/// The kinds of shelves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Memory,
+    Ready,
+    Delayed,
+    Parked,
+    Held,
+    Shadow,
+    Ended,
+}
+
+impl Kind {
+    pub(crate) const COUNT: usize = Self::Ended as usize + 1;
+}
+
 impl Shelf {
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Self::Memory => Kind::Memory,
+            Self::Ready(_) => Kind::Ready,
+            Self::Delayed(_) => Kind::Delayed,
+            Self::Parked(_) => Kind::Parked,
+            Self::Held => Kind::Held,
+            Self::Shadow => Kind::Shadow,
+            Self::Ended => Kind::Ended,
+        }
+    }
+
     /// Whether what stands there waits for something, in nobody's hands.
     pub(crate) fn is_at_rest(self) -> bool {
         matches!(self, Self::Ready(_) | Self::Delayed(_) | Self::Parked(_))
@@ -151,18 +179,7 @@ impl Catalogue {
         let page = self.page_to_put(at.record);
         let Shelf::Ready(queue) = shelf else { return page.put(at.position, shelf) };
         let (before, now) = page.put_ready(at, queue, place);
-        let rest = self.rest_mut(queue);
-        match (before, now) {
-            (None, None) => rest.own.insert(at.record),
-            (before, Some(now)) if before != Some(now) => {
-                match before {
-                    Some(before) => _ = rest.moved.remove(&(before, at.record)),
-                    None => _ = rest.own.remove(at.record),
-                }
-                rest.moved.insert((now, at.record));
-            }
-            _ => {}
-        }
+        self.rest_mut(queue).change(at.record, before, now);
     }
 
     /// The rest of a queue on its shelf.
@@ -174,15 +191,15 @@ impl Catalogue {
         &mut self.rests[n]
     }
 
-    /// Where the first object of a queue stands in a record.
-    fn first_of(&self, queue: QueueId, record: RecordNumber) -> Option<Loc> {
-        let position = self.page(record)?.first(Shelf::Ready(queue))?;
-        Some(Loc { record, position })
+    /// Where the first object of a queue stands in a record of its rest.
+    fn first_ready(&self, queue: QueueId, record: RecordNumber) -> Loc {
+        let first = self.page(record).and_then(|page| page.first(Shelf::Ready(queue)));
+        Loc { record, position: first.expect("the rest is in pages") }
     }
 
     /// The records with objects of a queue on its shelf, in the order in which they came.
     pub(crate) fn rest(&self, queue: QueueId) -> impl Iterator<Item = RecordNumber> {
-        let first = move |record| self.first_of(queue, record).expect("the rest is in pages");
+        let first = move |record| self.first_ready(queue, record);
         self.rests.get(queue.0 as usize).into_iter().flat_map(move |rest| rest.iter(first))
     }
 
@@ -190,24 +207,19 @@ impl Catalogue {
     pub(crate) fn has_rest(&self, queue: QueueId, record: RecordNumber) -> bool {
         let is_moved = || self.page(record).is_some_and(|page| page.moved(queue).is_some());
         let rest = self.rests.get(queue.0 as usize);
-        rest.is_some_and(|rest| rest.own.contains(record) || is_moved())
+        rest.is_some_and(|rest| rest.has_own(record) || is_moved())
     }
 
     /// Whether an object of this place came before all of its queue's on the shelf.
     pub(crate) fn is_before_rest(&self, place: Loc, queue: QueueId) -> bool {
-        let first = |record| self.first_of(queue, record).expect("the rest is in pages");
+        let first = |record| self.first_ready(queue, record);
         self.rests.get(queue.0 as usize).is_none_or(|rest| rest.is_behind(place, first))
     }
 
     /// A queue has nothing more on its shelf in a record.
     fn leave_rest(&mut self, queue: QueueId, record: RecordNumber) {
         let moved = self.page_mut(record).and_then(|page| page.take_moved(queue));
-        let rest = self.rest_mut(queue);
-        let was = match moved {
-            Some(order) => rest.moved.remove(&(order, record)),
-            None => rest.own.remove(record),
-        };
-        assert!(was, "{record} is among the rest of {queue:?}");
+        self.rest_mut(queue).leave(record, moved);
     }
 
     /// A record's page, made if there is none.
@@ -264,9 +276,10 @@ impl Catalogue {
     pub(crate) fn keep(&mut self, group: Group, written: Vec<u8>) {
         let counted = counted(self.group(group));
         self.kept.insert(group, Kept { written, counted });
-        let records: Vec<RecordNumber> =
-            self.pages.range(group.records()).map(|(n, _)| *n).collect();
-        for record in records {
+        // Others are left alone: a change costs something while a snapshot is being written.
+        let loose = self.pages.range(group.records()).filter(|(_, page)| page.is_loose());
+        let loose: Vec<RecordNumber> = loose.map(|(record, _)| *record).collect();
+        for record in loose {
             self.pages.get_mut(&record).expect("just seen").tighten();
         }
     }
@@ -312,13 +325,9 @@ impl Catalogue {
 
     /// Puts all of one queue that is on its shelf in a record into memory. The positions are those of
     /// [`Page::ready_of`].
-    pub(crate) fn lift(&mut self, record: RecordNumber, queue: QueueId, ready: &[(QueueId, u32)]) {
-        let page = self.page_mut(record).expect("live entries have a page");
-        for (_, position) in ready {
-            page.take(*position, Shelf::Ready(queue));
-            page.put(*position, Shelf::Memory);
-        }
-        self.leave_rest(queue, record);
+    pub(crate) fn lift(&mut self, record: RecordNumber, ready: &[(QueueId, u32)]) {
+        self.page_mut(record).expect("live entries have a page").lift(ready);
+        self.leave_rest(ready[0].0, record);
     }
 
     /// The shelf an entry stands on, if it is alive.
@@ -366,6 +375,7 @@ impl Catalogue {
         orders: impl IntoIterator<Item = (QueueId, Loc)>,
     ) {
         orders.into_iter().for_each(|(queue, order)| page.set_moved(queue, order));
+        page.tighten();
         self.note_rests(record, &page);
         *self.page_to_put(record) = page;
     }
@@ -400,10 +410,7 @@ impl Catalogue {
     fn note_rests(&mut self, record: RecordNumber, page: &Page) {
         for of_one in page.ready().chunk_by(|(a, _), (b, _)| a == b) {
             let queue = of_one[0].0;
-            match page.moved(queue) {
-                Some(order) => _ = self.rest_mut(queue).moved.insert((order, record)),
-                None => self.rest_mut(queue).own.insert(record),
-            }
+            self.rest_mut(queue).change(record, None, page.moved(queue));
         }
     }
 
@@ -461,7 +468,7 @@ impl Catalogue {
 
 impl Counted {
     fn of(page: &Page) -> Self {
-        let (live, ends) = (page.alive(), page.count(Shelf::Ended));
+        let (live, ends) = (page.alive(), page.ends());
         let share = |count| u64::from(page.bytes) * count / u64::from(page.entries.max(1));
         Self { live_bytes: share(live), end_bytes: share(ends), ends }
     }

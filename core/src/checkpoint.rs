@@ -11,7 +11,8 @@ use crate::names::Name;
 use crate::parts::Part;
 use crate::planted::{Bug, planted};
 use crate::record::{
-    BadEntry, PeerSeen, Reader, TransferId, Writer, decode_locs, encode_locs, name, type_name,
+    BadEntry, PeerSeen, Reader, TransferId, Vocabulary, Writer, decode_locs, encode_locs, name,
+    type_name,
 };
 use crate::time::Wall;
 use crate::transfer::{Held, InState, Incoming, Moved};
@@ -38,7 +39,8 @@ impl Core {
 
     /// Takes a checkpoint as the state. The core is new, or is replaced by what the log says.
     pub(crate) fn decode_checkpoint(&mut self, bytes: Bytes, layout: u8) -> Result<(), BadEntry> {
-        let mut r = Reader::new(bytes);
+        let vocabulary = Vocabulary::with_seed(self.lane.seed());
+        let mut r = Reader::with_vocabulary(bytes, vocabulary);
         if !(1..=LAYOUT).contains(&layout) {
             return Err(r.bad("a layout that this program knows"));
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::Shelf;
+use crate::catalogue::{Kind, Shelf};
 use crate::core::Core;
 use crate::decision::{Decision, Step};
 use crate::effect::{Answer, Effect, Effects};
@@ -170,8 +170,8 @@ impl Core {
         if !self.queues.types().any(|(_, t)| waits(t)) {
             return;
         }
-        let estate = |shelf| matches!(shelf, Shelf::Delayed(_) | Shelf::Parked(_));
-        let next = self.catalogue.iter().find(|(_, page)| page.has(estate));
+        let next =
+            self.catalogue.iter().find(|(_, page)| page.has_kind([Kind::Delayed, Kind::Parked]));
         if let Some((record, _)) = next {
             let record = *record;
             self.estates.loading = true;

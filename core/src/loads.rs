@@ -262,14 +262,17 @@ impl Core {
         fx: &mut Effects,
     ) {
         let queue = ready[0].0;
-        self.catalogue.lift(record, queue, ready);
+        let is_object =
+            |at: u32| matches!(entries.get(at as usize), Some((_, Entry::Object { .. })));
+        if let Some((_, at)) = ready.iter().find(|(_, at)| !is_object(*at)) {
+            return fx.push(Effect::Stop(format!("{record}.{at} should be an object")));
+        }
+        self.catalogue.lift(record, ready);
         self.queues.get_mut(queue).paged_count -= ready.len() as u64;
         let share = ready.len() * 4 < entries.len();
         for (_, position) in ready {
             let (at, entry) = &entries[*position as usize];
-            let Entry::Object { place, object, .. } = entry else {
-                return fx.push(Effect::Stop(format!("{at} should be an object")));
-            };
+            let Entry::Object { place, object, .. } = entry else { unreachable!("just seen") };
             let place = place.unwrap_or(*at);
             let mut object = (**object).clone();
             if share {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::{Shelf, TypeId};
+use crate::catalogue::{Kind, Shelf, TypeId};
 use crate::core::Core;
 use crate::decision::{Decision, Step};
 use crate::effect::{Answer, Effects};
@@ -490,9 +490,7 @@ impl Core {
             return;
         }
         let before = Wall(self.now.wall.0.saturating_sub(retention.as_millis()));
-        let parked = |p: &crate::catalogue::Page| {
-            p.wall < before && p.has(|shelf| matches!(shelf, Shelf::Parked(_)))
-        };
+        let parked = |p: &crate::catalogue::Page| p.wall < before && p.has_kind([Kind::Parked]);
         let records: Vec<_> =
             self.catalogue.iter().filter(|(_, p)| parked(p)).map(|(n, _)| *n).collect();
         if !records.is_empty() {

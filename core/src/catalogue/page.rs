@@ -4,13 +4,14 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Positions, QueueId, Shelf, TypeId};
+use super::{Kind, Positions, QueueId, Shelf, TypeId};
 use crate::ids::Loc;
 use crate::time::Wall;
 
 /// With more shelves than this a page says of each position where it stands. A set of positions for each
-/// shelf would take more memory then, and what is asked for would be looked for among them.
-const SETS_MAX: usize = 16;
+/// shelf would take more memory then, and what is asked for would be looked for among them. In tests
+/// most records have more.
+const SETS_MAX: usize = if cfg!(debug_assertions) { 4 } else { 32 };
 
 /// So many positions are looked at together.
 const STRIDE: usize = 16;
@@ -32,8 +33,8 @@ pub(crate) struct Page {
 enum Stands {
     /// There are few shelves: none is empty, and there are at most [`SETS_MAX`].
     Sets(Vec<Set>),
-    /// There are many: the shelf of every position, and how many are alive.
-    Each { of: Vec<Code>, alive: u32 },
+    /// There are many: the shelf of every position, and how many stand on shelves of each kind.
+    Each { of: Vec<Code>, counts: [u32; Kind::COUNT] },
 }
 
 /// The positions of one shelf.
@@ -43,7 +44,8 @@ struct Set {
     positions: Positions,
 }
 
-/// A shelf as a number, or none: there is one for each object of a backlog of many types.
+/// A shelf as a number, or none: there is one for each object of a backlog of many types. The lowest bits
+/// are its kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Code(u32);
 
@@ -57,17 +59,13 @@ impl Code {
     const NONE: Self = Self(0);
 
     fn of(shelf: Shelf) -> Self {
-        let (kind, number) = match shelf {
-            Shelf::Memory => (1, 0),
-            Shelf::Ready(queue) => (2, queue.0),
-            Shelf::Delayed(ty) => (3, ty.0),
-            Shelf::Parked(ty) => (4, ty.0),
-            Shelf::Held => (5, 0),
-            Shelf::Shadow => (6, 0),
-            Shelf::Ended => (7, 0),
+        let number = match shelf {
+            Shelf::Ready(queue) => queue.0,
+            Shelf::Delayed(ty) | Shelf::Parked(ty) => ty.0,
+            Shelf::Memory | Shelf::Held | Shelf::Shadow | Shelf::Ended => 0,
         };
         assert!(number < 1 << 29, "types and queues are fewer than memory has room for");
-        Self(number << 3 | kind)
+        Self(number << 3 | (shelf.kind() as u32 + 1))
     }
 
     fn shelf(self) -> Option<Shelf> {
@@ -100,7 +98,7 @@ impl Page {
     pub(crate) fn is_empty(&self) -> bool {
         match &self.stands {
             Stands::Sets(sets) => sets.is_empty(),
-            Stands::Each { alive, .. } => *alive == 0,
+            Stands::Each { counts, .. } => *counts == [0; Kind::COUNT],
         }
     }
 
@@ -108,18 +106,17 @@ impl Page {
     pub(super) fn alive(&self) -> u64 {
         match &self.stands {
             Stands::Sets(sets) => sets.iter().map(|set| set.positions.len() as u64).sum(),
-            Stands::Each { alive, .. } => u64::from(*alive),
+            Stands::Each { counts, .. } => counts.iter().copied().map(u64::from).sum(),
         }
     }
 
-    /// How many stand on a shelf.
-    pub(super) fn count(&self, shelf: Shelf) -> u64 {
+    /// How many of them are ends.
+    pub(super) fn ends(&self) -> u64 {
         match &self.stands {
-            Stands::Sets(sets) => find(sets, shelf).map_or(0, |set| set.positions.len() as u64),
-            Stands::Each { of, .. } => {
-                let code = Code::of(shelf);
-                of.iter().filter(|it| **it == code).count() as u64
+            Stands::Sets(sets) => {
+                find(sets, Shelf::Ended).map_or(0, |set| set.positions.len() as u64)
             }
+            Stands::Each { counts, .. } => u64::from(counts[Kind::Ended as usize]),
         }
     }
 
@@ -138,6 +135,14 @@ impl Page {
         match &self.stands {
             Stands::Sets(sets) => sets.iter().any(|set| wanted(set.shelf)),
             Stands::Each { of, .. } => of.iter().any(|code| code.shelf().is_some_and(&wanted)),
+        }
+    }
+
+    /// Whether anything stands on a shelf of one of these kinds.
+    pub(crate) fn has_kind<const N: usize>(&self, kinds: [Kind; N]) -> bool {
+        match &self.stands {
+            Stands::Sets(sets) => sets.iter().any(|set| kinds.contains(&set.shelf.kind())),
+            Stands::Each { counts, .. } => kinds.iter().any(|kind| counts[*kind as usize] > 0),
         }
     }
 
@@ -164,22 +169,22 @@ impl Page {
 
     /// The positions of each shelf, in the order of the shelves.
     pub(crate) fn sets(&self) -> Vec<(Shelf, Cow<'_, Positions>)> {
-        let mut sets: Vec<_> = match &self.stands {
+        match &self.stands {
             Stands::Sets(sets) => {
-                return in_order(sets.iter().map(|set| (set.shelf, Cow::Borrowed(&set.positions))));
+                let each = sets.iter().map(|set| (set.shelf, Cow::Borrowed(&set.positions)));
+                let mut sets: Vec<_> = each.collect();
+                sets.sort_unstable_by_key(|(shelf, _)| *shelf);
+                sets
             }
             Stands::Each { of, .. } => {
-                (0..).zip(of).filter_map(|(i, code)| Some((code.shelf()?, i))).collect()
+                let alive = (0..).zip(of).filter_map(|(i, code)| Some((code.shelf()?, i)));
+                let mut alive: Vec<(Shelf, u32)> = alive.collect();
+                alive.sort_unstable();
+                let sets = alive.chunk_by(|(a, _), (b, _)| a == b);
+                let positions = |set: &[(Shelf, u32)]| set.iter().map(|(_, i)| *i).collect();
+                sets.map(|set| (set[0].0, Cow::Owned(positions(set)))).collect()
             }
-        };
-        sets.sort_unstable();
-        let set = |of_one: &[(Shelf, u32)]| {
-            let (shelf, first) = of_one[0];
-            let mut positions = Positions::One(first);
-            of_one.iter().for_each(|(_, position)| _ = positions.insert(*position));
-            (shelf, Cow::Owned(positions))
-        };
-        sets.chunk_by(|(a, _), (b, _)| a == b).map(set).collect()
+        }
     }
 
     /// The positions on the shelves of queues, by queue.
@@ -217,14 +222,14 @@ impl Page {
                     return sets.push(Set { shelf, positions: Positions::One(position) });
                 }
             }
-            Stands::Each { of, alive } => {
+            Stands::Each { of, counts } => {
                 let at = position as usize;
                 if of.len() <= at {
                     of.resize(at + 1, Code::NONE);
                 }
                 assert_eq!(of[at], Code::NONE, "position {position} is to stand on {shelf:?}");
                 of[at] = Code::of(shelf);
-                *alive += 1;
+                counts[shelf.kind() as usize] += 1;
                 return;
             }
         }
@@ -255,10 +260,11 @@ impl Page {
                 }
                 None => false,
             },
-            Stands::Each { of, alive } => {
+            Stands::Each { of, counts } => {
                 let code = of.get_mut(position as usize).filter(|it| **it == Code::of(shelf));
                 code.is_some_and(|code| {
-                    (*code, *alive) = (Code::NONE, *alive - 1);
+                    *code = Code::NONE;
+                    counts[shelf.kind() as usize] -= 1;
                     true
                 })
             }
@@ -273,12 +279,12 @@ impl Page {
                 let at = sets.iter().position(|set| set.shelf == shelf);
                 at.map(|at| sets.swap_remove(at)).is_some()
             }
-            Stands::Each { of, alive } => {
-                let (before, code) = (*alive, Code::of(shelf));
-                for it in of.iter_mut().filter(|it| **it == code) {
-                    (*it, *alive) = (Code::NONE, *alive - 1);
-                }
-                *alive < before
+            Stands::Each { of, counts } => {
+                let code = Code::of(shelf);
+                let all = of.iter_mut().filter(|it| **it == code);
+                let taken = all.map(|it| *it = Code::NONE).count();
+                counts[shelf.kind() as usize] -= u32::try_from(taken).expect("records are bounded");
+                taken > 0
             }
         }
     }
@@ -293,37 +299,69 @@ impl Page {
         }
     }
 
+    /// Puts all of one queue that is on its shelf into memory. `ready` is what [`Page::ready_of`] says.
+    pub(super) fn lift(&mut self, ready: &[(QueueId, u32)]) {
+        let shelf = Shelf::Ready(ready[0].0);
+        if let Stands::Sets(sets) = &mut self.stands {
+            let at = sets.iter().position(|set| set.shelf == shelf).expect("it is on its shelf");
+            let Set { positions, .. } = sets.swap_remove(at);
+            assert_eq!(positions.len(), ready.len(), "all of it leaves its shelf");
+            return self.put_all(Shelf::Memory, positions);
+        }
+        for (_, position) in ready {
+            self.take(*position, shelf);
+            self.put(*position, Shelf::Memory);
+        }
+    }
+
     /// Says of each position where it stands.
     fn say_of_each(&mut self) {
         // Once it is closed a record has no more entries.
-        let each = Stands::Each { of: Vec::with_capacity(self.entries as usize), alive: 0 };
+        let of = Vec::with_capacity(self.entries as usize);
+        let each = Stands::Each { of, counts: [0; Kind::COUNT] };
         if let Stands::Sets(sets) = std::mem::replace(&mut self.stands, each) {
             sets.into_iter().for_each(|set| self.put_all(set.shelf, set.positions));
         }
     }
 
+    /// Whether it takes more memory than what is alive needs.
+    pub(super) fn is_loose(&self) -> bool {
+        let is_loose = match &self.stands {
+            Stands::Sets(sets) => sets.capacity() > sets.len(),
+            Stands::Each { of, .. } => of.capacity() > of.len() || self.fewer().is_some(),
+        };
+        is_loose || self.moved.capacity() > self.moved.len()
+    }
+
     /// Takes no more memory than what is alive needs: it will not change much any more.
     pub(super) fn tighten(&mut self) {
+        if let Some(sets) = self.fewer() {
+            self.stands = Stands::Sets(sets);
+        }
+        match &mut self.stands {
+            Stands::Sets(sets) => sets.shrink_to_fit(),
+            Stands::Each { of, .. } => of.shrink_to_fit(),
+        }
         self.moved.shrink_to_fit();
-        let sets = match &mut self.stands {
-            Stands::Sets(sets) => return sets.shrink_to_fit(),
-            Stands::Each { of, .. } => {
-                of.shrink_to_fit();
-                let mut sets = Vec::<Set>::new();
-                for (position, code) in (0..).zip(of.iter()) {
-                    let Some(shelf) = code.shelf() else { continue };
-                    if let Some(set) = sets.iter_mut().find(|set| set.shelf == shelf) {
-                        set.positions.insert(position);
-                    } else if sets.len() < SETS_MAX / 2 {
-                        sets.push(Set { shelf, positions: Positions::One(position) });
-                    } else {
-                        return;
-                    }
-                }
-                sets
+    }
+
+    /// The sets of a page that says of each position where it stands, if they take half of its memory at
+    /// most.
+    fn fewer(&self) -> Option<Vec<Set>> {
+        let Stands::Each { of, .. } = &self.stands else { return None };
+        let mut sets = Vec::<Set>::new();
+        for (position, code) in (0..).zip(of) {
+            let Some(shelf) = code.shelf() else { continue };
+            if let Some(set) = sets.iter_mut().find(|set| set.shelf == shelf) {
+                set.positions.insert(position);
+            } else if sets.len() < SETS_MAX {
+                sets.push(Set { shelf, positions: Positions::One(position) });
+            } else {
+                return None;
             }
-        };
-        self.stands = Stands::Sets(sets);
+        }
+        let bytes: usize = sets.iter().map(|set| size_of::<Set>() + set.positions.bytes()).sum();
+        (2 * bytes <= of.len() * size_of::<Code>()).then_some(sets)
     }
 
     /// The lowest place of a queue's objects, where it is not that of the first of them.
@@ -363,12 +401,6 @@ impl Page {
     fn moved_at(&self, queue: QueueId) -> Result<usize, usize> {
         self.moved.binary_search_by_key(&queue, |(queue, _)| *queue)
     }
-}
-
-fn in_order<S>(sets: impl Iterator<Item = (Shelf, S)>) -> Vec<(Shelf, S)> {
-    let mut sets: Vec<_> = sets.collect();
-    sets.sort_unstable_by_key(|(shelf, _)| *shelf);
-    sets
 }
 
 fn find(sets: &[Set], shelf: Shelf) -> Option<&Set> {
@@ -421,21 +453,24 @@ mod tests {
         let queues = u32::try_from(SETS_MAX).expect("few") + 1;
         let mut many = Page::new(Wall(1), 9, 100);
         (0..3 * queues).for_each(|position| many.put(position, ready(position % queues)));
+        many.put(1_000, ready(0));
         assert!(matches!(many.stands, Stands::Each { .. }));
         assert_eq!((many.shelf_of(4), many.shelf_of(99)), (Some(ready(4)), None));
         assert_eq!(
             many.ready_of(QueueId(4)),
             [4, 4 + queues, 4 + 2 * queues].map(|n| (QueueId(4), n))
         );
-        assert_eq!(many.ready()[12..15], many.ready_of(QueueId(4)));
+        assert_eq!(many.ready()[13..16], many.ready_of(QueueId(4)));
         assert_eq!((many.first(ready(3)), many.first(Shelf::Held)), (Some(3), None));
-        assert_eq!((many.count(ready(3)), many.alive()), (3, u64::from(3 * queues)));
+        assert_eq!((many.ends(), many.alive()), (0, u64::from(3 * queues) + 1));
         assert!(many.has(|shelf| shelf == ready(2)) && !many.has(|shelf| shelf == Shelf::Held));
+        assert!(many.has_kind([Kind::Held, Kind::Ready]) && !many.has_kind([Kind::Memory]));
 
         let mut few = Page::new(Wall(1), 9, 100);
         for queue in 0..4 {
             (0..3).for_each(|n| few.put(queue + n * queues, ready(queue)));
         }
+        few.put(1_000, ready(0));
         (4..queues).for_each(|queue| assert!(many.take_all(ready(queue))));
         assert!(!many.take_all(ready(queues)));
         assert_eq!((all(&many), many.ready()), (all(&few), few.ready()));
@@ -445,8 +480,13 @@ mod tests {
             page.change(at(1), Shelf::Memory, at(1));
         }
         assert_eq!(all(&many), all(&few));
+        for page in [&mut many, &mut few] {
+            page.lift(&page.ready_of(QueueId(2)));
+        }
+        assert_eq!(all(&many), all(&few));
+        assert!(many.is_loose());
         many.tighten();
-        assert!(matches!(many.stands, Stands::Sets(_)), "few are left");
+        assert_eq!((many.is_loose(), matches!(many.stands, Stands::Sets(_))), (false, true));
         assert_eq!((all(&many), many.alive()), (all(&few), few.alive()));
     }
 }

@@ -9,6 +9,15 @@ pub(crate) enum Positions {
     Map(Vec<u64>),
 }
 
+impl FromIterator<u32> for Positions {
+    fn from_iter<I: IntoIterator<Item = u32>>(positions: I) -> Self {
+        let mut positions = positions.into_iter();
+        let mut set = positions.next().map_or(Self::Map(Vec::new()), Self::One);
+        positions.for_each(|position| _ = set.insert(position));
+        set
+    }
+}
+
 impl Positions {
     pub(crate) fn insert(&mut self, position: u32) -> bool {
         if let Self::One(one) = *self {
@@ -52,6 +61,14 @@ impl Positions {
             Self::Map(words) => {
                 words.get(position as usize / 64).is_some_and(|w| w & (1 << (position % 64)) != 0)
             }
+        }
+    }
+
+    /// What it takes besides itself.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::One(_) => 0,
+            Self::Map(words) => size_of_val(&words[..]),
         }
     }
 

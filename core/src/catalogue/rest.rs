@@ -13,20 +13,51 @@ const BLOCK: u64 = 64;
 /// What was written again came before: its order is kept, here and in the page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rest {
-    pub(super) own: Records,
+    own: Records,
     /// Two records may begin with the same place while what one of them holds is written again.
-    pub(super) moved: BTreeSet<(Loc, RecordNumber)>,
+    moved: BTreeSet<(Loc, RecordNumber)>,
 }
 
 /// A set of record numbers: a queue that has something in nearly every record takes two bits for each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Records(VecDeque<Block>);
+struct Records(VecDeque<Block>);
 
 /// Records of one block: its number, and a bit for each. At least one is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Block(u64, u64);
 
 impl Rest {
+    /// A record has something of the queue. Its lowest place was `before`, where that is told by its page
+    /// ([`Page::moved`](super::Page::moved)), and is `now`.
+    pub(super) fn change(&mut self, record: RecordNumber, before: Option<Loc>, now: Option<Loc>) {
+        match (before, now) {
+            (None, None) => self.own.insert(record),
+            (Some(before), Some(now)) if before == now => {}
+            (_, Some(now)) => {
+                match before {
+                    Some(before) => _ = self.moved.remove(&(before, record)),
+                    None => _ = self.own.remove(record),
+                }
+                self.moved.insert((now, record));
+            }
+            (Some(_), None) => unreachable!("what was moved stays so until it leaves"),
+        }
+    }
+
+    /// A record has nothing of the queue any more. `moved` is what its page said.
+    pub(super) fn leave(&mut self, record: RecordNumber, moved: Option<Loc>) {
+        let was = match moved {
+            Some(order) => self.moved.remove(&(order, record)),
+            None => self.own.remove(record),
+        };
+        assert!(was, "{record} has something of the queue");
+    }
+
+    /// Whether a record has something of the queue, all of which came where it stands.
+    pub(super) fn has_own(&self, record: RecordNumber) -> bool {
+        self.own.contains(record)
+    }
+
     /// The records in the order of arrival. `first` says where the first object of the queue stands in
     /// a record.
     pub(super) fn iter(
@@ -58,7 +89,7 @@ fn is_before(place: Loc, record: RecordNumber, first: impl Fn(RecordNumber) -> L
 
 impl Records {
     /// Adds a record. Nearly always it is the newest one.
-    pub(super) fn insert(&mut self, record: RecordNumber) {
+    fn insert(&mut self, record: RecordNumber) {
         let (number, bit) = split(record);
         match self.0.back_mut() {
             Some(Block(last, bits)) if *last == number => *bits |= bit,
@@ -71,7 +102,7 @@ impl Records {
     }
 
     /// Says whether it was there.
-    pub(super) fn remove(&mut self, record: RecordNumber) -> bool {
+    fn remove(&mut self, record: RecordNumber) -> bool {
         let (number, bit) = split(record);
         let Ok(at) = self.position(number) else { return false };
         let bits = &mut self.0[at].1;
@@ -83,7 +114,7 @@ impl Records {
         was
     }
 
-    pub(super) fn contains(&self, record: RecordNumber) -> bool {
+    fn contains(&self, record: RecordNumber) -> bool {
         let (number, bit) = split(record);
         self.position(number).is_ok_and(|at| self.0[at].1 & bit != 0)
     }

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::catalogue::{GROUP_RECORDS, Group, Page, Positions, QueueId, Shelf};
+use crate::catalogue::{GROUP_RECORDS, Group, Kind, Page, Positions, QueueId, Shelf};
 use crate::core::Core;
 use crate::ids::{Loc, RecordNumber};
 use crate::memory::Phase;
@@ -169,6 +169,9 @@ impl Core {
         // The last records before the checkpoint were closed and not yet sealed when it was
         // written, so their sizes are not in it; they are closed all the same.
         let (bytes, entries) = (r.u32()?.max(1), r.u32()?);
+        if entries > RECORD_ENTRIES_MAX || self.catalogue.page(record).is_some() {
+            return Err(r.bad("a record"));
+        }
         let wall = if wall == Wall(0) { self.now.wall } else { wall };
         let (mut page, mut orders) = (Page::new(wall, bytes, entries), Vec::new());
         for _ in 0..r.count()? {
@@ -178,7 +181,9 @@ impl Core {
             };
             let count = positions.len() as u64;
             let first = positions.iter().next().map(|position| Loc { record, position });
-            if positions.iter().any(|position| page.shelf_of(position).is_some()) {
+            let is_free = |position| page.shelf_of(position).is_none();
+            let last = positions.iter().last().filter(|last| *last < RECORD_ENTRIES_MAX);
+            if last.is_none() || !positions.iter().all(is_free) {
                 return Err(r.bad("a position that stands nowhere else"));
             }
             match shelf {
@@ -289,7 +294,7 @@ impl Beside {
 
 /// Whether what a checkpoint says of a record does not depend on what becomes of its objects.
 fn follows_from_page(page: &Page) -> bool {
-    !page.has(|shelf| matches!(shelf, Shelf::Memory | Shelf::Held))
+    !page.has_kind([Kind::Memory, Kind::Held])
 }
 
 /// A page on which objects stand as whoever reads the log will find them.

@@ -208,7 +208,7 @@ impl Reader {
     }
 
     /// The same, with strings that earlier records have named.
-    pub(super) fn with_vocabulary(body: Bytes, mut vocabulary: Vocabulary) -> Self {
+    pub(crate) fn with_vocabulary(body: Bytes, mut vocabulary: Vocabulary) -> Self {
         vocabulary.begin();
         let (strings, beside) = (Vec::new(), Beside::default());
         Self { body, at: 0, strings, vocabulary, end: None, beside, alone: false }

@@ -73,6 +73,11 @@ impl Tally {
         &mut self.types[self.last].1
     }
 
+    /// Whether nothing was counted since it was written.
+    fn is_written(&self) -> bool {
+        self.delivered == 0 && self.types.iter().all(|(_, counts)| *counts == Counts::default())
+    }
+
     /// Takes what was counted. The types stay known: those of the next records are nearly always the same.
     fn take(&mut self) -> Vec<(Option<TypeName>, Counts)> {
         let delivered =
@@ -114,7 +119,7 @@ impl Book {
 
     /// Adds the counts in memory to those in the database.
     pub(super) fn write_counts(&mut self) -> DbResult<()> {
-        if self.counts.is_empty() {
+        if self.counts.values().all(Tally::is_written) {
             return Ok(());
         }
         self.db.begin()?;

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use dpc_core::effect::{Delivery, LeaseEnd};
 use dpc_core::ids::{Epoch, Incarnation, LaneId, LinkId, RecordNumber, RequestId, SessionId};
 use dpc_core::input::{LeaseRef, Lessee, Operator, ReplyTo, Settle, Verb};
 use dpc_core::message::Message;
-use dpc_core::names::Name;
+use dpc_core::names::{Name, TypeName};
 use dpc_core::object::{TOKEN_PREFIX_BYTES, Token};
 use dpc_core::refusal::{Code, Refusal};
 use dpc_core::time::{Span, Wall};
@@ -229,9 +229,9 @@ impl Hub {
         self.addresses.set(addresses).expect("ports are opened once");
     }
 
-    /// The names of types that streams have used.
-    pub(crate) fn type_names(&self) -> MutexGuard<'_, TypeNames> {
-        self.type_names.lock().expect("nobody panics while holding it")
+    /// The name that a type URL gives.
+    pub(crate) fn type_name(&self, url: String) -> Result<TypeName, Refusal> {
+        self.type_names.lock().expect("nobody panics while holding it").of(url)
     }
 
     /// The number of the last durable record.

@@ -198,11 +198,10 @@ impl Reader {
     /// What goes to core; what cannot is refused here.
     fn read(&self, items: Vec<v1::PushItem>) -> Vec<Input> {
         let mut inputs = Vec::with_capacity(items.len());
-        let mut types = self.hub.type_names();
         for item in items {
             let seq = item.seq;
             let object = item.object.unwrap_or_default();
-            match object::push_of(object, &self.hub.limits, |url| types.of(url)) {
+            match object::push_of(object, &self.hub.limits, |url| self.hub.type_name(url)) {
                 Ok(push) => {
                     if push.id.is_none() {
                         self.out.with(|out| out.id_chosen.insert(seq));

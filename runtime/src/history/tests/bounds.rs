@@ -5,6 +5,8 @@ use std::sync::mpsc::channel;
 
 use dpc_core::decision::Step;
 use dpc_core::ids::RecordNumber;
+use dpc_core::names::TypeName;
+use dpc_core::record::Entry;
 use dpc_core::{Span, Wall};
 
 use super::super::{HistoryOptions, QueryError, Report, folder};
@@ -94,6 +96,37 @@ async fn counts_are_bounded_whatever_types_there_are() {
     // A part's worth of minutes may come on top before the oldest go.
     assert!(rows.len() < 256 + 5 * 61, "{} rows", rows.len());
     assert!(rows.len() > 128, "{} rows", rows.len());
+}
+
+/// More than the reader of records, and the counts of a minute, keep the names of.
+#[tokio::test]
+async fn each_of_many_types_is_counted_once() {
+    const TYPES: u64 = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let options = HistoryOptions { bytes: 64 << 20, ..HistoryOptions::default() };
+    let running = Running::open(dir.path(), &Log::new(), options);
+    for round in 0..3 {
+        for first in (0..TYPES).step_by(2_000) {
+            running.write(|log| {
+                log.wall = START;
+                let of_type = |n: u64| {
+                    let Entry::Object { mut object, how, was, place, standing } =
+                        pushed(round * TYPES + n, log.wall)
+                    else {
+                        unreachable!("an object")
+                    };
+                    object.entity.ty = TypeName::from_type_url(&format!("acme.T{n}")).unwrap();
+                    Entry::Object { object, how, was, place, standing }
+                };
+                let entries: Vec<Entry> = (first..first + 2_000).map(of_type).collect();
+                log.push(&entries);
+            });
+        }
+    }
+    let stats = running.all_stats().await;
+    running.close();
+    assert_eq!(stats.len() as u64, TYPES);
+    assert!(stats.iter().all(|row| row.counts.pushed == 3));
 }
 
 #[tokio::test]
