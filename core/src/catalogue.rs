@@ -313,14 +313,12 @@ impl Catalogue {
         }
     }
 
-    /// Takes everything off a shelf of a record that is not a queue's. Says whether there was anything.
-    pub(crate) fn take_all(&mut self, record: RecordNumber, shelf: Shelf) -> bool {
-        let Some(page) = self.page_mut(record) else { return false };
-        let any = page.take_all(shelf);
-        if any && page.is_empty() {
+    /// Takes everything off a shelf of a record that is not a queue's.
+    pub(crate) fn take_all(&mut self, record: RecordNumber, shelf: Shelf) {
+        let Some(page) = self.page_mut(record) else { return };
+        if page.take_all(shelf) && page.is_empty() {
             self.emptied.push(record);
         }
-        any
     }
 
     /// Puts all of one queue that is on its shelf in a record into memory. The positions are those of
@@ -408,8 +406,7 @@ impl Catalogue {
     }
 
     fn note_rests(&mut self, record: RecordNumber, page: &Page) {
-        for of_one in page.ready().chunk_by(|(a, _), (b, _)| a == b) {
-            let queue = of_one[0].0;
+        for queue in page.queues() {
             self.rest_mut(queue).change(record, None, page.moved(queue));
         }
     }

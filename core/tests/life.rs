@@ -128,12 +128,16 @@ fn push(id: u8, text: &'static str) -> Input {
 }
 
 fn subscribe(credit: u32) -> Input {
+    subscribe_to("img", credit)
+}
+
+fn subscribe_to(pattern: &str, credit: u32) -> Input {
     Input::Subscribe(
         to(2),
         Subscribe {
             session: SessionId(1),
             subscription: SubscriptionId(1),
-            pattern: Pattern::new("img").expect("valid"),
+            pattern: Pattern::new(pattern).expect("valid"),
             processor: Name::new("processor", "default").expect("valid"),
             credit,
             lease: None,
@@ -332,12 +336,10 @@ fn of_all_sorts() -> Vec<Bytes> {
         Push { not_before, ..big(n, usize::from(n)) }
     };
     bench.tell(Input::OpenSession(SessionId(1)));
-    let pattern = Pattern::new("big").expect("valid");
     for n in 1..=120 {
         bench.tell(Input::Push(to(1), push(n, if n % 7 == 0 { 3_600 } else { 0 })));
         if n == 60 {
-            let Input::Subscribe(to, wish) = subscribe(40) else { unreachable!("it is one") };
-            bench.tell(Input::Subscribe(to, Subscribe { pattern: pattern.clone(), ..wish }));
+            bench.tell(subscribe_to("big", 40));
             for (n, (_, lease)) in bench.deliveries().into_iter().enumerate() {
                 let verb = match n % 8 {
                     0 => Verb::Reject("rotten".into()),
@@ -345,7 +347,7 @@ fn of_all_sorts() -> Vec<Bytes> {
                     _ => Verb::Finalise,
                 };
                 let settle = Settle { leases: vec![LeaseRef::Number(lease)], verb, emits: vec![] };
-                bench.tell(Input::Settle(self::to(3), Lessee::Session(SessionId(1)), settle));
+                bench.tell(Input::Settle(to(3), Lessee::Session(SessionId(1)), settle));
             }
             bench.tell(Input::CloseSession(SessionId(1)));
         }
@@ -416,7 +418,7 @@ fn of_many_types() -> Vec<Bytes> {
         if round % 3 == 1 {
             bench.said.clear();
             bench.tell(Input::OpenSession(SessionId(1)));
-            bench.tell(subscribe_to_all(40));
+            bench.tell(subscribe_to("*", 40));
             for (_, lease) in bench.deliveries() {
                 let verb = Verb::Release { delay: Span::ZERO, failed: false };
                 let settle = Settle { leases: vec![LeaseRef::Number(lease)], verb, emits: vec![] };
@@ -428,17 +430,12 @@ fn of_many_types() -> Vec<Bytes> {
     bench.log
 }
 
-fn subscribe_to_all(credit: u32) -> Input {
-    let Input::Subscribe(to, wish) = subscribe(credit) else { unreachable!("it is one") };
-    Input::Subscribe(to, Subscribe { pattern: Pattern::new("*").expect("valid"), ..wish })
-}
-
 /// In which order a log's objects are delivered.
 fn delivered_from(log: &[Bytes], first: RecordNumber) -> Vec<ObjectId> {
     let limits = Limits { window_objects: 4, ..Limits::default() };
     let mut bench = Bench::start_from(first, limits, log.to_vec(), 2);
     bench.tell(Input::OpenSession(SessionId(1)));
-    bench.tell(subscribe_to_all(1_000));
+    bench.tell(subscribe_to("*", 1_000));
     bench.deliveries().into_iter().map(|(id, _)| id).collect()
 }
 

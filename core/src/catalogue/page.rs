@@ -187,6 +187,23 @@ impl Page {
         }
     }
 
+    /// The queues with something on their shelves, in order.
+    pub(super) fn queues(&self) -> Vec<QueueId> {
+        let queue = |shelf| match shelf {
+            Shelf::Ready(queue) => Some(queue),
+            _ => None,
+        };
+        let mut queues: Vec<QueueId> = match &self.stands {
+            Stands::Sets(sets) => sets.iter().filter_map(|set| queue(set.shelf)).collect(),
+            Stands::Each { of, .. } => {
+                of.iter().filter_map(|code| code.shelf().and_then(queue)).collect()
+            }
+        };
+        queues.sort_unstable();
+        queues.dedup();
+        queues
+    }
+
     /// The positions on the shelves of queues, by queue.
     pub(crate) fn ready(&self) -> Vec<(QueueId, u32)> {
         let mut ready = Vec::new();
@@ -273,7 +290,7 @@ impl Page {
     }
 
     /// Takes everything off a shelf. Says whether there was anything.
-    pub(crate) fn take_all(&mut self, shelf: Shelf) -> bool {
+    pub(super) fn take_all(&mut self, shelf: Shelf) -> bool {
         match &mut self.stands {
             Stands::Sets(sets) => {
                 let at = sets.iter().position(|set| set.shelf == shelf);

@@ -24,8 +24,8 @@ const RECORD_ENTRIES_MAX: u32 = (RECORD_BYTES_MAX / 2) as u32;
 /// The positions of one shelf in a record.
 struct Set {
     shelf: Shelf,
-    /// The lowest place of its objects in the order of arrival.
-    order: Loc,
+    /// What [`Page::moved`] says of a queue.
+    moved: Option<Loc>,
     positions: Positions,
 }
 
@@ -175,21 +175,20 @@ impl Core {
         let wall = if wall == Wall(0) { self.now.wall } else { wall };
         let (mut page, mut orders) = (Page::new(wall, bytes, entries), Vec::new());
         for _ in 0..r.count()? {
-            let Set { shelf, order, positions } = match layout {
-                1 => self.decode_set_of_layout_1(r)?,
+            let Set { shelf, moved, positions } = match layout {
+                1 => self.decode_set_of_layout_1(r, record)?,
                 _ => self.decode_set(r, record, entries)?,
             };
             let count = positions.len() as u64;
-            let first = positions.iter().next().map(|position| Loc { record, position });
-            let is_free = |position| page.shelf_of(position).is_none();
-            let last = positions.iter().last().filter(|last| *last < RECORD_ENTRIES_MAX);
-            if last.is_none() || !positions.iter().all(is_free) {
+            // Most pages have one shelf.
+            let is_taken = |position| page.shelf_of(position).is_some();
+            if count == 0 || !page.is_empty() && positions.iter().any(is_taken) {
                 return Err(r.bad("a position that stands nowhere else"));
             }
             match shelf {
                 Shelf::Ready(queue) => {
                     self.queues.get_mut(queue).paged_count += count;
-                    orders.extend(Some((queue, order)).filter(|_| first != Some(order)));
+                    orders.extend(moved.map(|order| (queue, order)));
                 }
                 Shelf::Delayed(ty) => self.queues.ty_mut(ty).delayed += count,
                 Shelf::Parked(ty) => self.queues.ty_mut(ty).parked += count,
@@ -229,7 +228,7 @@ impl Core {
     ) -> Result<Set, BadEntry> {
         let flags = r.byte()?;
         let shelf = self.decode_shelf(r, flags & !(ELSEWHERE | BITMAP))?;
-        let elsewhere = match flags & ELSEWHERE != 0 {
+        let moved = match flags & ELSEWHERE != 0 {
             true => {
                 let record = RecordNumber(r.change(record.0)?);
                 Some(Loc { record, position: r.u32()? })
@@ -240,20 +239,23 @@ impl Core {
             true => decode_bitmap(r)?,
             false => decode_runs(r, entries)?,
         };
-        let first = positions.iter().next().ok_or_else(|| r.bad("a position"))?;
-        let order = elsewhere.unwrap_or(Loc { record, position: first });
-        Ok(Set { shelf, order, positions })
+        Ok(Set { shelf, moved, positions })
     }
 
-    fn decode_set_of_layout_1(&self, r: &mut Reader) -> Result<Set, BadEntry> {
+    fn decode_set_of_layout_1(
+        &self,
+        r: &mut Reader,
+        record: RecordNumber,
+    ) -> Result<Set, BadEntry> {
         let code = r.byte()?;
         let shelf = self.decode_shelf(r, code)?;
         let order = r.loc()?;
         let positions = match r.takes(0) {
-            true => Positions::One(r.u32()?),
+            true => Positions::One(decode_position(r)?),
             false => decode_bitmap(r)?,
         };
-        Ok(Set { shelf, order, positions })
+        let first = positions.iter().next().map(|position| Loc { record, position });
+        Ok(Set { shelf, moved: Some(order).filter(|_| first != Some(order)), positions })
     }
 }
 
@@ -350,9 +352,17 @@ fn encode_set(
     }
 }
 
+fn decode_position(r: &mut Reader) -> Result<u32, BadEntry> {
+    let position = r.u32()?;
+    if position < RECORD_ENTRIES_MAX { Ok(position) } else { Err(r.bad("a position")) }
+}
+
 fn decode_bitmap(r: &mut Reader) -> Result<Positions, BadEntry> {
-    let mut words = Vec::new();
-    for _ in 0..r.count()? {
+    let (count, mut words) = (r.count()?, Vec::new());
+    if count > RECORD_ENTRIES_MAX.div_ceil(u64::BITS) as usize {
+        return Err(r.bad("positions"));
+    }
+    for _ in 0..count {
         words.push(u64::from_le_bytes(r.fixed()?));
     }
     Ok(Positions::Map(words))

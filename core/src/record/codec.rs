@@ -20,8 +20,8 @@ mod words;
 /// Room behind what clients carry: for most of what an entry and a record end with.
 const BEHIND_BYTES: usize = 512;
 
+pub(super) use vocabulary::Meaning;
 pub use vocabulary::Vocabulary;
-pub(super) use vocabulary::Word;
 pub use words::Words;
 
 /// Writes the body of one record.
@@ -55,7 +55,7 @@ pub struct Reader {
     body: Bytes,
     at: usize,
     /// Its strings, in the order of their first use, by their numbers in the vocabulary.
-    strings: Vec<u32>,
+    strings: Vec<usize>,
     vocabulary: Vocabulary,
     /// The last end that was read.
     pub(super) end: Option<Box<Before>>,
@@ -311,10 +311,10 @@ impl Reader {
     }
 
     pub(crate) fn string(&mut self) -> Result<Arc<str>, BadEntry> {
-        Ok(Arc::clone(&self.word()?.text))
+        Ok(Arc::clone(self.word()?.0))
     }
 
-    pub(super) fn word(&mut self) -> Result<&mut Word, BadEntry> {
+    pub(super) fn word(&mut self) -> Result<(&Arc<str>, &mut Meaning), BadEntry> {
         let number = self.int()?;
         let number = if number == 0 {
             let length = self.count()?;

@@ -500,18 +500,18 @@ pub(crate) fn decode_locs(r: &mut Reader) -> Result<Vec<Loc>, BadEntry> {
 
 pub(crate) fn name(r: &mut Reader) -> Result<Name, BadEntry> {
     let bad = r.bad("a name");
-    let word = r.word()?;
-    if word.name.is_none() {
-        word.name = Some(Name::new("name", &word.text).map_err(|_| bad)?);
+    let (text, meaning) = r.word()?;
+    if meaning.name.is_none() {
+        meaning.name = Some(Name::new("name", text).map_err(|_| bad)?);
     }
-    Ok(word.name.clone().expect("it is there now"))
+    Ok(meaning.name.clone().expect("it is there now"))
 }
 
 pub(crate) fn type_name(r: &mut Reader) -> Result<TypeName, BadEntry> {
     let bad = r.bad("a type's name");
-    let word = r.word()?;
-    if word.ty.is_none() {
-        word.ty = Some(TypeName::from_type_url(&word.text).map_err(|_| bad)?);
+    let (text, meaning) = r.word()?;
+    if meaning.ty.is_none() {
+        meaning.ty = Some(TypeName::from_type_url(text).map_err(|_| bad)?);
     }
-    Ok(word.ty.clone().expect("it is there now"))
+    Ok(meaning.ty.clone().expect("it is there now"))
 }

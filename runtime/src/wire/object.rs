@@ -56,7 +56,7 @@ pub(crate) fn push(object: v1::Object, limits: &Limits) -> Result<Push, Refusal>
     push_of(object, limits, type_name)
 }
 
-/// The same by a stream, which knows the names of types ([`TypeNames`]).
+/// The same by a stream, whose node knows the names of types ([`TypeNames`]).
 pub(crate) fn push_of(
     object: v1::Object,
     limits: &Limits,
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_keeps_few_names_and_forgets_no_check() {
+    fn only_so_many_names_are_kept_and_no_check_is_forgotten() {
         let mut types = TypeNames::default();
         for n in 0..3 * TYPE_NAMES_MAX {
             for _ in 0..2 {
