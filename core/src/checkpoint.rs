@@ -20,8 +20,9 @@ use crate::transfer::{Held, InState, Incoming, Moved};
 mod pages;
 
 /// How checkpoints are laid out. Until record format 2 it was layout 1, which is read as before: there
-/// each page and each record with ends stood by itself, and positions were always words of bits.
-pub(crate) const LAYOUT: u8 = 2;
+/// each page and each record with ends stood by itself, and positions were always words of bits. In layout
+/// 2 all pages were told by their shelves.
+pub(crate) const LAYOUT: u8 = 3;
 
 impl Core {
     /// Writes the state as it is after everything written so far.

@@ -390,16 +390,19 @@ fn checkpoint(log: &[Bytes]) -> RecordNumber {
     checkpoint
 }
 
-/// What the last dpc that wrote format 2 wrote: records, and checkpoints of layout 1.
+/// What earlier programs wrote: the last one of record format 2 and of checkpoints of layout 1, and the
+/// last one of layout 2.
 #[test]
-fn a_log_of_format_2_says_what_it_said() {
+fn logs_of_earlier_programs_say_what_they_said() {
     let now = of_all_sorts();
     let expected = said_by(&now, RecordNumber(1));
     assert_eq!(expected.0.iter().map(Vec::len).collect::<Vec<_>>(), [68, 17, 5]);
     assert_eq!(said_by(&now, checkpoint(&now)), expected);
-    let log = log_of(include_bytes!("data/format_2.log"));
-    assert_eq!(said_by(&log, RecordNumber(1)), expected);
-    assert_eq!(said_by(&log, checkpoint(&log)), expected);
+    for bytes in [&include_bytes!("data/format_2.log")[..], include_bytes!("data/layout_2.log")] {
+        let log = log_of(bytes);
+        assert_eq!(said_by(&log, RecordNumber(1)), expected);
+        assert_eq!(said_by(&log, checkpoint(&log)), expected);
+    }
 }
 
 /// Records of 24 types each. Objects of many of them have come back, and were written again behind others.

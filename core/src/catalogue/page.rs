@@ -103,7 +103,7 @@ impl Page {
     }
 
     /// How many entries are alive.
-    pub(super) fn alive(&self) -> u64 {
+    pub(crate) fn alive(&self) -> u64 {
         match &self.stands {
             Stands::Sets(sets) => sets.iter().map(|set| set.positions.len() as u64).sum(),
             Stands::Each { counts, .. } => counts.iter().copied().map(u64::from).sum(),
@@ -202,6 +202,21 @@ impl Page {
         queues.sort_unstable();
         queues.dedup();
         queues
+    }
+
+    /// The shelf of each live position, in order.
+    pub(crate) fn by_position(&self) -> Vec<(u32, Shelf)> {
+        match &self.stands {
+            Stands::Sets(sets) => {
+                let of_set = |set: &Set| set.positions.iter().map(|i| (i, set.shelf)).collect();
+                let mut all: Vec<_> = sets.iter().flat_map::<Vec<_>, _>(of_set).collect();
+                all.sort_unstable_by_key(|(position, _)| *position);
+                all
+            }
+            Stands::Each { of, .. } => {
+                (0..).zip(of).filter_map(|(i, code)| Some((i, code.shelf()?))).collect()
+            }
+        }
     }
 
     /// The positions on the shelves of queues, by queue.
@@ -387,6 +402,11 @@ impl Page {
         self.moved_at(queue).ok().map(|at| self.moved[at].1)
     }
 
+    /// The same for all of which it is told, by queue.
+    pub(crate) fn all_moved(&self) -> &[(QueueId, Loc)] {
+        &self.moved
+    }
+
     pub(super) fn set_moved(&mut self, queue: QueueId, order: Loc) {
         match self.moved_at(queue) {
             Ok(at) => self.moved[at].1 = order,
@@ -491,6 +511,7 @@ mod tests {
         (4..queues).for_each(|queue| assert!(many.take_all(ready(queue))));
         assert!(!many.take_all(ready(queues)));
         assert_eq!((all(&many), many.ready()), (all(&few), few.ready()));
+        assert_eq!(many.by_position(), few.by_position());
         let at = |position| Loc { record: RecordNumber(1), position };
         for page in [&mut many, &mut few] {
             page.take(0, ready(0));

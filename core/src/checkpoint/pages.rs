@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::catalogue::{GROUP_RECORDS, Group, Kind, Page, Positions, QueueId, Shelf};
+use crate::catalogue::{GROUP_RECORDS, Group, Kind, Page, Positions, QueueId, Shelf, TypeId};
 use crate::core::Core;
 use crate::ids::{Loc, RecordNumber};
 use crate::memory::Phase;
@@ -173,51 +173,104 @@ impl Core {
             return Err(r.bad("a record"));
         }
         let wall = if wall == Wall(0) { self.now.wall } else { wall };
-        let (mut page, mut orders) = (Page::new(wall, bytes, entries), Vec::new());
-        for _ in 0..r.count()? {
-            let Set { shelf, moved, positions } = match layout {
-                1 => self.decode_set_of_layout_1(r, record)?,
-                _ => self.decode_set(r, record, entries)?,
-            };
-            let count = positions.len() as u64;
-            // Most pages have one shelf.
-            let is_taken = |position| page.shelf_of(position).is_some();
-            if count == 0 || !page.is_empty() && positions.iter().any(is_taken) {
-                return Err(r.bad("a position that stands nowhere else"));
-            }
-            match shelf {
-                Shelf::Ready(queue) => {
-                    self.queues.get_mut(queue).paged_count += count;
-                    orders.extend(moved.map(|order| (queue, order)));
-                }
-                Shelf::Delayed(ty) => self.queues.ty_mut(ty).delayed += count,
-                Shelf::Parked(ty) => self.queues.ty_mut(ty).parked += count,
-                Shelf::Held | Shelf::Shadow | Shelf::Ended | Shelf::Memory => {}
-            }
-            page.put_all(shelf, positions);
-        }
+        let mut page = Page::new(wall, bytes, entries);
+        let form = if layout < 3 { BY_SHELF } else { r.byte()? };
+        let orders = match form {
+            BY_SHELF => self.decode_by_shelf(r, (layout, record), &mut page)?,
+            BY_POSITION => self.decode_by_position(r, record, &mut page)?,
+            _ => return Err(r.bad("how a page is told")),
+        };
         if !page.is_empty() {
             self.catalogue.restore(record, page, orders);
         }
         Ok(())
     }
 
-    fn decode_shelf(&self, r: &mut Reader, code: u8) -> Result<Shelf, BadEntry> {
-        Ok(match code {
-            1 => {
-                let queue = r.u32()?;
-                if queue as usize >= self.queues.len() {
-                    return Err(r.bad("a queue's number"));
-                }
-                Shelf::Ready(QueueId(queue))
+    fn decode_by_shelf(
+        &mut self,
+        r: &mut Reader,
+        (layout, record): (u8, RecordNumber),
+        page: &mut Page,
+    ) -> Result<Vec<(QueueId, Loc)>, BadEntry> {
+        let mut orders = Vec::new();
+        for _ in 0..r.count()? {
+            let Set { shelf, moved, positions } = match layout {
+                1 => self.decode_set_of_layout_1(r, record)?,
+                _ => self.decode_set(r, record, page.entries)?,
+            };
+            // Most pages have one shelf.
+            let is_taken = |position| page.shelf_of(position).is_some();
+            if positions.is_empty() || !page.is_empty() && positions.iter().any(is_taken) {
+                return Err(r.bad("a position that stands nowhere else"));
             }
-            2 => Shelf::Delayed(self.type_number(r)?),
-            3 => Shelf::Parked(self.type_number(r)?),
-            4 => Shelf::Held,
-            5 => Shelf::Shadow,
-            6 => Shelf::Ended,
+            if let (Shelf::Ready(queue), Some(order)) = (shelf, moved) {
+                orders.push((queue, order));
+            }
+            self.count(shelf, positions.len() as u64);
+            page.put_all(shelf, positions);
+        }
+        Ok(orders)
+    }
+
+    fn decode_by_position(
+        &mut self,
+        r: &mut Reader,
+        record: RecordNumber,
+        page: &mut Page,
+    ) -> Result<Vec<(QueueId, Loc)>, BadEntry> {
+        let positions = decode_runs(r, page.entries)?;
+        let mut before = 0;
+        for position in positions.iter() {
+            before = r.change(before)?;
+            let shelf = self.shelf(r, (before & 7) as u8, before >> 3)?;
+            self.count(shelf, 1);
+            page.put(position, shelf);
+        }
+        let mut orders = Vec::new();
+        for _ in 0..r.count()? {
+            let queue = self.decode_shelf(r, READY)?;
+            let place = decode_place(r, record)?;
+            match queue {
+                Shelf::Ready(id) if page.first(queue).is_some() => orders.push((id, place)),
+                _ => return Err(r.bad("a queue of this record")),
+            }
+        }
+        Ok(orders)
+    }
+
+    /// Counts what stands on a shelf.
+    fn count(&mut self, shelf: Shelf, count: u64) {
+        match shelf {
+            Shelf::Ready(queue) => self.queues.get_mut(queue).paged_count += count,
+            Shelf::Delayed(ty) => self.queues.ty_mut(ty).delayed += count,
+            Shelf::Parked(ty) => self.queues.ty_mut(ty).parked += count,
+            Shelf::Held | Shelf::Shadow | Shelf::Ended | Shelf::Memory => {}
+        }
+    }
+
+    /// The shelf of a code and a number ([`code_of`]).
+    fn shelf(&self, r: &Reader, code: u8, number: u64) -> Result<Shelf, BadEntry> {
+        let bound = match code {
+            READY => self.queues.len(),
+            DELAYED | PARKED => self.queues.types_len(),
+            _ => 1,
+        };
+        let number = u32::try_from(number).ok().filter(|n| (*n as usize) < bound);
+        let number = number.ok_or_else(|| r.bad("the number of a queue or a type"))?;
+        Ok(match code {
+            READY => Shelf::Ready(QueueId(number)),
+            DELAYED => Shelf::Delayed(TypeId(number)),
+            PARKED => Shelf::Parked(TypeId(number)),
+            HELD => Shelf::Held,
+            SHADOW => Shelf::Shadow,
+            ENDED => Shelf::Ended,
             _ => return Err(r.bad("a shelf")),
         })
+    }
+
+    fn decode_shelf(&self, r: &mut Reader, code: u8) -> Result<Shelf, BadEntry> {
+        let number = if matches!(code, READY | DELAYED | PARKED) { r.int()? } else { 0 };
+        self.shelf(r, code, number)
     }
 
     fn decode_set(
@@ -229,10 +282,7 @@ impl Core {
         let flags = r.byte()?;
         let shelf = self.decode_shelf(r, flags & !(ELSEWHERE | BITMAP))?;
         let moved = match flags & ELSEWHERE != 0 {
-            true => {
-                let record = RecordNumber(r.change(record.0)?);
-                Some(Loc { record, position: r.u32()? })
-            }
+            true => Some(decode_place(r, record)?),
             false => None,
         };
         let positions = match flags & BITMAP != 0 {
@@ -259,7 +309,24 @@ impl Core {
     }
 }
 
-// How a set is told, beside the number of its shelf.
+// How a page is told, since layout 3.
+/// By its shelves, and the positions on each.
+const BY_SHELF: u8 = 0;
+/// By its positions, and the shelf of each beside that of the one before.
+const BY_POSITION: u8 = 1;
+
+/// With no more shelves than these a page is told by them.
+const SHELVES_FEW: usize = 4;
+
+// The codes of shelves.
+const READY: u8 = 1;
+const DELAYED: u8 = 2;
+const PARKED: u8 = 3;
+const HELD: u8 = 4;
+const SHADOW: u8 = 5;
+const ENDED: u8 = 6;
+
+// How a set is told, beside the code of its shelf.
 /// Its order is not the first of its positions, and written out.
 const ELSEWHERE: u8 = 0x10;
 /// Its positions are words of bits. Otherwise they are runs: how far each is from the one before, and
@@ -283,6 +350,13 @@ impl Beside {
         w.int(u64::from(page.bytes));
         w.int(u64::from(page.entries));
         let sets = page.sets();
+        // Roughly: a set takes three bytes and two for each run, a position one or two.
+        let by_shelf: usize = sets.iter().map(|(_, set)| 3 + 2 * set.runs().count()).sum();
+        if sets.len() > SHELVES_FEW && 2 * by_shelf as u64 > 3 * page.alive() {
+            w.byte(BY_POSITION);
+            return encode_by_position(w, record, page, sets.len());
+        }
+        w.byte(BY_SHELF);
         w.int(sets.len() as u64);
         for (shelf, positions) in sets {
             let moved = match shelf {
@@ -308,6 +382,49 @@ fn as_written(page: &Page, standing: &[Standing]) -> Page {
     page
 }
 
+/// The code of a shelf, and the number of its queue or type, if it has one.
+fn code_of(shelf: Shelf) -> (u8, Option<u32>) {
+    match shelf {
+        Shelf::Ready(queue) => (READY, Some(queue.0)),
+        Shelf::Delayed(ty) => (DELAYED, Some(ty.0)),
+        Shelf::Parked(ty) => (PARKED, Some(ty.0)),
+        Shelf::Held => (HELD, None),
+        Shelf::Shadow => (SHADOW, None),
+        Shelf::Ended => (ENDED, None),
+        Shelf::Memory => unreachable!("memory is told by its shelves"),
+    }
+}
+
+/// Types that come in turn have queues with numbers in a row: each takes one byte then.
+fn encode_by_position(w: &mut Writer, record: RecordNumber, page: &Page, shelves: usize) {
+    let shelves_of = page.by_position();
+    encode_runs(w, &shelves_of.iter().map(|(position, _)| *position).collect());
+    let mut before = 0;
+    for (_, shelf) in shelves_of {
+        let (code, number) = code_of(shelf);
+        let now = u64::from(number.unwrap_or_default()) << 3 | u64::from(code);
+        w.change(before, now);
+        before = now;
+    }
+    let moved = page.all_moved();
+    debug_assert!(moved.len() <= shelves, "each is of a queue with something here");
+    w.int(moved.len() as u64);
+    for (queue, place) in moved {
+        w.int(u64::from(queue.0));
+        encode_place(w, record, *place);
+    }
+}
+
+/// A place in the order of arrival of something that stands in a record.
+fn encode_place(w: &mut Writer, record: RecordNumber, place: Loc) {
+    w.change(record.0, place.record.0);
+    w.int(u64::from(place.position));
+}
+
+fn decode_place(r: &mut Reader, record: RecordNumber) -> Result<Loc, BadEntry> {
+    Ok(Loc { record: RecordNumber(r.change(record.0)?), position: r.u32()? })
+}
+
 fn encode_set(
     w: &mut Writer,
     record: RecordNumber,
@@ -323,27 +440,22 @@ fn encode_set(
     };
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
     let flags = flag(moved.is_some(), ELSEWHERE) | flag(words.is_some(), BITMAP);
-    let (code, number) = match shelf {
-        Shelf::Ready(queue) => (1, Some(queue.0)),
-        Shelf::Delayed(ty) => (2, Some(ty.0)),
-        Shelf::Parked(ty) => (3, Some(ty.0)),
-        Shelf::Held => (4, None),
-        Shelf::Shadow => (5, None),
-        Shelf::Ended => (6, None),
-        Shelf::Memory => unreachable!("memory is told by its shelves"),
-    };
+    let (code, number) = code_of(shelf);
     w.byte(code | flags);
     number.iter().for_each(|n| w.int(u64::from(*n)));
     if let Some(order) = moved {
-        w.change(record.0, order.record.0);
-        w.int(u64::from(order.position));
+        encode_place(w, record, order);
     }
     if let Some(words) = words {
         w.int(words.len() as u64);
         words.iter().for_each(|word| w.fixed(&word.to_le_bytes()));
         return;
     }
-    w.int(runs as u64);
+    encode_runs(w, positions);
+}
+
+fn encode_runs(w: &mut Writer, positions: &Positions) {
+    w.int(positions.runs().count() as u64);
     let mut behind = 0;
     for (first, length) in positions.runs() {
         w.int(u64::from(first - behind));
