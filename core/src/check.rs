@@ -48,8 +48,8 @@ impl Core {
                     let out = self.transfers.outgoing.get(&n);
                     assert!(out.is_some_and(|o| o.slots.contains(&slot)), "{id} is in offer {n}");
                 }
-                Phase::Held(transfer) => {
-                    let held = self.transfers.incoming.get(&transfer);
+                Phase::Held(ref transfer) => {
+                    let held = self.transfers.incoming.get(&**transfer);
                     assert!(
                         held.is_some_and(|i| i.items.iter().any(|h| h.id == id)),
                         "{id} is held for {transfer}"

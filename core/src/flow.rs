@@ -254,13 +254,13 @@ impl Core {
     /// Changes an object's phase and the counts that depend on it.
     pub(crate) fn set_phase(&mut self, slot: Slot, phase: Phase) {
         let live = self.memory.get_mut(slot);
-        let before = std::mem::replace(&mut live.phase, phase);
-        if before == phase {
+        if live.phase == phase {
             return;
         }
+        let before = std::mem::replace(&mut live.phase, phase);
         let (queue, weight) = (live.queue, live.object.footprint());
         let ty = self.queues.ty_mut(self.queues.get(queue).ty);
-        let mut count = |phase: Phase, add: bool| {
+        let mut count = |phase: &Phase, add: bool| {
             let n = match phase {
                 Phase::Writing | Phase::Moving(_) => &mut ty.writing,
                 Phase::Delayed(_) => &mut ty.delayed,
@@ -271,12 +271,13 @@ impl Core {
             };
             *n = if add { *n + 1 } else { *n - 1 };
         };
-        count(before, false);
-        count(phase, true);
-        if matches!(before, Phase::Leased(_)) {
+        count(&before, false);
+        count(&live.phase, true);
+        let [was_leased, is_leased] = [&before, &live.phase].map(|p| matches!(p, Phase::Leased(_)));
+        if was_leased {
             self.memory.leased_bytes -= weight;
         }
-        if matches!(phase, Phase::Leased(_)) {
+        if is_leased {
             self.memory.leased_bytes += weight;
         }
     }
@@ -328,8 +329,8 @@ impl Core {
     pub(crate) fn rewrite(&mut self, slot: Slot, how: How) -> Loc {
         let live = self.memory.get_mut(slot);
         let (was, place) = (live.at, live.place);
-        let standing = match live.phase {
-            Phase::Held(transfer) => Standing::Held(transfer),
+        let standing = match &live.phase {
+            Phase::Held(transfer) => Standing::Held(**transfer),
             _ => Standing::Flowing,
         };
         self.lane.reserve(entry_bytes(&live.object));

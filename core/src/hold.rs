@@ -235,7 +235,7 @@ impl Core {
             self.queues.ty_mut(ty).books.moved_in += 1;
         }
         let slot = self.admit(object, at, at, queue);
-        self.set_phase(slot, Phase::Held(id));
+        self.set_phase(slot, Phase::Held(Box::new(id)));
         self.memory.when_committed(at.record, slot, Then::Hold);
         Held { id: object_id, at, place: at, queue, before, due, parked: false }
     }

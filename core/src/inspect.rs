@@ -57,7 +57,7 @@ impl Core {
                 };
                 view.text = format!("{} {what} {peer} and waits for the answer.", self.name);
             }
-            Phase::Held(transfer) => self.explain_held(&mut view, transfer),
+            Phase::Held(ref transfer) => self.explain_held(&mut view, **transfer),
         }
         view
     }

@@ -1,8 +1,11 @@
 //! The objects in core's memory: those being written, waiting near the front of a queue, delayed
 //! for a moment, or in somebody's hands. Everything else is on a shelf of the catalogue.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::QueueId;
@@ -10,7 +13,7 @@ use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::message::DemandKey;
 use crate::object::Object;
 use crate::record::TransferId;
-use crate::recording::{Index, SlicedMap, SlicedVec, Slices, index};
+use crate::recording::{SlicedMap, SlicedVec, Slices};
 use crate::time::Mono;
 
 /// An object's index in memory.
@@ -41,7 +44,7 @@ pub(crate) struct Live {
 }
 
 /// What an object in memory is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Phase {
     /// Its entry is being committed.
     Writing,
@@ -56,7 +59,7 @@ pub(crate) enum Phase {
     /// Its move is being committed.
     Moving(u64),
     /// Held for a peer's decision.
-    Held(TransferId),
+    Held(Box<TransferId>),
 }
 
 /// What happens to an object when the record of its last entry is committed.
@@ -77,7 +80,7 @@ pub(crate) struct Memory {
     slots: SlicedVec<Option<Live>>,
     free: Vec<Slot>,
     #[serde(skip)]
-    by_id: Index<ObjectId, Slot>,
+    by_id: ById,
     /// What to do when a record is committed, in the order written; that of the newest record.
     newest: (RecordNumber, Vec<(Slot, Then)>),
     /// The same of those before it.
@@ -91,6 +94,44 @@ pub(crate) struct Memory {
     pub(crate) leased_bytes: u64,
 }
 
+/// Where each object is. Nothing walks it, so that it needs no order: one is kept by
+/// [`Index`](crate::recording::Index), and costs as much again when an object leaves.
+#[derive(Debug, Default)]
+struct ById {
+    table: HashTable<(ObjectId, Slot)>,
+    hashes: FixedState,
+}
+
+impl ById {
+    fn with_seed(seed: u64) -> Self {
+        Self { hashes: FixedState::with_seed(seed), ..Self::default() }
+    }
+
+    fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    fn get(&self, id: ObjectId) -> Option<Slot> {
+        let found = self.table.find(self.hashes.hash_one(id), |(of, _)| *of == id);
+        found.map(|(_, slot)| *slot)
+    }
+
+    /// Panics if the id is there.
+    fn insert(&mut self, id: ObjectId, slot: Slot) {
+        use hashbrown::hash_table::Entry;
+        let hash_of = |(id, _): &(ObjectId, Slot)| self.hashes.hash_one(id);
+        match self.table.entry(self.hashes.hash_one(id), |(of, _)| *of == id, hash_of) {
+            Entry::Vacant(vacant) => _ = vacant.insert((id, slot)),
+            Entry::Occupied(_) => panic!("{id} is in memory once"),
+        }
+    }
+
+    fn remove(&mut self, id: ObjectId) {
+        let found = self.table.find_entry(self.hashes.hash_one(id), |(of, _)| *of == id);
+        found.expect("what is in memory has its id here").remove();
+    }
+}
+
 impl Live {
     /// The object, to be changed. What has been delivered of it stays as it was.
     pub(crate) fn object_mut(&mut self) -> &mut Object {
@@ -100,7 +141,7 @@ impl Live {
 
 impl Memory {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { by_id: index(seed), ..Self::default() }
+        Self { by_id: ById::with_seed(seed), ..Self::default() }
     }
 
     /// What goes into a snapshot in slices.
@@ -110,7 +151,11 @@ impl Memory {
 
     /// What follows from the slices.
     pub(crate) fn derive(&mut self) {
-        self.by_id = self.iter().map(|(slot, live)| (live.object.id, slot)).collect();
+        let mut by_id = ById::default();
+        for (slot, live) in self.iter() {
+            by_id.insert(live.object.id, slot);
+        }
+        self.by_id = by_id;
     }
 
     pub(crate) fn insert(&mut self, live: Live) -> Slot {
@@ -120,14 +165,13 @@ impl Memory {
             Slot(u32::try_from(self.slots.len() - 1).expect("memory is bounded"))
         });
         self.slots[slot.0 as usize] = Some(live);
-        let before = self.by_id.insert(id, slot);
-        assert!(before.is_none(), "{id} is in memory once");
+        self.by_id.insert(id, slot);
         slot
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) -> Live {
         let live = self.slots[slot.0 as usize].take().expect("slots are used while live");
-        self.by_id.swap_remove(&live.object.id);
+        self.by_id.remove(live.object.id);
         self.free.push(slot);
         live
     }
@@ -141,7 +185,7 @@ impl Memory {
     }
 
     pub(crate) fn by_id(&self, id: ObjectId) -> Option<Slot> {
-        self.by_id.get(&id).copied()
+        self.by_id.get(id)
     }
 
     /// Everything in memory, in no order that means something.

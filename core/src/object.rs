@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
+use thin_vec::ThinVec;
 
 use crate::ids::{Birth, Epoch, Incarnation, LaneId, ObjectId};
 use crate::limits::{Limits, MARKS_MAX, OBJECT_COST_BYTES};
@@ -80,13 +81,13 @@ pub struct Object {
     /// Handoffs so far.
     pub moves: u32,
     /// The nodes it came through, the last [`crate::limits::PATH_MAX`], oldest first.
-    pub path: Vec<Name>,
+    pub path: ThinVec<Name>,
     /// Processors that have handled this version without ending it, sorted.
-    pub handled: Vec<Name>,
+    pub handled: ThinVec<Name>,
     /// The demand it follows between nodes.
-    pub chase: Option<Chase>,
+    pub chase: Option<Box<Chase>>,
     /// The last settle of each version, oldest first.
-    pub marks: Vec<SettleMark>,
+    pub marks: ThinVec<SettleMark>,
     /// Brought back from a shadow or a restored store: it may exist elsewhere, too.
     pub possible_duplicate: bool,
 }
@@ -350,10 +351,10 @@ impl Object {
             deliveries: 0,
             failed: 0,
             moves: 0,
-            path: Vec::new(),
-            handled: Vec::new(),
+            path: ThinVec::new(),
+            handled: ThinVec::new(),
             chase: None,
-            marks: Vec::new(),
+            marks: ThinVec::new(),
             possible_duplicate: false,
         }
     }

@@ -135,8 +135,10 @@ impl Core {
             Known::OnDisk(Stored::Alive { .. }) | Known::InMemory(_) => {}
             Known::NotLookedUp => unreachable!("ids are resolved before"),
         }
-        let leased = self.memory.by_id(id).map(|slot| (slot, self.memory.get(slot).phase));
-        let slot = if let Some((slot, Phase::Leased(n))) = leased {
+        let slot = self.memory.by_id(id);
+        let slot = if let Some(slot) = slot
+            && let Phase::Leased(n) = self.memory.get(slot).phase
+        {
             self.take_back(slot, n, fx);
             slot
         } else if let Some(slot) = self.pick_up(id) {

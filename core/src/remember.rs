@@ -13,8 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::effect::PartIds;
 use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::planted::{Bug, planted};
-use crate::recording::{SlicedIndex, SlicedMap, Slices};
+use crate::recording::{SlicedMap, Slices};
 use crate::time::Wall;
+
+mod noted;
+
+use noted::Noted;
 
 /// False positives of a part's filter: one in ten thousand unknown ids asks the index for nothing.
 const FALSE_POSITIVES: f64 = 0.000_1;
@@ -74,10 +78,10 @@ struct Ending {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Remembered {
     #[serde(skip)]
-    recent: SlicedIndex<ObjectId, Loc>,
+    recent: Noted,
     /// The ids of the part that is ending.
     #[serde(skip)]
-    former: SlicedIndex<ObjectId, Loc>,
+    former: Noted,
     ending: Option<Ending>,
     #[serde(skip)]
     parts: SlicedMap<u64, Part>,
@@ -109,18 +113,20 @@ pub(crate) enum Found {
 
 impl Remembered {
     pub(crate) fn new(seed: u64) -> Self {
-        let [recent, former] = [(); 2].map(|()| SlicedIndex::with_seed(seed));
+        let [recent, former] = [(); 2].map(|()| Noted::with_seed(seed));
         Self { recent, former, ..Self::default() }
     }
 
     /// What goes into a snapshot in slices.
     pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 4] {
-        [&mut self.recent, &mut self.former, &mut self.parts, &mut self.ended]
+        [self.recent.slices(), self.former.slices(), &mut self.parts, &mut self.ended]
     }
 
     /// What follows from the slices.
     pub(crate) fn derive(&mut self) {
         self.look_for_highest();
+        self.recent.derive();
+        self.former.derive();
         if let Some(ending) = &mut self.ending {
             let ready = std::mem::take(&mut ending.ready);
             ending.take_in(&self.former, ready);
@@ -362,7 +368,7 @@ impl Remembered {
 
 impl Ending {
     /// Makes ids ready, until so many are.
-    fn take_in(&mut self, former: &SlicedIndex<ObjectId, Loc>, until: usize) {
+    fn take_in(&mut self, former: &Noted, until: usize) {
         let until = until.min(former.len());
         let Some((first, _)) = former.at(0) else { return };
         let empty = || Part { min: first, max: first, filter: empty_filter(former.len()) };
@@ -457,6 +463,26 @@ mod tests {
         let ids = remembered.end_part().sorted().ids;
         assert_eq!(ids, [(id(1), loc(6)), (id(2), loc(3)), (id(3), loc(5)), (id(4), loc(7))]);
         assert_eq!(remembered.find(id(2)), Found::Perhaps(vec![1]));
+    }
+
+    #[test]
+    fn what_is_noted_is_known_from_a_snapshot() {
+        let mut before = Remembered::new(1);
+        before.note(id(9), loc(1));
+        before.begin_to_end(1, RecordNumber(2), []);
+        before.note(id(3), loc(2));
+        let fields = postcard::to_stdvec(&before).expect("it can be written");
+        let mut after: Remembered = postcard::from_bytes(&fields).expect("it was written");
+        for (from, to) in before.slices().into_iter().zip(after.slices()) {
+            let mut bytes = Vec::new();
+            from.begin();
+            assert!(from.step(&mut { usize::MAX }, &mut bytes));
+            assert_eq!(to.load(&bytes), Some(()));
+        }
+        after.derive();
+        assert_eq!(after.find(id(9)), Found::At(loc(1)));
+        assert_eq!(after.find(id(3)), Found::At(loc(2)));
+        assert_eq!([4, 10].map(|n| after.find(id(n))), [const { Found::Absent }; 2]);
     }
 
     #[test]

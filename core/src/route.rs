@@ -199,7 +199,7 @@ impl Core {
     /// Whether an object may go a way now.
     fn may_go(&self, slot: Slot, way: &Way) -> Result<(), Refused> {
         let live = self.memory.get(slot);
-        let chase = live.object.chase.as_ref();
+        let chase = live.object.chase.as_deref();
         let newer = may_follow(chase, way.generation, way.lane, self.limits.max_hops)?;
         if newer && let Some(chase) = chase {
             let damped = self.now.mono - live.since < self.limits.redistribution_delay;
@@ -325,14 +325,14 @@ impl Core {
         for way in ways.iter().filter(|w| w.open > 0) {
             let object = self.object(slot);
             let kept =
-                may_follow(object.chase.as_ref(), way.generation, way.lane, self.limits.max_hops);
+                may_follow(object.chase.as_deref(), way.generation, way.lane, self.limits.max_hops);
             if kept.is_err() && !planted(Bug::RefreshNeverAsked) {
                 // What is asked for is newer than what the object follows, too: the origin may
                 // never have heard of that.
                 let chased = object.chase.as_ref().map_or(0, |c| c.generation.counter);
                 let counter = way.generation.counter.max(chased);
                 let (key, generation) = (way.key.clone(), Generation { counter, ..way.generation });
-                let refresh = Refresh { key, generation, handled: object.handled.clone() };
+                let refresh = Refresh { key, generation, handled: object.handled.to_vec() };
                 let link = way.link;
                 self.ask_refresh(link, refresh, fx);
                 self.look_again(queue, delay);
@@ -438,12 +438,16 @@ pub(crate) fn may_follow(
 }
 
 /// The chase after one more link out of `here`.
-pub(crate) fn follow(chase: Option<Chase>, generation: Generation, here: LaneId) -> Chase {
+pub(crate) fn follow(
+    chase: Option<Box<Chase>>,
+    generation: Generation,
+    here: LaneId,
+) -> Box<Chase> {
     match chase {
         Some(mut chase) if chase.generation == generation => {
             chase.crossed.push(here);
             chase
         }
-        _ => Chase { generation, crossed: vec![here] },
+        _ => Box::new(Chase { generation, crossed: vec![here] }),
     }
 }

@@ -113,7 +113,7 @@ fn offer(n: u64) -> Message {
     let object = Object {
         birth: Birth { lane: PEER, ..Birth::default() },
         moves: 1,
-        path: vec![name("peer")],
+        path: [name("peer")].into(),
         ..Object::new(ObjectId([5; 16]), entity, hash, pushed_at, name("peer"))
     };
     Message::Offer(Offer { transfer: transfer(n), key: key(), objects: vec![object.into()] })

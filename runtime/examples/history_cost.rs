@@ -164,7 +164,7 @@ fn end(id: ObjectId, was: Loc, at: Wall) -> Entry {
         version: 1,
         hash: id.0,
         birth: Birth { lane: LANE, epoch: Epoch(1), loc: was },
-        marks: vec![SettleMark { version: 1, token, content: [3; 16] }],
+        marks: [SettleMark { version: 1, token, content: [3; 16] }].into(),
         by: Some(name("billing")),
         at,
         moves: 0,

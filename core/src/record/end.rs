@@ -4,6 +4,7 @@
 //! what was pushed, and of its id what does not follow from that of the one before (ADR 0035).
 
 use serde::{Deserialize, Serialize};
+use thin_vec::{ThinVec, thin_vec};
 
 use super::codec::{BadEntry, Reader, Writer};
 use super::entry::{End, Ending, TransferId, decode_birth, encode_birth, name, type_name};
@@ -27,7 +28,7 @@ const END_NEXT: u8 = 21;
 /// What [`END_AFTER`] was in format 2, with an id by the bytes that it shares with the one before.
 const END_SHARING: u8 = 16;
 
-type Marks = Vec<SettleMark>;
+type Marks = ThinVec<SettleMark>;
 
 /// The last end of a record: what the next one is compared with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -105,7 +106,7 @@ pub(super) fn glance_at_end(r: &mut Reader, kind: u8) -> Result<End, BadEntry> {
             OTHER_LEASE => drop(r.int()?),
             _ => {}
         }
-        Ok(Vec::new())
+        Ok(ThinVec::new())
     })
 }
 
@@ -143,7 +144,7 @@ fn read_end(
 impl Before {
     fn of(end: &End) -> Self {
         let mark = only(&end.marks).cloned();
-        Self { end: End { marks: Vec::new(), ..end.clone() }, mark, flags: 0 }
+        Self { end: End { marks: ThinVec::new(), ..end.clone() }, mark, flags: 0 }
     }
 
     /// Takes the next end in place of this one. Names are shared, and mostly the same already.
@@ -386,7 +387,7 @@ fn read_marks(
     before: Option<SettleMark>,
 ) -> Result<Marks, BadEntry> {
     match how {
-        NO_MARKS => return Ok(Vec::new()),
+        NO_MARKS => return Ok(ThinVec::new()),
         WRITTEN_OUT => return decode_marks(r),
         _ => {}
     }
@@ -397,7 +398,7 @@ fn read_marks(
         _ => r.change(n)?,
     };
     mark.token.object = id;
-    Ok(vec![mark])
+    Ok(thin_vec![mark])
 }
 
 fn place_after(before: Option<Loc>, at: Option<Loc>) -> u16 {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use thin_vec::ThinVec;
 
 use super::codec::{BadEntry, Reader, Writer};
 use super::end::{decode_end, is_end, write_end};
@@ -186,7 +187,7 @@ pub struct End {
     /// Birth, to tell a returning object from a second push.
     pub birth: Birth,
     /// The last settle of each version.
-    pub marks: Vec<SettleMark>,
+    pub marks: ThinVec<SettleMark>,
     /// The processor that ended it.
     pub by: Option<Name>,
     /// When.
@@ -485,7 +486,7 @@ pub(super) fn encode_names(w: &mut Writer, names: &[Name]) {
     names.iter().for_each(|n| w.string(n.as_str()));
 }
 
-pub(super) fn decode_names(r: &mut Reader) -> Result<Vec<Name>, BadEntry> {
+pub(super) fn decode_names(r: &mut Reader) -> Result<ThinVec<Name>, BadEntry> {
     (0..r.count()?).map(|_| name(r)).collect()
 }
 

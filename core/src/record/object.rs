@@ -1,5 +1,7 @@
 //! An object's entry: by far the most frequent, and laid out so that a fresh push costs least.
 
+use thin_vec::ThinVec;
+
 use super::codec::{BadEntry, Reader, Writer};
 use super::entry::{
     Entry, How, Standing, decode_chase, decode_names, encode_generation, encode_names, name,
@@ -141,10 +143,10 @@ pub(super) fn decode_object(r: &mut Reader, here: Birth) -> Result<Entry, BadEnt
         if has(HAS_TIMES) { (time(r.int()?), time(r.int()?)) } else { (None, None) };
     let [version, deliveries, failed, moves] =
         if has(HAS_COUNTS) { [r.u32()?, r.u32()?, r.u32()?, r.u32()?] } else { [1, 0, 0, 0] };
-    let path = if has(HAS_PATH) { decode_names(r)? } else { Vec::new() };
-    let handled = if has(HAS_HANDLED) { decode_names(r)? } else { Vec::new() };
-    let chase = if has(HAS_CHASE) { Some(decode_chase(r)?) } else { None };
-    let marks = if has(HAS_MARKS) { decode_marks(r)? } else { Vec::new() };
+    let path = if has(HAS_PATH) { decode_names(r)? } else { ThinVec::new() };
+    let handled = if has(HAS_HANDLED) { decode_names(r)? } else { ThinVec::new() };
+    let chase = if has(HAS_CHASE) { Some(Box::new(decode_chase(r)?)) } else { None };
+    let marks = if has(HAS_MARKS) { decode_marks(r)? } else { ThinVec::new() };
     let birth = if has(HAS_BIRTH) { r.birth()? } else { here };
     let object = Object {
         id,
@@ -231,8 +233,8 @@ pub(super) fn encode_marks(w: &mut Writer, marks: &[SettleMark]) {
     }
 }
 
-pub(super) fn decode_marks(r: &mut Reader) -> Result<Vec<SettleMark>, BadEntry> {
-    let mut marks = Vec::new();
+pub(super) fn decode_marks(r: &mut Reader) -> Result<ThinVec<SettleMark>, BadEntry> {
+    let mut marks = ThinVec::new();
     for _ in 0..r.count()? {
         let version = r.u32()?;
         let head: [u8; 40] = r.fixed()?;

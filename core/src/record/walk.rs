@@ -155,6 +155,8 @@ pub fn mentions(entries: &[(Loc, Entry)]) -> impl Iterator<Item = (ObjectId, Loc
 
 #[cfg(test)]
 mod tests {
+    use thin_vec::thin_vec;
+
     use super::*;
     use crate::Limits;
     use crate::decision::{Candidate, Decision, Refused, Step};
@@ -187,7 +189,7 @@ mod tests {
             TransferId { sender: lane(1), receiver: lane(2), epoch, incarnation, n: 300 };
         let id = ObjectId([7; 16]);
         let token = Token { lane: lane(1), epoch, incarnation, n: 1 << 40, object: id };
-        let marks = vec![SettleMark { version: 200, token, content: [4; 16] }; 2];
+        let marks = thin_vec![SettleMark { version: 200, token, content: [4; 16] }; 2];
         let generation = Generation { counter: 1 << 20, lane: lane(3), incarnation };
         let headers = Headers::pack([("key", "value")], &Limits::default());
         let birth = Birth { lane: lane(5), epoch, loc: loc(3, 4) };
@@ -208,9 +210,9 @@ mod tests {
             deliveries: 1,
             failed: 300,
             moves: 4,
-            path: vec![name("a"), name("origin")],
-            handled: vec![name("billing")],
-            chase: Some(Chase { generation, crossed: vec![lane(8), lane(9)] }),
+            path: thin_vec![name("a"), name("origin")],
+            handled: thin_vec![name("billing")],
+            chase: Some(Box::new(Chase { generation, crossed: vec![lane(8), lane(9)] })),
             marks: marks.clone(),
             possible_duplicate: true,
         };
@@ -259,7 +261,7 @@ mod tests {
                 token: Token { n: u64::from(n), object: id, ..token },
                 content: [3; 16],
             };
-            let marks = vec![mark];
+            let marks = thin_vec![mark];
             Entry::End(Box::new(End { id, at, was, birth, marks, version: 4, ..end.clone() }))
         };
         let ends: Vec<_> = (0..5).map(like).collect();
@@ -298,7 +300,7 @@ mod tests {
                     Glance::Object { how, ty: object.entity.ty.clone() }
                 }
                 Entry::End(end) => {
-                    Glance::Other(Entry::End(Box::new(End { marks: Vec::new(), ..*end })))
+                    Glance::Other(Entry::End(Box::new(End { marks: thin_vec![], ..*end })))
                 }
                 other => Glance::Other(other),
             };

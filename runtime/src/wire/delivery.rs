@@ -181,7 +181,8 @@ mod tests {
 
     fn deliveries() -> Vec<Delivery> {
         let full = full_object();
-        let long = Object { path: vec![name("far"); PATH_MAX + 3], ..full.clone() };
+        let path = std::iter::repeat_n(name("far"), PATH_MAX + 3).collect();
+        let long = Object { path, ..full.clone() };
         let mut objects = vec![full, long, bare_object()];
         objects.push(Object { pushed_at: Wall(1_700_000_000_000), ..bare_object() });
         objects[3].entity.payload = bytes::Bytes::from(vec![3; 100_000]);

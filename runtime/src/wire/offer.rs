@@ -176,7 +176,11 @@ impl Tables {
         Ok(slot.clone().expect("filled above"))
     }
 
-    fn names(&mut self, places: &[u32], max: usize) -> Result<Vec<Name>, BadMessage> {
+    fn names<T: FromIterator<Name>>(
+        &mut self,
+        places: &[u32],
+        max: usize,
+    ) -> Result<T, BadMessage> {
         if places.len() > max {
             return Err(BadMessage(format!(
                 "an object with {} names, at most {max}",
@@ -270,7 +274,7 @@ fn object_from_wire(wire: v1::MovedObject, tables: &mut Tables) -> Result<Object
         moves: wire.moves,
         path: tables.names(&wire.path, PATH_MAX)?,
         handled: tables.names(&wire.handled, HANDLED_MAX)?,
-        chase: wire.chase.map(|chase| chase_from_wire(&chase, tables)).transpose()?,
+        chase: wire.chase.map(|chase| chase_from_wire(&chase, tables).map(Box::new)).transpose()?,
         marks,
         possible_duplicate: wire.possible_duplicate,
     })

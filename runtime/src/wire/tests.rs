@@ -67,13 +67,13 @@ pub(super) fn full_object() -> Object {
         deliveries: 4,
         failed: 1,
         moves: 2,
-        path: vec![name("a"), name("b")],
-        handled: vec![name("p"), name("q")],
-        chase: Some(Chase {
+        path: [name("a"), name("b")].into(),
+        handled: [name("p"), name("q")].into(),
+        chase: Some(Box::new(Chase {
             generation: generation(),
             crossed: vec![LaneId([1; 16]), LaneId([4; 16])],
-        }),
-        marks: vec![SettleMark { version: 2, token, content: [6; 16] }],
+        })),
+        marks: [SettleMark { version: 2, token, content: [6; 16] }].into(),
         possible_duplicate: true,
     }
 }
@@ -82,10 +82,10 @@ pub(super) fn bare_object() -> Object {
     Object {
         not_before: None,
         expires_at: None,
-        path: Vec::new(),
-        handled: Vec::new(),
+        path: [].into(),
+        handled: [].into(),
         chase: None,
-        marks: Vec::new(),
+        marks: [].into(),
         possible_duplicate: false,
         ..full_object()
     }

@@ -25,7 +25,7 @@ fn usual(n: u32) -> End {
         version: 1,
         hash: *blake3::hash(&n.to_le_bytes()).as_bytes().first_chunk().expect("long enough"),
         birth: Birth { lane, epoch: Epoch(2), loc: loc(400, n) },
-        marks: vec![SettleMark { version: 1, token, content: [9; 16] }],
+        marks: thin_vec![SettleMark { version: 1, token, content: [9; 16] }],
         by: Some(Name::new("name", "billing").expect("a good name")),
         at: Wall(1_700_000_000_500),
         moves: 0,
@@ -110,7 +110,7 @@ fn ends_are_read_as_they_were_written() {
     let mut glances = Vec::new();
     glance_at_sealed(&record, &mut Vocabulary::default(), &mut glances).expect("well formed");
     for ((at, glance), end) in glances.iter().zip(&ends) {
-        let end = End { marks: Vec::new(), ..end.clone() };
+        let end = End { marks: ThinVec::new(), ..end.clone() };
         assert_eq!(glance, &Glance::Other(Entry::End(Box::new(end))), "{at}");
     }
     assert_eq!((read.len(), glances.len()), (ends.len(), ends.len()));

@@ -162,7 +162,7 @@ pub(super) fn end(n: u64, was: Option<Loc>, ending: Ending, at: Wall) -> Entry {
         version: 1,
         hash: [n as u8; 16],
         birth: Birth { lane: LANE, epoch: Epoch(1), loc: Loc::default() },
-        marks: Vec::new(),
+        marks: [].into(),
         by: Some(name("billing")),
         at,
         moves: 0,

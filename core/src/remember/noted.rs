@@ -1,0 +1,57 @@
+//! Ids in memory, with where each was mentioned last.
+
+use crate::ids::{Loc, ObjectId};
+use crate::recording::{SlicedIndex, Slices};
+
+/// Ids with their latest mention. A new id of version 7 begins with a later time than all of them: it is
+/// not looked for.
+#[derive(Debug, Default)]
+pub(super) struct Noted {
+    ids: SlicedIndex<ObjectId, Loc>,
+    highest: ObjectId,
+}
+
+impl Noted {
+    pub(super) fn with_seed(seed: u64) -> Self {
+        Self { ids: SlicedIndex::with_seed(seed), ..Self::default() }
+    }
+
+    /// What goes into a snapshot in slices.
+    pub(super) fn slices(&mut self) -> &mut dyn Slices {
+        &mut self.ids
+    }
+
+    /// What follows from the slices.
+    pub(super) fn derive(&mut self) {
+        let ids = (0..self.ids.len()).filter_map(|position| self.ids.at(position));
+        self.highest = ids.map(|(id, _)| id).max().unwrap_or_default();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub(super) fn get(&self, id: ObjectId) -> Option<&Loc> {
+        if id > self.highest { None } else { self.ids.get(id) }
+    }
+
+    pub(super) fn insert(&mut self, id: ObjectId, at: Loc) {
+        self.highest = self.highest.max(id);
+        self.ids.insert(id, at);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.highest = ObjectId::default();
+        self.ids.clear();
+    }
+
+    pub(super) fn swap(&mut self, other: &mut Self) {
+        std::mem::swap(&mut self.highest, &mut other.highest);
+        self.ids.swap(&mut other.ids);
+    }
+
+    /// What stands at a position.
+    pub(super) fn at(&self, position: usize) -> Option<(ObjectId, &Loc)> {
+        self.ids.at(position)
+    }
+}
