@@ -1,11 +1,8 @@
 //! The objects in core's memory: those being written, waiting near the front of a queue, delayed
 //! for a moment, or in somebody's hands. Everything else is on a shelf of the catalogue.
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::QueueId;
@@ -13,7 +10,7 @@ use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::message::DemandKey;
 use crate::object::Object;
 use crate::record::TransferId;
-use crate::recording::{SlicedMap, SlicedVec, Slices};
+use crate::recording::{Lookup, SlicedMap, SlicedVec, Slices};
 use crate::time::Mono;
 
 /// An object's index in memory.
@@ -42,6 +39,10 @@ pub(crate) struct Live {
     /// The demand it is in transit for, with the era of that count.
     pub(crate) transit: Option<(DemandKey, u64)>,
 }
+
+/// A window of many objects is in no cache, and each step in the life of one touches this.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Live>() <= 96);
 
 /// What an object in memory is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +81,7 @@ pub(crate) struct Memory {
     slots: SlicedVec<Option<Live>>,
     free: Vec<Slot>,
     #[serde(skip)]
-    by_id: ById,
+    by_id: Lookup<ObjectId, Slot>,
     /// What to do when a record is committed, in the order written; that of the newest record.
     newest: (RecordNumber, Vec<(Slot, Then)>),
     /// The same of those before it.
@@ -94,44 +95,6 @@ pub(crate) struct Memory {
     pub(crate) leased_bytes: u64,
 }
 
-/// Where each object is. Nothing walks it, so that it needs no order: one is kept by
-/// [`Index`](crate::recording::Index), and costs as much again when an object leaves.
-#[derive(Debug, Default)]
-struct ById {
-    table: HashTable<(ObjectId, Slot)>,
-    hashes: FixedState,
-}
-
-impl ById {
-    fn with_seed(seed: u64) -> Self {
-        Self { hashes: FixedState::with_seed(seed), ..Self::default() }
-    }
-
-    fn len(&self) -> usize {
-        self.table.len()
-    }
-
-    fn get(&self, id: ObjectId) -> Option<Slot> {
-        let found = self.table.find(self.hashes.hash_one(id), |(of, _)| *of == id);
-        found.map(|(_, slot)| *slot)
-    }
-
-    /// Panics if the id is there.
-    fn insert(&mut self, id: ObjectId, slot: Slot) {
-        use hashbrown::hash_table::Entry;
-        let hash_of = |(id, _): &(ObjectId, Slot)| self.hashes.hash_one(id);
-        match self.table.entry(self.hashes.hash_one(id), |(of, _)| *of == id, hash_of) {
-            Entry::Vacant(vacant) => _ = vacant.insert((id, slot)),
-            Entry::Occupied(_) => panic!("{id} is in memory once"),
-        }
-    }
-
-    fn remove(&mut self, id: ObjectId) {
-        let found = self.table.find_entry(self.hashes.hash_one(id), |(of, _)| *of == id);
-        found.expect("what is in memory has its id here").remove();
-    }
-}
-
 impl Live {
     /// The object, to be changed. What has been delivered of it stays as it was.
     pub(crate) fn object_mut(&mut self) -> &mut Object {
@@ -141,7 +104,7 @@ impl Live {
 
 impl Memory {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { by_id: ById::with_seed(seed), ..Self::default() }
+        Self { by_id: Lookup::with_seed(seed), ..Self::default() }
     }
 
     /// What goes into a snapshot in slices.
@@ -151,7 +114,7 @@ impl Memory {
 
     /// What follows from the slices.
     pub(crate) fn derive(&mut self) {
-        let mut by_id = ById::default();
+        let mut by_id = Lookup::default();
         for (slot, live) in self.iter() {
             by_id.insert(live.object.id, slot);
         }
@@ -165,13 +128,14 @@ impl Memory {
             Slot(u32::try_from(self.slots.len() - 1).expect("memory is bounded"))
         });
         self.slots[slot.0 as usize] = Some(live);
-        self.by_id.insert(id, slot);
+        let before = self.by_id.insert(id, slot);
+        assert!(before.is_none(), "{id} is in memory once");
         slot
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) -> Live {
         let live = self.slots[slot.0 as usize].take().expect("slots are used while live");
-        self.by_id.remove(live.object.id);
+        self.by_id.remove(&live.object.id);
         self.free.push(slot);
         live
     }
@@ -185,7 +149,7 @@ impl Memory {
     }
 
     pub(crate) fn by_id(&self, id: ObjectId) -> Option<Slot> {
-        self.by_id.get(id)
+        self.by_id.get(&id).copied()
     }
 
     /// Everything in memory, in no order that means something.

@@ -92,6 +92,10 @@ pub struct Object {
     pub possible_duplicate: bool,
 }
 
+/// What most objects do not have stands elsewhere: each step in the life of one touches this (ADR 0037).
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Object>() <= 264);
+
 /// One appearance of demand: a Lamport counter with its origin as tie-break. Totally ordered.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

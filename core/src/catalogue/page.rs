@@ -103,7 +103,7 @@ impl Page {
     }
 
     /// How many entries are alive.
-    pub(crate) fn alive(&self) -> u64 {
+    pub(super) fn alive(&self) -> u64 {
         match &self.stands {
             Stands::Sets(sets) => sets.iter().map(|set| set.positions.len() as u64).sum(),
             Stands::Each { counts, .. } => counts.iter().copied().map(u64::from).sum(),
@@ -188,7 +188,7 @@ impl Page {
     }
 
     /// The queues with something on their shelves, in order.
-    pub(super) fn queues(&self) -> Vec<QueueId> {
+    pub(crate) fn queues(&self) -> Vec<QueueId> {
         let queue = |shelf| match shelf {
             Shelf::Ready(queue) => Some(queue),
             _ => None,

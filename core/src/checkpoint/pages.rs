@@ -226,14 +226,13 @@ impl Core {
             self.count(shelf, 1);
             page.put(position, shelf);
         }
-        let mut orders = Vec::new();
+        let (mut orders, queues) = (Vec::new(), page.queues());
         for _ in 0..r.count()? {
-            let queue = self.decode_shelf(r, READY)?;
-            let place = decode_place(r, record)?;
-            match queue {
-                Shelf::Ready(id) if page.first(queue).is_some() => orders.push((id, place)),
-                _ => return Err(r.bad("a queue of this record")),
+            let queue = QueueId(r.u32()?);
+            if queues.binary_search(&queue).is_err() {
+                return Err(r.bad("a queue of this record"));
             }
+            orders.push((queue, decode_place(r, record)?));
         }
         Ok(orders)
     }
@@ -315,7 +314,7 @@ const BY_SHELF: u8 = 0;
 /// By its positions, and the shelf of each beside that of the one before.
 const BY_POSITION: u8 = 1;
 
-/// With no more shelves than these a page is told by them.
+/// With no more shelves than these a page is told by them: bits in words are shorter then, whatever the order.
 const SHELVES_FEW: usize = 4;
 
 // The codes of shelves.
@@ -349,23 +348,36 @@ impl Beside {
         self.wall = page.wall;
         w.int(u64::from(page.bytes));
         w.int(u64::from(page.entries));
-        let sets = page.sets();
-        // Roughly: a set takes three bytes and two for each run, a position one or two.
-        let by_shelf: usize = sets.iter().map(|(_, set)| 3 + 2 * set.runs().count()).sum();
-        if sets.len() > SHELVES_FEW && 2 * by_shelf as u64 > 3 * page.alive() {
-            w.byte(BY_POSITION);
-            return encode_by_position(w, record, page, sets.len());
-        }
-        w.byte(BY_SHELF);
-        w.int(sets.len() as u64);
-        for (shelf, positions) in sets {
-            let moved = match shelf {
-                Shelf::Ready(queue) => page.moved(queue),
-                _ => None,
-            };
-            encode_set(w, record, shelf, moved, &positions);
-        }
+        encode_page(w, record, page);
     }
+}
+
+/// What stands on a page, by its shelves or by its positions, whichever is shorter.
+fn encode_page(w: &mut Writer, record: RecordNumber, page: &Page) {
+    let mut by_shelf = Writer::default();
+    let shelves = encode_by_shelf(&mut by_shelf, record, page);
+    let mut by_position = None;
+    if shelves > SHELVES_FEW {
+        let mut other = Writer::default();
+        encode_by_position(&mut other, record, page);
+        by_position = Some(other).filter(|other| other.len() < by_shelf.len());
+    }
+    w.byte(if by_position.is_some() { BY_POSITION } else { BY_SHELF });
+    w.fixed(by_position.unwrap_or(by_shelf).as_slice());
+}
+
+/// Says how many shelves there are.
+fn encode_by_shelf(w: &mut Writer, record: RecordNumber, page: &Page) -> usize {
+    let sets = page.sets();
+    w.int(sets.len() as u64);
+    for (shelf, positions) in &sets {
+        let moved = match shelf {
+            Shelf::Ready(queue) => page.moved(*queue),
+            _ => None,
+        };
+        encode_set(w, record, *shelf, moved, positions);
+    }
+    sets.len()
 }
 
 /// Whether what a checkpoint says of a record does not depend on what becomes of its objects.
@@ -391,12 +403,12 @@ fn code_of(shelf: Shelf) -> (u8, Option<u32>) {
         Shelf::Held => (HELD, None),
         Shelf::Shadow => (SHADOW, None),
         Shelf::Ended => (ENDED, None),
-        Shelf::Memory => unreachable!("memory is told by its shelves"),
+        Shelf::Memory => unreachable!("it is written where it stands for whoever reads the log"),
     }
 }
 
 /// Types that come in turn have queues with numbers in a row: each takes one byte then.
-fn encode_by_position(w: &mut Writer, record: RecordNumber, page: &Page, shelves: usize) {
+fn encode_by_position(w: &mut Writer, record: RecordNumber, page: &Page) {
     let shelves_of = page.by_position();
     encode_runs(w, &shelves_of.iter().map(|(position, _)| *position).collect());
     let mut before = 0;
@@ -406,8 +418,9 @@ fn encode_by_position(w: &mut Writer, record: RecordNumber, page: &Page, shelves
         w.change(before, now);
         before = now;
     }
-    let moved = page.all_moved();
-    debug_assert!(moved.len() <= shelves, "each is of a queue with something here");
+    let (moved, queues) = (page.all_moved(), page.queues());
+    let stands = |(queue, _): &(QueueId, Loc)| queues.binary_search(queue).is_ok();
+    assert!(moved.iter().all(stands), "what would not be read is not written");
     w.int(moved.len() as u64);
     for (queue, place) in moved {
         w.int(u64::from(queue.0));
@@ -500,3 +513,6 @@ fn decode_runs(r: &mut Reader, entries: u32) -> Result<Positions, BadEntry> {
     }
     Ok(positions)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 pub(crate) mod elide;
 mod hashes;
 mod index;
+mod lookup;
 mod read;
 mod replay;
 mod sliced;
@@ -11,6 +12,7 @@ mod tape;
 
 pub(crate) use hashes::Hashes;
 pub(crate) use index::{Index, SlicedIndex, index};
+pub(crate) use lookup::Lookup;
 pub use read::BadRecording;
 pub use replay::{Agreement, Played, PlayedCall, Playing, Replay};
 pub(crate) use sliced::{SlicedMap, SlicedSet, SlicedVec, Slices};

@@ -3,8 +3,9 @@
 use crate::ids::{Loc, ObjectId};
 use crate::recording::{SlicedIndex, Slices};
 
-/// Ids with their latest mention. A new id of version 7 begins with a later time than all of them: it is
-/// not looked for.
+/// Ids with their latest mention. Nothing above the highest of them is here, and nobody looks for it: a new
+/// id of version 7 begins with a later time than all that have ended. One that is random, or of a clock
+/// far ahead, makes each one be looked for until its part of the log ends.
 #[derive(Debug, Default)]
 pub(super) struct Noted {
     ids: SlicedIndex<ObjectId, Loc>,
