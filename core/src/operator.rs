@@ -135,8 +135,7 @@ impl Core {
             Known::OnDisk(Stored::Alive { .. }) | Known::InMemory(_) => {}
             Known::NotLookedUp => unreachable!("ids are resolved before"),
         }
-        let slot = self.memory.by_id(id);
-        let slot = if let Some(slot) = slot
+        let slot = if let Some(slot) = self.memory.by_id(id)
             && let Phase::Leased(n) = self.memory.get(slot).phase
         {
             self.take_back(slot, n, fx);
