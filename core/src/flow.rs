@@ -273,8 +273,8 @@ impl Core {
         };
         count(&before, false);
         count(&live.phase, true);
-        let [was_leased, is_leased] = [&before, &live.phase].map(|p| matches!(p, Phase::Leased(_)));
-        if was_leased {
+        let is_leased = matches!(live.phase, Phase::Leased(_));
+        if matches!(before, Phase::Leased(_)) {
             self.memory.leased_bytes -= weight;
         }
         if is_leased {

@@ -208,8 +208,11 @@ impl Page {
     pub(crate) fn by_position(&self) -> Vec<(u32, Shelf)> {
         match &self.stands {
             Stands::Sets(sets) => {
-                let of_set = |set: &Set| set.positions.iter().map(|i| (i, set.shelf)).collect();
-                let mut all: Vec<_> = sets.iter().flat_map::<Vec<_>, _>(of_set).collect();
+                let of_sets = sets.iter().flat_map(|set| {
+                    let shelf = set.shelf;
+                    set.positions.iter().map(move |position| (position, shelf))
+                });
+                let mut all: Vec<_> = of_sets.collect();
                 all.sort_unstable_by_key(|(position, _)| *position);
                 all
             }

@@ -7,6 +7,7 @@
 //! groups are written ahead while records are taken: a checkpoint then copies bytes instead of looking
 //! at each page, for which everything else would have to wait.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::catalogue::{GROUP_RECORDS, Group, Kind, Page, Positions, QueueId, Shelf, TypeId};
@@ -226,8 +227,9 @@ impl Core {
             self.count(shelf, 1);
             page.put(position, shelf);
         }
-        let (mut orders, queues) = (Vec::new(), page.queues());
-        for _ in 0..r.count()? {
+        let (mut orders, count) = (Vec::new(), r.count()?);
+        let queues = if count > 0 { page.queues() } else { Vec::new() };
+        for _ in 0..count {
             let queue = QueueId(r.u32()?);
             if queues.binary_search(&queue).is_err() {
                 return Err(r.bad("a queue of this record"));
@@ -354,30 +356,36 @@ impl Beside {
 
 /// What stands on a page, by its shelves or by its positions, whichever is shorter.
 fn encode_page(w: &mut Writer, record: RecordNumber, page: &Page) {
-    let mut by_shelf = Writer::default();
-    let shelves = encode_by_shelf(&mut by_shelf, record, page);
-    let mut by_position = None;
-    if shelves > SHELVES_FEW {
-        let mut other = Writer::default();
-        encode_by_position(&mut other, record, page);
-        by_position = Some(other).filter(|other| other.len() < by_shelf.len());
+    let sets = page.sets();
+    if sets.len() <= SHELVES_FEW {
+        w.byte(BY_SHELF);
+        return encode_by_shelf(w, record, page, &sets);
     }
-    w.byte(if by_position.is_some() { BY_POSITION } else { BY_SHELF });
-    w.fixed(by_position.unwrap_or(by_shelf).as_slice());
+    let (mut by_shelf, mut by_position) = (Writer::default(), Writer::default());
+    encode_by_shelf(&mut by_shelf, record, page, &sets);
+    encode_by_position(&mut by_position, record, page);
+    let (form, shorter) = match by_position.len() < by_shelf.len() {
+        true => (BY_POSITION, by_position),
+        false => (BY_SHELF, by_shelf),
+    };
+    w.byte(form);
+    w.fixed(shorter.as_slice());
 }
 
-/// Says how many shelves there are.
-fn encode_by_shelf(w: &mut Writer, record: RecordNumber, page: &Page) -> usize {
-    let sets = page.sets();
+fn encode_by_shelf(
+    w: &mut Writer,
+    record: RecordNumber,
+    page: &Page,
+    sets: &[(Shelf, Cow<'_, Positions>)],
+) {
     w.int(sets.len() as u64);
-    for (shelf, positions) in &sets {
+    for (shelf, positions) in sets {
         let moved = match shelf {
             Shelf::Ready(queue) => page.moved(*queue),
             _ => None,
         };
         encode_set(w, record, *shelf, moved, positions);
     }
-    sets.len()
 }
 
 /// Whether what a checkpoint says of a record does not depend on what becomes of its objects.
@@ -410,7 +418,8 @@ fn code_of(shelf: Shelf) -> (u8, Option<u32>) {
 /// Types that come in turn have queues with numbers in a row: each takes one byte then.
 fn encode_by_position(w: &mut Writer, record: RecordNumber, page: &Page) {
     let shelves_of = page.by_position();
-    encode_runs(w, &shelves_of.iter().map(|(position, _)| *position).collect());
+    let positions: Positions = shelves_of.iter().map(|(position, _)| *position).collect();
+    encode_runs(w, &positions, positions.runs().count());
     let mut before = 0;
     for (_, shelf) in shelves_of {
         let (code, number) = code_of(shelf);
@@ -418,10 +427,14 @@ fn encode_by_position(w: &mut Writer, record: RecordNumber, page: &Page) {
         w.change(before, now);
         before = now;
     }
-    let (moved, queues) = (page.all_moved(), page.queues());
+    let moved = page.all_moved();
+    w.int(moved.len() as u64);
+    if moved.is_empty() {
+        return;
+    }
+    let queues = page.queues();
     let stands = |(queue, _): &(QueueId, Loc)| queues.binary_search(queue).is_ok();
     assert!(moved.iter().all(stands), "what would not be read is not written");
-    w.int(moved.len() as u64);
     for (queue, place) in moved {
         w.int(u64::from(queue.0));
         encode_place(w, record, *place);
@@ -464,11 +477,12 @@ fn encode_set(
         words.iter().for_each(|word| w.fixed(&word.to_le_bytes()));
         return;
     }
-    encode_runs(w, positions);
+    encode_runs(w, positions, runs);
 }
 
-fn encode_runs(w: &mut Writer, positions: &Positions) {
-    w.int(positions.runs().count() as u64);
+/// There are so many runs.
+fn encode_runs(w: &mut Writer, positions: &Positions, runs: usize) {
+    w.int(runs as u64);
     let mut behind = 0;
     for (first, length) in positions.runs() {
         w.int(u64::from(first - behind));

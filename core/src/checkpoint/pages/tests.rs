@@ -62,7 +62,7 @@ fn told(page: &Page, form: u8) -> Vec<u8> {
     w.int(u64::from(page.entries));
     w.byte(form);
     match form {
-        BY_SHELF => _ = encode_by_shelf(&mut w, RECORD, page),
+        BY_SHELF => encode_by_shelf(&mut w, RECORD, page, &page.sets()),
         _ => encode_by_position(&mut w, RECORD, page),
     }
     w.as_slice().to_vec()
