@@ -151,6 +151,7 @@ impl Core {
                 "session {id} knows its leases"
             );
             assert_eq!(session.leases.standing(), held.len(), "session {id} counts its leases");
+            assert_eq!(session.pace.is_busy(), !held.is_empty(), "session {id} works or waits");
         }
         assert!(of_session.is_empty(), "a lease of a stream is its session's: {of_session:?}");
         let standing = self.subs.subs.iter().map(|(key, sub)| (*key, sub.in_flight));

@@ -155,11 +155,12 @@ impl Lane {
     }
 
     /// Opens the next record and gives the one before. It begins with the larger of what the last two
-    /// needed: under load those with objects and those with ends take turns, and grow without being
-    /// copied.
+    /// needed, and a sixteenth: under load those with objects and those with ends take turns, and grow
+    /// without being copied.
     fn open_next(&mut self) -> Draft {
         let needed = self.open.writer.len().min(self.target);
         let room = needed.max(std::mem::replace(&mut self.needed, needed));
+        let room = room + room / 16;
         let next = Draft {
             number: self.open.number.next(),
             writer: Writer::with_capacity(room).with_seed(self.seed),

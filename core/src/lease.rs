@@ -202,8 +202,8 @@ impl Core {
         let subscription = match holder {
             Holder::Stream((session, subscription)) => {
                 let of = self.subs.sessions.get_mut(&session).expect("deliveries need one");
-                let holds = |n| self.leases.get(n).is_some_and(|lease| is_of(lease, session));
-                of.leases.add(n, holds);
+                let stands = |n| self.leases.get(n).is_some_and(|lease| is_of(lease, session));
+                of.hold(n, self.now.mono, stands);
                 subscription
             }
             Holder::Taker => crate::ids::SubscriptionId(0),
@@ -232,10 +232,7 @@ impl Core {
         }
         if let Holder::Stream(key) = lease.holder {
             if let Some(session) = self.subs.sessions.get_mut(&key.0) {
-                session.leases.fall();
-                if settled {
-                    session.pace.settled(self.now.mono);
-                }
+                session.let_go(settled, self.now.mono);
             }
             if let Some(group) = self.subs.free_one(key, settled, self.now.wall) {
                 self.hungry.insert(group);

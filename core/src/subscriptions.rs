@@ -18,16 +18,11 @@ use crate::planted::{Bug, planted};
 use crate::queues::Type;
 use crate::recording::{SlicedMap, SlicedVec, Slices};
 use crate::sifted::Sifted;
-use crate::tally::Tally;
 use crate::time::{Mono, Span, Wall};
 
-/// Objects that one subscription gets at one moment before the next one of its group has its turn,
-/// at most.
-const ROW_MAX: u64 = 64;
+mod pace;
 
-/// The span whose settles say how fast a session is: so long at most, by its own pace, an object
-/// waits behind others of its subscription while another subscription has nothing to do.
-const PACE_SPAN: Span = Span::millis(250);
+use pace::Pace;
 
 /// Leases that have ended, tolerated in a session's list of them.
 const ENDED_SLACK: usize = 64;
@@ -104,10 +99,6 @@ pub(crate) struct Session {
     pub(crate) leases: Sifted<u64, ENDED_SLACK>,
     pub(crate) pace: Pace,
 }
-
-/// How fast a session settles.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Pace(Tally);
 
 /// Everything about who wants what here.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -359,17 +350,24 @@ impl Subscriptions {
     }
 }
 
-impl Pace {
-    /// The session has settled one.
-    pub(crate) fn settled(&mut self, now: Mono) {
-        self.0.add(1, PACE_SPAN, now);
+impl Session {
+    /// It holds one more lease. The leases that it has `stand`.
+    pub(crate) fn hold(&mut self, lease: u64, now: Mono, stands: impl Fn(u64) -> bool) {
+        if self.leases.standing() == 0 {
+            self.pace.begin(now);
+        }
+        self.leases.add(lease, stands);
     }
 
-    /// How many objects it may get in a row: what it has settled within the last span, so that
-    /// nobody has more work than that ahead of the others. Whoever is slow, or has just come, gets
-    /// one.
-    fn in_a_row(&self, now: Mono) -> u64 {
-        self.0.last(PACE_SPAN, now).clamp(1, ROW_MAX)
+    /// One of its leases has ended, by a settle or otherwise.
+    pub(crate) fn let_go(&mut self, settled: bool, now: Mono) {
+        if settled {
+            self.pace.settled(now);
+        }
+        self.leases.fall();
+        if self.leases.standing() == 0 {
+            self.pace.rest(now);
+        }
     }
 }
 

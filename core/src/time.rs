@@ -70,6 +70,13 @@ impl From<std::time::Duration> for Span {
     }
 }
 
+impl Add for Span {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
 impl Add<Span> for Mono {
     type Output = Self;
     fn add(self, span: Span) -> Self {

@@ -19,9 +19,12 @@ fn three() -> (Subscriptions, GroupId) {
     (subs, group)
 }
 
-fn settle(subs: &mut Subscriptions, session: u64, count: u32, now: Mono) {
+/// A session has got and settled so many within 250 ms.
+fn works(subs: &mut Subscriptions, session: u64, count: u64, until: Mono) {
     let session = subs.sessions.get_mut(&SessionId(session)).expect("it stands");
-    (0..count).for_each(|_| session.pace.settled(now));
+    let from = Mono(until.0 - Span::millis(250).0);
+    (0..count).for_each(|lease| session.hold(lease, from, |_| true));
+    (0..count).for_each(|_| session.let_go(true, until));
 }
 
 /// Who gets so many objects at one moment.
@@ -58,20 +61,16 @@ fn those_of_whom_nothing_is_known_have_one_each_in_turn() {
 #[test]
 fn who_is_fast_gets_as_many_in_a_row_as_it_has_settled_of_late() {
     let (mut subs, group) = three();
-    settle(&mut subs, 1, 3, at(100));
+    works(&mut subs, 1, 3, at(400));
     let wanted = [0, 1, 1, 1, 2, 0, 1, 1, 1, 2];
     assert_eq!(given(&mut subs, group, 10, at(400)), wanted);
-    // What is settled now counts from the next span on, and for as long as one.
-    settle(&mut subs, 1, 2, at(400));
-    assert_eq!(given(&mut subs, group, 6, at(500)), [0, 1, 1, 1, 2, 0]);
-    assert_eq!(given(&mut subs, group, 4, at(650)), [1, 1, 2, 0]);
-    assert_eq!(given(&mut subs, group, 4, at(901)), [1, 2, 0, 1]);
+    assert_eq!(given(&mut subs, group, 4, at(1_500)), [0, 1, 2, 0]);
 }
 
 #[test]
 fn at_another_moment_the_next_one_has_its_turn() {
     let (mut subs, group) = three();
-    (0..3).for_each(|session| settle(&mut subs, session, 9, at(0)));
+    (0..3).for_each(|session| works(&mut subs, session, 9, at(300)));
     let singly = (0..6).flat_map(|ms| given(&mut subs, group, 1, at(300 + ms)));
     assert_eq!(singly.collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2]);
 }
@@ -79,7 +78,7 @@ fn at_another_moment_the_next_one_has_its_turn() {
 #[test]
 fn a_row_ends_with_the_credit_and_is_bounded() {
     let (mut subs, group) = three();
-    settle(&mut subs, 0, 100_000, at(0));
+    works(&mut subs, 0, 1_000, at(300));
     subs.set_credit((SessionId(0), SUBSCRIPTION), 5);
     assert_eq!(given(&mut subs, group, 7, at(300)), [0, 0, 0, 0, 0, 1, 2]);
     assert!(subs.free_one((SessionId(0), SUBSCRIPTION), true, Wall(0)).is_some());
@@ -87,5 +86,5 @@ fn a_row_ends_with_the_credit_and_is_bounded() {
     subs.set_credit((SessionId(0), SUBSCRIPTION), 1_000);
     let given = given(&mut subs, group, 300, at(300));
     let longest = given.chunk_by(|a, b| a == b).map(<[u64]>::len).max();
-    assert_eq!(longest, Some(ROW_MAX as usize));
+    assert_eq!(longest, Some(pace::ROW_MAX as usize));
 }
