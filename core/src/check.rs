@@ -179,6 +179,7 @@ impl Core {
                 let ready = self.subs.group(*group).ready.contains(&id);
                 assert_eq!(ready, !q.is_empty(), "queue {i} is offered to its groups");
             }
+            assert!(!(q.is_told && q.is_empty()), "of an empty queue {i} nobody is told");
         }
     }
 

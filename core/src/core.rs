@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 
+use crate::agenda::Agenda;
 use crate::catalogue::{Catalogue, QueueId};
 use crate::decision::Decision;
 use crate::effect::{Answer, Effect, Effects, Record};
@@ -113,13 +114,13 @@ pub struct Core {
     #[serde(skip)]
     pub(crate) blamed: SlicedSet<Loc>,
     /// Groups that may have something to take.
-    pub(crate) hungry: BTreeSet<GroupId>,
+    pub(crate) hungry: Agenda<GroupId>,
     /// The group that was given something last.
     pub(crate) last_fed: Option<GroupId>,
     /// Groups that found the node's leases used up: they try again when one ends.
     pub(crate) starved: BTreeSet<GroupId>,
     /// Queues whose objects may have somewhere to go.
-    pub(crate) stirred: BTreeSet<QueueId>,
+    pub(crate) stirred: Agenda<QueueId>,
     /// Decisions of the open record, with the objects they were taken for.
     pub(crate) decisions: Vec<(Decision, Vec<(ObjectId, u32)>)>,
     #[serde(skip)]
@@ -184,10 +185,10 @@ impl Core {
             due_pages: SlicedSet::default(),
             expiring: SlicedSet::default(),
             blamed: SlicedSet::default(),
-            hungry: BTreeSet::new(),
+            hungry: Agenda::default(),
             last_fed: None,
             starved: BTreeSet::new(),
-            stirred: BTreeSet::new(),
+            stirred: Agenda::default(),
             decisions: Vec::new(),
             pieces: crate::restore::Pieces::default(),
             disk_low: false,
@@ -222,7 +223,7 @@ impl Core {
         self.catalogue.recount();
         self.reserve_generations();
         self.scan_blamed();
-        self.stirred = self.queues.waiting();
+        self.stirred.extend(self.queues.waiting());
         self.look_at_wall(now.wall);
         self.prove(fx);
         if self.is_adopted() {

@@ -111,7 +111,7 @@ impl Core {
         let depends = self.leases.len() > 0
             || held
             || !self.transfers.outgoing.is_empty()
-            || !self.queues.waiting().is_empty();
+            || self.queues.waiting().next().is_some();
         if depends {
             self.ask_renewal(fx);
         }

@@ -95,16 +95,22 @@ impl Core {
 
     /// Something in a queue may have somewhere to go.
     pub(crate) fn stir(&mut self, queue: QueueId) {
-        let all = self.queues.get(queue).groups.len();
+        let q = self.queues.get(queue);
+        let (all, is_told) = (q.groups.len(), q.is_told);
         let told = if planted(Bug::OnlyTheFirstIsTold) { all.min(1) } else { all };
         for i in 0..told {
             let group = self.queues.get(queue).groups[i];
-            self.subs.group_mut(group).ready.insert(queue);
+            if !is_told {
+                self.subs.group_mut(group).ready.insert(queue);
+            }
             if self.subs.can_take(group) {
-                self.hungry.insert(group);
+                self.hungry.note(group);
             }
         }
-        self.stirred.insert(queue);
+        if !is_told {
+            self.queues.get_mut(queue).is_told = true;
+        }
+        self.stirred.note(queue);
     }
 
     /// Takes a ready object out of its queue, into somebody's hands.
@@ -153,6 +159,7 @@ impl Core {
     pub(crate) fn tidy_queue(&mut self, queue: QueueId) {
         self.leave_credit(queue);
         if self.queues.get(queue).is_empty() {
+            self.queues.get_mut(queue).is_told = false;
             for i in 0..self.queues.get(queue).groups.len() {
                 let group = self.queues.get(queue).groups[i];
                 self.subs.group_mut(group).ready.remove(&queue);

@@ -227,7 +227,7 @@ impl Core {
             self.disarm_once(Timer::Lease(lease.span));
         }
         while let Some(group) = self.starved.pop_first() {
-            self.hungry.insert(group);
+            self.hungry.note(group);
             self.window_may_grow(group);
         }
         if let Holder::Stream(key) = lease.holder {
@@ -235,7 +235,7 @@ impl Core {
                 session.let_go(settled, self.now.mono);
             }
             if let Some(group) = self.subs.free_one(key, settled, self.now.wall) {
-                self.hungry.insert(group);
+                self.hungry.note(group);
                 self.window_may_grow(group);
             }
         }

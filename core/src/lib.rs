@@ -1,6 +1,7 @@
 //! The pure state machine of a dpc node.
 #![forbid(unsafe_code)]
 
+mod agenda;
 mod catalogue;
 mod check;
 mod checkpoint;

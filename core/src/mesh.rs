@@ -555,7 +555,7 @@ impl Core {
     pub(crate) fn stir_matching(&mut self, key: &DemandKey) {
         for queue in self.queues_matching(&key.pattern, &key.processor) {
             if !self.queues.get(queue).is_empty() {
-                self.stirred.insert(queue);
+                self.stirred.note(queue);
             }
         }
     }

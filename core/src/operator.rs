@@ -326,7 +326,7 @@ impl Core {
             // Demand that comes back is new demand: what was handed over meanwhile may return.
             for group in self.subs.groups().map(|(id, _)| id).collect::<Vec<_>>() {
                 self.renew_demand(group);
-                self.hungry.insert(group);
+                self.hungry.note(group);
             }
             self.on_drain_changed();
             self.answer_drained(fx);

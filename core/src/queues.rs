@@ -1,7 +1,7 @@
 //! Types and their queues. A queue holds the ready objects of one type that the same processors
 //! have handled, in the order of arrival: its front in memory, the rest in the catalogue.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,8 @@ pub(crate) struct Queue {
     pub(crate) reading: VecDeque<Reading>,
     /// Something waits in it that nobody in reach wants.
     pub(crate) no_demand: bool,
+    /// All of its groups know that something waits in it.
+    pub(crate) is_told: bool,
 }
 
 /// Objects in the order of arrival. Nearly all come behind the others and leave before them; one
@@ -244,6 +246,7 @@ impl Queues {
             groups,
             reading: VecDeque::new(),
             no_demand: false,
+            is_told: false,
         });
         let ty = self.ty_mut(ty);
         let before = ty.queues.insert(handled.to_vec(), id);
@@ -263,9 +266,9 @@ impl Queues {
     }
 
     /// Queues with something in them.
-    pub(crate) fn waiting(&self) -> BTreeSet<QueueId> {
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = QueueId> + '_ {
         let ids = (0..).map(QueueId).zip(self.queues.iter());
-        ids.filter(|(_, q)| !q.is_empty()).map(|(id, _)| id).collect()
+        ids.filter(|(_, q)| !q.is_empty()).map(|(id, _)| id)
     }
 
     pub(crate) fn get(&self, id: QueueId) -> &Queue {

@@ -69,7 +69,8 @@ type Batches = BTreeMap<usize, (Vec<Slot>, Vec<Arc<Object>>, u64)>;
 impl Core {
     /// Looks at every queue in which something has changed.
     pub(crate) fn feed_peers(&mut self, fx: &mut Effects) {
-        for queue in std::mem::take(&mut self.stirred) {
+        let stirred = self.stirred.take();
+        for &queue in &stirred {
             if self.queues.get(queue).is_empty() {
                 self.set_no_demand(queue, false, fx);
                 continue;
@@ -83,6 +84,7 @@ impl Core {
             }
             self.note_waiting(queue);
         }
+        self.stirred.give_back(stirred);
     }
 
     /// The demands of peers that a queue's objects may follow.

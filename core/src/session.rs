@@ -1,5 +1,6 @@
 //! Sessions and subscriptions: who wants what here, and what goes to them.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::catalogue::QueueId;
@@ -51,7 +52,7 @@ impl Core {
             Some(group) if self.subs.group(group).key == demand => {
                 self.subs.set_credit(key, s.credit);
                 self.subs.subs.get_mut(&key).expect("just found").lease = lease;
-                self.hungry.insert(group);
+                self.hungry.note(group);
                 self.window_may_grow(group);
             }
             Some(_) => {
@@ -62,7 +63,7 @@ impl Core {
             None => {
                 let group = self.group_for(&demand);
                 self.subs.add(key, group, s.credit, lease, self.now.wall);
-                self.hungry.insert(group);
+                self.hungry.note(group);
                 self.window_may_grow(group);
             }
         }
@@ -107,7 +108,7 @@ impl Core {
             self.queues.get_mut(queue).groups.push(group);
             if !self.queues.get(queue).is_empty() {
                 self.subs.group_mut(group).ready.insert(queue);
-                self.stirred.insert(queue);
+                self.stirred.note(queue);
             }
         }
         self.demand_appears(group);
@@ -154,10 +155,10 @@ impl Core {
         for queue in self.queues_matching(&key.pattern, &key.processor) {
             self.queues.get_mut(queue).groups.retain(|g| *g != group);
             if !self.queues.get(queue).is_empty() {
-                self.stirred.insert(queue);
+                self.stirred.note(queue);
             }
         }
-        self.hungry.remove(&group);
+        self.hungry.forget(group);
         self.starved.remove(&group);
         self.subs.remove_group(group);
         self.mark_demand(key);
@@ -173,14 +174,15 @@ impl Core {
         }
         while !self.hungry.is_empty() {
             // In turn, so that when the node's leases are scarce nobody takes them all.
-            let hungry = std::mem::take(&mut self.hungry);
-            let after = self.last_fed.map_or(GroupId(0), |last| GroupId(last.0 + 1));
-            let turn = hungry.range(after..).chain(hungry.range(..after)).copied();
-            for group in turn.collect::<Vec<_>>() {
+            let mut hungry = self.hungry.take();
+            let last = hungry.partition_point(|group| Some(*group) <= self.last_fed);
+            hungry.rotate_left(last);
+            for &group in &hungry {
                 if self.feed_group(group, fx) {
-                    self.hungry.insert(group);
+                    self.hungry.note(group);
                 }
             }
+            self.hungry.give_back(hungry);
         }
     }
 
@@ -199,8 +201,8 @@ impl Core {
                 unreachable!("next_queue finds a queue with something in memory")
             };
             self.take_ready(slot);
-            let key = self.subs.next_free(group, self.now.mono).expect("can_take was asked");
-            let span = self.subs.subs[&key].lease;
+            let next = self.subs.next_free(group, self.now.mono);
+            let (key, span) = next.expect("can_take was asked");
             let processor = self.subs.group(group).key.processor.clone();
             let delivery = self.lease(slot, Holder::Stream(key), processor, span);
             self.last_fed = Some(group);
@@ -222,9 +224,10 @@ impl Core {
         {
             return Some(cursor);
         }
-        let after = g.ready.range((std::ops::Bound::Excluded(cursor), std::ops::Bound::Unbounded));
-        let mut turn = after.chain(g.ready.range(..=cursor)).copied().take(64);
-        // Nearly always the first one has something: then nothing is gathered.
+        let after = g.ready.range((Bound::Excluded(cursor), Bound::Unbounded));
+        // Nearly always one of these has something: then the others are not looked for.
+        let rest = std::iter::once_with(|| g.ready.range(..=cursor)).flatten();
+        let mut turn = after.chain(rest).copied().take(64);
         let mut on_disk = Vec::new();
         let found = turn.find(|queue| {
             let empty = self.queues.get(*queue).window.is_empty();

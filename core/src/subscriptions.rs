@@ -252,11 +252,12 @@ impl Subscriptions {
         Some((sub.group, empty))
     }
 
-    /// The next subscription of a group with free credit; one unit of it is used.
+    /// The next subscription of a group with free credit, and the span of its leases; one unit of its
+    /// credit is used.
     ///
     /// At one moment a subscription gets as many in a row as its session has the pace for: each
     /// message costs far more than what is in it. At different moments each has its turn.
-    pub(crate) fn next_free(&mut self, group: GroupId, now: Mono) -> Option<SubKey> {
+    pub(crate) fn next_free(&mut self, group: GroupId, now: Mono) -> Option<(SubKey, Span)> {
         self.end_turn_before(group, now);
         loop {
             let g =
@@ -271,7 +272,7 @@ impl Subscriptions {
             sub.delivered += 1;
             if planted(Bug::CreditNotUsedUp) {
                 g.ring.rotate_left(1);
-                return Some(key);
+                return Some((key, sub.lease));
             }
             sub.in_flight += 1;
             g.free -= 1;
@@ -287,7 +288,7 @@ impl Subscriptions {
             } else {
                 g.turn = Some(Turn { of: key, at: now, left: left - 1 });
             }
-            return Some(key);
+            return Some((key, sub.lease));
         }
     }
 
@@ -318,8 +319,12 @@ impl Subscriptions {
         }
         let (gained, group) = (sub.in_flight < sub.credit, sub.group);
         if gained {
-            self.group_mut(group).free += 1;
-            self.ring(key);
+            let is_ringed = std::mem::replace(&mut sub.ringed, true);
+            let g = self.group_mut(group);
+            g.free += 1;
+            if !is_ringed {
+                g.ring.push_back(key);
+            }
         }
         Some(group)
     }

@@ -97,7 +97,7 @@ impl Core {
                 Timer::Offer(n) => self.on_offer_timer(n, fx),
                 Timer::Doubt => self.on_doubt(fx),
                 Timer::Queue(queue) => {
-                    self.stirred.insert(queue);
+                    self.stirred.note(queue);
                 }
                 Timer::Take(n) => self.on_take_over(n, fx),
                 Timer::Linger(n) => self.on_linger_over(n),

@@ -544,7 +544,7 @@ impl Core {
 
     /// An offer is over: queues that had to wait for its place may have somewhere to go.
     pub(crate) fn stir_crowded(&mut self) {
-        self.stirred.append(&mut self.transfers.crowded);
+        self.stirred.extend(std::mem::take(&mut self.transfers.crowded));
     }
 
     /// What a committed record decides for transfers.

@@ -29,7 +29,7 @@ fn works(subs: &mut Subscriptions, session: u64, count: u64, until: Mono) {
 
 /// Who gets so many objects at one moment.
 fn given(subs: &mut Subscriptions, group: GroupId, count: usize, now: Mono) -> Vec<u64> {
-    let mut next = || subs.next_free(group, now).map(|(session, _)| session.0);
+    let mut next = || subs.next_free(group, now).map(|((session, _), _)| session.0);
     std::iter::from_fn(&mut next).take(count).collect()
 }
 
