@@ -11,6 +11,7 @@ use indexmap::IndexMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::neighbours::Neighbours;
 use super::sliced::{Cursor, Slices, load_by_position};
 
 /// A map by hash. Its seed is the core's, so that nobody who chooses ids can choose their hashes.
@@ -21,10 +22,10 @@ pub(crate) fn index<K, V>(seed: u64) -> Index<K, V> {
     IndexMap::with_hasher(FixedState::with_seed(seed))
 }
 
-/// An index that goes into a snapshot in slices.
+/// An index by numbers that goes into a snapshot in slices.
 #[derive(Debug)]
 pub(crate) struct SlicedIndex<K, V> {
-    map: Index<K, V>,
+    map: IndexMap<K, V, Neighbours>,
     cursor: Cursor<usize>,
 }
 
@@ -37,7 +38,8 @@ impl<K, V> Default for SlicedIndex<K, V> {
 
 impl<K, V> SlicedIndex<K, V> {
     pub(crate) fn with_seed(seed: u64) -> Self {
-        Self { map: index(seed), cursor: Cursor::default() }
+        let map = IndexMap::with_hasher(Neighbours::with_seed(seed));
+        Self { map, cursor: Cursor::default() }
     }
 
     pub(crate) fn len(&self) -> usize {

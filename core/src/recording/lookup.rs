@@ -7,14 +7,15 @@
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
 
-use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+
+use super::neighbours::Neighbours;
 
 /// See the module. Its seed is the core's, so that nobody who chooses ids can choose their hashes.
 pub(crate) struct Lookup<K, V> {
     table: HashTable<(K, V)>,
-    hashes: FixedState,
+    hashes: Neighbours,
 }
 
 impl<K, V> Default for Lookup<K, V> {
@@ -32,7 +33,7 @@ impl<K, V> fmt::Debug for Lookup<K, V> {
 
 impl<K, V> Lookup<K, V> {
     pub(crate) fn with_seed(seed: u64) -> Self {
-        Self { table: HashTable::new(), hashes: FixedState::with_seed(seed) }
+        Self { table: HashTable::new(), hashes: Neighbours::with_seed(seed) }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -4,6 +4,7 @@ pub(crate) mod elide;
 mod hashes;
 mod index;
 mod lookup;
+mod neighbours;
 mod read;
 mod replay;
 mod sliced;

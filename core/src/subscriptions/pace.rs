@@ -6,7 +6,7 @@ use crate::time::{Mono, Span};
 
 /// Objects that one subscription gets at one moment before the next one of its group has its turn,
 /// at most.
-pub(super) const ROW_MAX: u64 = 64;
+pub(super) const ROW_MAX: u64 = 128;
 
 /// As much work as a session may have ahead of the others, by its own pace: so long an object waits
 /// behind others of its session while another one has nothing to do.

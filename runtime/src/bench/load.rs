@@ -27,7 +27,7 @@ const CREDIT_MAX: usize = 65_536;
 
 /// The least that a program asks for which wants to be fast: as many as a node gives to one
 /// subscription before the next one has its turn.
-const CREDIT_MIN: usize = 64;
+const CREDIT_MIN: usize = 128;
 
 /// Places in the backlog that a producer takes at a time.
 const PLACES: u32 = 64;
