@@ -160,7 +160,7 @@ impl Lane {
     fn open_next(&mut self) -> Draft {
         let needed = self.open.writer.len().min(self.target);
         let room = needed.max(std::mem::replace(&mut self.needed, needed));
-        let room = room + room / 16;
+        let room = (room + room / 16).min(self.target);
         let next = Draft {
             number: self.open.number.next(),
             writer: Writer::with_capacity(room).with_seed(self.seed),

@@ -158,7 +158,6 @@ impl Core {
                 self.stirred.note(queue);
             }
         }
-        self.hungry.forget(group);
         self.starved.remove(&group);
         self.subs.remove_group(group);
         self.mark_demand(key);
@@ -175,6 +174,7 @@ impl Core {
         while !self.hungry.is_empty() {
             // In turn, so that when the node's leases are scarce nobody takes them all.
             let mut hungry = self.hungry.take();
+            hungry.retain(|group| self.subs.stands(*group));
             let last = hungry.partition_point(|group| Some(*group) <= self.last_fed);
             hungry.rotate_left(last);
             for &group in &hungry {
@@ -225,7 +225,7 @@ impl Core {
             return Some(cursor);
         }
         let after = g.ready.range((Bound::Excluded(cursor), Bound::Unbounded));
-        // Nearly always one of these has something: then the others are not looked for.
+        // Nearly always one behind the cursor has something: then those before it are not looked for.
         let rest = std::iter::once_with(|| g.ready.range(..=cursor)).flatten();
         let mut turn = after.chain(rest).copied().take(64);
         let mut on_disk = Vec::new();
@@ -267,8 +267,7 @@ impl Core {
 
     /// A group's advert has waited long enough for a demand that flapped.
     pub(crate) fn on_show(&mut self, group: GroupId) {
-        let stands = self.subs.groups().any(|(id, _)| id == group);
-        if stands {
+        if self.subs.stands(group) {
             self.subs.group_mut(group).hidden_until = None;
             let key = self.subs.group(group).key.clone();
             self.mark_demand(key);

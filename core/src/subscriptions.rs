@@ -139,6 +139,11 @@ impl Subscriptions {
         self.groups[id.0 as usize].as_mut().expect("groups are used while they stand")
     }
 
+    /// Whether a group is there still, or another one has its number.
+    pub(crate) fn stands(&self, id: GroupId) -> bool {
+        self.groups.get(id.0 as usize).is_some_and(Option::is_some)
+    }
+
     pub(crate) fn find(&self, key: &DemandKey) -> Option<GroupId> {
         self.by_key.get(key).copied()
     }
@@ -317,14 +322,11 @@ impl Subscriptions {
             sub.settled += 1;
             sub.last_seen = now;
         }
-        let (gained, group) = (sub.in_flight < sub.credit, sub.group);
-        if gained {
-            let is_ringed = std::mem::replace(&mut sub.ringed, true);
-            let g = self.group_mut(group);
-            g.free += 1;
-            if !is_ringed {
-                g.ring.push_back(key);
-            }
+        let (gained, enters, group) = (sub.in_flight < sub.credit, sub.enters(), sub.group);
+        let g = self.group_mut(group);
+        g.free += u64::from(gained);
+        if enters {
+            g.ring.push_back(key);
         }
         Some(group)
     }
@@ -347,16 +349,22 @@ impl Subscriptions {
 
     fn ring(&mut self, key: SubKey) {
         let sub = self.subs.get_mut(&key).expect("the caller found it");
-        if sub.in_flight < sub.credit && !sub.ringed {
-            sub.ringed = true;
+        if sub.enters() {
             let group = sub.group;
             self.group_mut(group).ring.push_back(key);
         }
     }
 }
 
+impl Subscription {
+    /// Whether it comes into its group's ring now: it has free credit, and was not there. It is said once.
+    fn enters(&mut self) -> bool {
+        self.in_flight < self.credit && !std::mem::replace(&mut self.ringed, true)
+    }
+}
+
 impl Session {
-    /// It holds one more lease. The leases that it has `stand`.
+    /// It holds one more lease. Which of those before are still its own, `stands` says.
     pub(crate) fn hold(&mut self, lease: u64, now: Mono, stands: impl Fn(u64) -> bool) {
         if self.leases.standing() == 0 {
             self.pace.begin(now);

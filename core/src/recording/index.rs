@@ -4,14 +4,12 @@
 //! place of one that is removed. So two cores that did the same have the same order, whatever
 //! their hashes, and a snapshot walks the positions (ADR 0022).
 
-use std::hash::Hash;
-
 use foldhash::fast::FixedState;
 use indexmap::IndexMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::neighbours::Neighbours;
+use super::neighbours::{Neighbours, Number};
 use super::sliced::{Cursor, Slices, load_by_position};
 
 /// A map by hash. Its seed is the core's, so that nobody who chooses ids can choose their hashes.
@@ -47,7 +45,7 @@ impl<K, V> SlicedIndex<K, V> {
     }
 }
 
-impl<K: Copy + Ord + Hash + Serialize, V: Serialize> SlicedIndex<K, V> {
+impl<K: Number + Ord + Serialize, V: Serialize> SlicedIndex<K, V> {
     pub(crate) fn get(&self, key: K) -> Option<&V> {
         self.map.get(&key)
     }
@@ -114,7 +112,7 @@ impl<K: Copy + Ord + Hash + Serialize, V: Serialize> SlicedIndex<K, V> {
 
 impl<K, V> Slices for SlicedIndex<K, V>
 where
-    K: Copy + Ord + Hash + Serialize + DeserializeOwned,
+    K: Number + Ord + Serialize + DeserializeOwned,
     V: Serialize + DeserializeOwned,
 {
     fn begin(&mut self) {

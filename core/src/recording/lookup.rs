@@ -1,18 +1,18 @@
-//! A map that is only asked by key.
+//! A map by numbers that is only asked by key.
 //!
 //! Nothing can walk it, so its hashes decide nothing and no snapshot has it: whoever owns it can make
 //! it again. [`Index`](super::Index) keeps an order besides, and to mend that when something leaves
 //! costs as much again.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hash};
+use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use super::neighbours::Neighbours;
+use super::neighbours::{Neighbours, Number};
 
-/// See the module. Its seed is the core's, so that nobody who chooses ids can choose their hashes.
+/// See the module. Its seed is the core's.
 pub(crate) struct Lookup<K, V> {
     table: HashTable<(K, V)>,
     hashes: Neighbours,
@@ -41,7 +41,7 @@ impl<K, V> Lookup<K, V> {
     }
 }
 
-impl<K: Eq + Hash, V> Lookup<K, V> {
+impl<K: Number, V> Lookup<K, V> {
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.table.find(self.hashes.hash_one(key), |(k, _)| k == key).map(|(_, value)| value)
     }
@@ -49,7 +49,7 @@ impl<K: Eq + Hash, V> Lookup<K, V> {
     /// Puts a value in the place of the one before.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
         let hash_of = |(k, _): &(K, V)| self.hashes.hash_one(k);
-        match self.table.entry(self.hashes.hash_one(&key), |(k, _)| *k == key, hash_of) {
+        match self.table.entry(self.hashes.hash_one(key), |(k, _)| *k == key, hash_of) {
             Entry::Occupied(mut there) => Some(std::mem::replace(&mut there.get_mut().1, value)),
             Entry::Vacant(room) => {
                 room.insert((key, value));

@@ -8,8 +8,8 @@ use crate::time::{Mono, Span};
 /// at most.
 pub(super) const ROW_MAX: u64 = 128;
 
-/// As much work as a session may have ahead of the others, by its own pace: so long an object waits
-/// behind others of its session while another one has nothing to do.
+/// A turn is at most so much work of a session, by its own pace: so long an object waits behind others of
+/// its turn while another session has nothing to do.
 const AHEAD: Span = Span::millis(250);
 
 /// What a session has shown is forgotten when it has settled nothing for so long.
@@ -46,6 +46,9 @@ impl Pace {
 
     /// It has settled one. What it settles at one moment is measured together.
     pub(super) fn settled(&mut self, now: Mono) {
+        if now - self.last > OF_LATE {
+            (self.measured, self.settled, self.busy) = (0, 0, Span::ZERO);
+        }
         if now > self.last && self.busy >= AHEAD {
             self.measured = within_ahead(self.settled, self.busy);
             self.settled = 0;
@@ -114,6 +117,8 @@ mod tests {
         works(&mut pace, 2, 2_800, 2_810);
         assert_eq!(pace.in_a_row(at(3_810)), 41);
         assert_eq!(pace.in_a_row(at(3_811)), 1, "that was too long ago");
+        works(&mut pace, 1, 3_900, 4_100);
+        assert_eq!(pace.in_a_row(at(4_100)), 1, "and does not come back");
     }
 
     #[test]
