@@ -12,7 +12,9 @@ use serde::de::DeserializeOwned;
 use super::neighbours::{Neighbours, Number};
 use super::sliced::{Cursor, Slices, load_by_position};
 
-/// A map by hash. Its seed is the core's, so that nobody who chooses ids can choose their hashes.
+/// A map by hash, for keys of which there are few: its seed is the core's, but one half of each product has a key
+/// that is the same in every program. What clients choose without a bound stands in a [`SlicedIndex`] or a
+/// [`Lookup`](super::Lookup).
 pub(crate) type Index<K, V> = IndexMap<K, V, FixedState>;
 
 /// An empty index.
