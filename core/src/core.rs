@@ -155,6 +155,7 @@ impl Core {
         let target = settings.limits.record_target_bytes;
         let mut limits = settings.limits;
         limits.max_hops += u32::from(planted(Bug::OneHopTooMany));
+        let part_ids = limits.part_ids;
         let stream = |salt: u64| Pcg64Mcg::new(u128::from(settings.seed ^ salt) << 1 | 1);
         Self {
             name: settings.name,
@@ -167,7 +168,7 @@ impl Core {
             lane: Lane::new(settings.lane, claimed, settings.incarnation, target, settings.seed),
             catalogue: Catalogue::default(),
             parts: Parts::new(claimed.first),
-            remembered: Remembered::new(settings.seed),
+            remembered: Remembered::new(settings.seed, part_ids),
             memory: Memory::new(settings.seed),
             queues: Queues::new(settings.seed),
             subs: Subscriptions::default(),

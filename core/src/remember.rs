@@ -112,8 +112,9 @@ pub(crate) enum Found {
 }
 
 impl Remembered {
-    pub(crate) fn new(seed: u64) -> Self {
-        let [recent, former] = [(); 2].map(|()| Noted::with_seed(seed));
+    /// Nothing yet, of a lane whose parts hold about `part_ids` at most.
+    pub(crate) fn new(seed: u64, part_ids: usize) -> Self {
+        let [recent, former] = [(); 2].map(|()| Noted::new(seed, part_ids));
         Self { recent, former, ..Self::default() }
     }
 
@@ -452,7 +453,7 @@ mod tests {
 
     #[test]
     fn a_part_holds_the_latest_of_what_is_noted_and_what_is_in_memory() {
-        let mut remembered = Remembered::new(1);
+        let mut remembered = Remembered::new(1, 100);
         remembered.note(id(3), loc(5));
         remembered.note(id(1), loc(2));
         remembered.note(id(4), loc(7));
@@ -467,7 +468,7 @@ mod tests {
 
     #[test]
     fn what_is_noted_is_known_from_a_snapshot() {
-        let mut before = Remembered::new(1);
+        let mut before = Remembered::new(1, 100);
         before.note(id(9), loc(1));
         before.begin_to_end(1, RecordNumber(2), []);
         before.note(id(3), loc(2));
@@ -488,7 +489,7 @@ mod tests {
     #[test]
     fn the_ids_of_a_part_that_is_ending_are_known_and_get_ready_little_by_little() {
         let numbered = |n: u64| ObjectId(u128::from(n).to_be_bytes());
-        let mut remembered = Remembered::new(1);
+        let mut remembered = Remembered::new(1, 100);
         (0..1000).for_each(|n| remembered.note(numbered(n), loc(n)));
         remembered.begin_to_end(1, RecordNumber(1000), []);
         assert_eq!(remembered.recent_len(), 0);
@@ -516,7 +517,7 @@ mod tests {
 
     #[test]
     fn an_id_above_all_parts_is_new_and_one_between_them_is_looked_for() {
-        let mut remembered = Remembered::new(1);
+        let mut remembered = Remembered::new(1, 100);
         for (part, ids) in [(1, [id(5), id(9)]), (2, [id(2), id(6)])] {
             remembered.rebuild_part(part, RecordNumber(9), ids.map(|id| (id, loc(part))).into());
         }
@@ -531,7 +532,7 @@ mod tests {
 
     #[test]
     fn ends_of_one_record_count_together_whenever_they_are_asked_for() {
-        let mut remembered = Remembered::new(1);
+        let mut remembered = Remembered::new(1, 100);
         let (first, second) = (RecordNumber(1), RecordNumber(2));
         for (at, record) in [(10, first), (10, first), (12, first), (11, second), (11, second)] {
             remembered.note_end(Wall(at), record);

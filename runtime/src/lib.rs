@@ -18,6 +18,7 @@ mod gate;
 pub mod history;
 mod inbox;
 mod link;
+mod memory;
 pub mod node;
 mod nodes;
 mod observe;

@@ -85,6 +85,11 @@ impl<K: Number + Ord + Serialize, V: Serialize> SlicedIndex<K, V> {
         self.map.get_index(position).map(|(key, value)| (*key, value))
     }
 
+    /// Makes room for so many more.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.map.reserve(more);
+    }
+
     /// Forgets everything, and keeps the memory for what comes.
     pub(crate) fn clear(&mut self) {
         self.touch_all(self.map.len());

@@ -10,11 +10,18 @@ use crate::recording::{SlicedIndex, Slices};
 pub(super) struct Noted {
     ids: SlicedIndex<ObjectId, Loc>,
     highest: ObjectId,
+    /// About how many there will be, if there are more than a few.
+    most: usize,
 }
 
+/// With one in so many of all that may come there is room for all of them: a table that doubles is copied
+/// whole, and everything waits for that. A node with little to do never has so many.
+const ROOM_FOR_ALL_AT: usize = 64;
+
 impl Noted {
-    pub(super) fn with_seed(seed: u64) -> Self {
-        Self { ids: SlicedIndex::with_seed(seed), ..Self::default() }
+    /// None yet, and room for `most`, once it looks as if they would come.
+    pub(super) fn new(seed: u64, most: usize) -> Self {
+        Self { ids: SlicedIndex::with_seed(seed), most, ..Self::default() }
     }
 
     /// What goes into a snapshot in slices.
@@ -38,6 +45,9 @@ impl Noted {
 
     pub(super) fn insert(&mut self, id: ObjectId, at: Loc) {
         self.highest = self.highest.max(id);
+        if self.ids.len() == self.most / ROOM_FOR_ALL_AT {
+            self.ids.reserve(self.most);
+        }
         self.ids.insert(id, at);
     }
 

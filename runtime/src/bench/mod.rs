@@ -21,9 +21,12 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::stop::Stop;
+use crate::memory::stay_with_small_pages;
 
 /// Runs the figures of a plan, in its order, and ends every node it started, whatever happens.
 pub(crate) async fn run(plan: &Plan, output: &mut Output) -> Result<Exit, Failure> {
+    // Its own memory is that of the client, or of a core by itself.
+    stay_with_small_pages();
     report::begin(plan, output)?;
     let mut report = report::Report::default();
     let mut stop = Stop::new()?;

@@ -11,6 +11,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::config::{FlagValue, Log, LogFormat, Sources};
 use crate::embedded::{self, Start};
+use crate::memory::stay_with_small_pages;
 use crate::node::{NodeError, Ready};
 
 /// Runs a node.
@@ -97,6 +98,7 @@ pub(crate) fn run(args: &ServeArgs, output: &mut Output) -> Result<Exit, Failure
     };
     let config = loaded.config;
     log_to_stderr(&config.log);
+    stay_with_small_pages();
     // One thread for core and its transport: handing work between threads costs more than it gains.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut shown = Ok(());
