@@ -2,7 +2,7 @@
 //!
 //! Owned by the worker; one record at a time, in order. Everything between two sync points is one
 //! transaction, the number of the next record included, so a record counts once however often it is
-//! fed.
+//! fed. Only the pages of a part that closes are written ahead: nothing names them until it is closed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -57,6 +57,16 @@ pub(super) struct Book {
     glances: Vec<(Loc, Glance)>,
     /// The strings that they share.
     vocabulary: Vocabulary,
+}
+
+/// When the pages of a part that is closed are synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PagesGo {
+    /// With everything else that is not synced yet.
+    WithTheRest,
+    /// A few at a time, before the part itself: those of a full part at once would hold up the syncs of the log for
+    /// as long as ten of them take. Whatever else is in the database has to be synced.
+    Ahead,
 }
 
 impl Book {
@@ -122,6 +132,8 @@ impl Book {
             index::unpack_tail(&self.db.row(Table::Tail, key)?, &mut self.refs)
                 .map_err(|bad| self.db.bad(Table::Tail, key, bad))?;
         }
+        // A part was being closed when the process ended.
+        self.db.remove_from(Table::Page, self.state.pages.end)?;
         self.saved = self.refs.len();
         self.part_began = (self.saved > 0).then_some(self.state.last_wall);
         Ok(())
@@ -287,7 +299,7 @@ impl Book {
         let span = Span(self.options.time.0 / 24);
         let is_old = self.part_began.is_some_and(|began| now - began >= span);
         if is_old && !self.refs.is_empty() {
-            self.close_part()?;
+            self.close_part(PagesGo::WithTheRest)?;
         }
         self.part_began.get_or_insert(now);
         Ok(is_old)
@@ -304,7 +316,11 @@ impl Book {
             || bytes >= self.options.bytes / 16
             || self.part_log >= self.options.part_log && !self.refs.is_empty();
         if is_full {
-            self.close_part()?;
+            // What has been taken in stands by itself; then nothing but pages is in a sync of pages.
+            self.sync()?;
+            self.db.begin()?;
+            self.is_dirty = true;
+            self.close_part(PagesGo::Ahead)?;
         }
         if is_full || is_turned {
             self.retain(now)?;
@@ -351,7 +367,7 @@ impl Book {
     }
 
     /// Sorts the references in memory into a part.
-    fn close_part(&mut self) -> DbResult<()> {
+    fn close_part(&mut self, pages_go: PagesGo) -> DbResult<()> {
         self.close_blocks()?;
         let first_page = self.state.pages.end;
         let mut fences = Vec::new();
@@ -363,6 +379,11 @@ impl Book {
             let key = self.state.pages.end;
             self.state.pages.end += 1;
             self.write(Table::Page, key, body)?;
+            if pages_go == PagesGo::Ahead && self.unsynced >= SYNC_BYTES {
+                self.db.commit()?;
+                self.db.begin()?;
+                self.unsynced = 0;
+            }
         }
         let part = Part {
             first_page,
@@ -431,7 +452,7 @@ impl Book {
         }
         self.db.begin()?;
         self.is_dirty = true;
-        self.close_part()
+        self.close_part(PagesGo::WithTheRest)
     }
 
     /// The bytes of log below a record do not matter any more.
@@ -495,6 +516,9 @@ fn receivers(glances: &[(Loc, Glance)]) -> Vec<(TransferId, &Name)> {
         .collect()
 }
 
+/// Bytes written at which a sync is due: one of them holds up the syncs of the log, on the same disk,
+/// for no longer than a few of those take.
+pub(super) const SYNC_BYTES: u64 = 1 << 20;
 /// Bytes at which a block is full.
 const BLOCK_BYTES: usize = 12 << 10;
 /// Closed parts whose bytes of log are remembered.

@@ -177,6 +177,13 @@ impl Db {
         Err(self.damaged(&place, format!("{removed} rows instead of {expected}")))
     }
 
+    /// Removes all rows from a key on.
+    pub(super) fn remove_from(&self, table: Table, key: u64) -> DbResult<()> {
+        let sql = format!("DELETE FROM {} WHERE key >= ?", table.name());
+        self.conn.prepare_cached(&sql)?.execute([to_sql(key)])?;
+        Ok(())
+    }
+
     /// The counts of a type in a minute.
     pub(super) fn stats(&self, minute: u64, ty: &str) -> DbResult<Option<Vec<u8>>> {
         let sql = "SELECT body FROM stats WHERE minute = ? AND type = ?";
@@ -250,6 +257,13 @@ impl Db {
         let mut rows = statement.query([])?;
         while rows.next()?.is_some() {}
         Ok(())
+    }
+
+    /// From here on the database does not grow beyond so many bytes.
+    #[cfg(test)]
+    pub(super) fn limit(&self, bytes: u64) {
+        let pages = bytes.cast_signed() / PAGE_BYTES;
+        self.conn.pragma_update(None, "max_page_count", pages).expect("a number of pages");
     }
 
     fn pragma(&self, name: &str) -> DbResult<u64> {

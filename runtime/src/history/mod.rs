@@ -12,7 +12,8 @@
 //!   and a trace says that detail was dropped.
 //!
 //! The database is written in one transaction from sync point to sync point, the number of the next
-//! record with it, so that replaying records is harmless. Rows are only ever appended; a *part* is a
+//! record with it, so that replaying records is harmless; only the pages of a part that closes go ahead, which
+//! nothing names until it is closed. Rows are only ever appended; a *part* is a
 //! stretch of the log with its references sorted by id, and the oldest part goes as a whole when the
 //! history is too old or too large. Each row is sealed and each row that must be there is known, so
 //! that damage is found when it is read: the file is then put aside as `history.db.damaged-<n>` and

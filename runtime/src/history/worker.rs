@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dpc_core::ids::{LaneId, RecordNumber};
 
-use super::book::Book;
+use super::book::{Book, SYNC_BYTES};
 use super::db::{DbError, DbResult};
 use super::folder;
 use super::inbox::{Ask, Pulled, Query, Shared, Stop};
@@ -405,6 +405,3 @@ impl Drop for Ended {
 
 /// Time between two tries of what has failed.
 pub(super) const RETRY: Duration = Duration::from_secs(2);
-/// Bytes written at which a sync is due: one of them holds up the syncs of the log, on the same disk,
-/// for no longer than a few of those take.
-const SYNC_BYTES: u64 = 1 << 20;

@@ -7,7 +7,7 @@ use dpc_core::record::{Ending, Entry, TransferId};
 use dpc_core::{Span, Wall};
 
 use super::super::book::Book;
-use super::super::db::Table;
+use super::super::db::{Db, Table};
 use super::super::{
     HistoryOptions, ListQuery, Outcome, OutcomeKind, Report, TRACE_FIRST, TRACE_LAST, decided,
     folder,
@@ -124,6 +124,54 @@ async fn an_objects_first_and_last_decisions_are_kept_across_parts() {
     running.close();
     let book = Book::open(&dir.path().join(folder::FILE), LANE, RecordNumber(0), options).unwrap();
     assert!(book.parts.len() > 1, "one part proves nothing: {}", book.parts.len());
+}
+
+#[tokio::test]
+async fn a_part_whose_closing_is_cut_off_is_closed_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(folder::FILE);
+    // One part is full of references only.
+    let time = Span::secs(30 * 24 * 3_600);
+    let options = HistoryOptions { bytes: 1 << 30, time, ..HistoryOptions::default() };
+    let open = || Book::open(&path, LANE, RecordNumber(0), options.clone()).unwrap();
+    let mut log = Log::new();
+    let was = Some(Loc { record: RecordNumber(1), position: 0 });
+    for record in 0..1_100 {
+        let objects = record * 120..record * 120 + 120;
+        let ends: Vec<_> = objects.map(|n| end(n, was, Ending::Final, log.wall)).collect();
+        log.push(&ends);
+    }
+
+    let mut book = open();
+    let mut records = (1..).map(RecordNumber).zip(log.records.clone());
+    let cut_off = loop {
+        // Half of the pages find room.
+        if book.unsynced() > 0 {
+            book.sync().unwrap();
+            book.db.limit(book.db.bytes_used().unwrap() + (2 << 20));
+        }
+        let (number, record) = records.next().expect("the part is full before the log ends");
+        if let Err(error) = book.apply(number, &record, true) {
+            break error;
+        }
+    };
+    assert!(cut_off.to_string().contains("full"), "{cut_off}");
+    drop(book);
+    assert!(Db::open(&path, 0).unwrap().row(Table::Page, 0).is_ok(), "it was written ahead");
+
+    let mut book = open();
+    assert_eq!((book.state.pages.end, book.parts.len()), (0, 0), "no part has any of them");
+    let (number, record) = records.next().expect("there are some left");
+    book.apply(number, &record, true).unwrap();
+    book.sync().unwrap();
+    assert_eq!(book.parts.len(), 1);
+    drop(book);
+
+    let running = Running::open(dir.path(), &log, options);
+    for n in (0..132_000).step_by(4_000) {
+        assert!(running.object(n).await.is_some(), "object {n}");
+    }
+    running.close();
 }
 
 #[tokio::test]
