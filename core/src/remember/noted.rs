@@ -14,8 +14,8 @@ pub(super) struct Noted {
     most: usize,
 }
 
-/// With one in so many of all that may come there is room for all of them: a table that doubles is copied
-/// whole, and everything waits for that. A node with little to do never has so many.
+/// Once one in so many has come, room is made for all of them: a table that doubles is copied whole, and
+/// everything waits for that. Few ids take little memory.
 const ROOM_FOR_ALL_AT: usize = 64;
 
 impl Noted {

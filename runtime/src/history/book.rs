@@ -50,6 +50,10 @@ pub(super) struct Book {
     closed_log: VecDeque<(RecordNumber, u64)>,
     /// Everything below is durable.
     pub(super) synced: RecordNumber,
+    /// The key behind the last part that is.
+    synced_parts: u64,
+    /// How the pages of a full part are synced.
+    pub(super) pages_go: PagesGo,
     /// Bytes written since the last sync.
     unsynced: u64,
     is_dirty: bool,
@@ -61,11 +65,11 @@ pub(super) struct Book {
 
 /// When the pages of a part that is closed are synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PagesGo {
+pub(super) enum PagesGo {
     /// With everything else that is not synced yet.
     WithTheRest,
     /// A few at a time, before the part itself: those of a full part at once would hold up the syncs of the log for
-    /// as long as ten of them take. Whatever else is in the database has to be synced.
+    /// as long as ten of its own take. All else must have been synced, so that nothing but pages goes ahead.
     Ahead,
 }
 
@@ -100,6 +104,8 @@ impl Book {
             part_log: 0,
             closed_log: VecDeque::new(),
             synced: RecordNumber(0),
+            synced_parts: 0,
+            pages_go: PagesGo::Ahead,
             unsynced: 0,
             is_dirty: false,
             glances: Vec::new(),
@@ -132,8 +138,7 @@ impl Book {
             index::unpack_tail(&self.db.row(Table::Tail, key)?, &mut self.refs)
                 .map_err(|bad| self.db.bad(Table::Tail, key, bad))?;
         }
-        // A part was being closed when the process ended.
-        self.db.remove_from(Table::Page, self.state.pages.end)?;
+        self.synced_parts = self.state.parts.end;
         self.saved = self.refs.len();
         self.part_began = (self.saved > 0).then_some(self.state.last_wall);
         Ok(())
@@ -316,11 +321,14 @@ impl Book {
             || bytes >= self.options.bytes / 16
             || self.part_log >= self.options.part_log && !self.refs.is_empty();
         if is_full {
-            // What has been taken in stands by itself; then nothing but pages is in a sync of pages.
-            self.sync()?;
-            self.db.begin()?;
-            self.is_dirty = true;
-            self.close_part(PagesGo::Ahead)?;
+            let is_small = self.refs.len() < SYNC_REFS;
+            let pages_go = if is_small { PagesGo::WithTheRest } else { self.pages_go };
+            if pages_go == PagesGo::Ahead {
+                self.sync()?;
+                self.db.begin()?;
+                self.is_dirty = true;
+            }
+            self.close_part(pages_go)?;
         }
         if is_full || is_turned {
             self.retain(now)?;
@@ -370,6 +378,8 @@ impl Book {
     fn close_part(&mut self, pages_go: PagesGo) -> DbResult<()> {
         self.close_blocks()?;
         let first_page = self.state.pages.end;
+        // Those of a part that was being closed when the process ended, which nothing names.
+        self.db.remove_from(Table::Page, first_page)?;
         let mut fences = Vec::new();
         let last = self.refs.iter().map(|r| r.id).max().unwrap_or_default();
         let pages = index::pages(&self.refs);
@@ -476,6 +486,12 @@ impl Book {
         self.state.gaps.iter().any(|gap| gap.from <= to && gap.to >= from)
     }
 
+    /// How many of the parts are durable: those behind them may be made again in other bounds.
+    pub(super) fn durable_parts(&self) -> usize {
+        let durable = self.synced_parts.saturating_sub(self.state.parts.start);
+        usize::try_from(durable).expect("they are in memory")
+    }
+
     /// Bytes of log from a record on, as far as this process has read them.
     pub(super) fn log_since(&self, from: RecordNumber) -> u64 {
         let closed = self.closed_log.iter().filter(|(next, _)| *next > from);
@@ -501,6 +517,7 @@ impl Book {
         self.is_dirty = false;
         self.unsynced = 0;
         self.synced = self.state.next;
+        self.synced_parts = self.state.parts.end;
         Ok(self.state.next)
     }
 }
@@ -519,6 +536,8 @@ fn receivers(glances: &[(Loc, Glance)]) -> Vec<(TransferId, &Name)> {
 /// Bytes written at which a sync is due: one of them holds up the syncs of the log, on the same disk,
 /// for no longer than a few of those take.
 pub(super) const SYNC_BYTES: u64 = 1 << 20;
+/// The pages of fewer references than these are one such sync.
+const SYNC_REFS: usize = 32 << 10;
 /// Bytes at which a block is full.
 const BLOCK_BYTES: usize = 12 << 10;
 /// Closed parts whose bytes of log are remembered.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use dpc_core::Wall;
 use dpc_core::ids::{LaneId, RecordNumber};
 
-use super::book::Book;
+use super::book::{Book, PagesGo};
 use super::db::DbResult;
 use super::{HistoryError, HistoryOptions, folder};
 use crate::files::sync_folder;
@@ -60,7 +60,8 @@ impl Rebuilding {
         Self::check(dir)?;
         folder::remove(&fresh).map_err(|error| unusable(&fresh, &error))?;
         let book = Book::open(&fresh, lane, last, options);
-        let book = book.map_err(|error| error.into_public(&fresh))?;
+        let mut book = book.map_err(|error| error.into_public(&fresh))?;
+        book.pages_go = PagesGo::WithTheRest;
         Ok(Self { book, fresh, path })
     }
 

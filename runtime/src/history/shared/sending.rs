@@ -97,7 +97,8 @@ impl Sending {
     /// knows what they have.
     pub(in super::super) fn stands(&mut self, book: &Book) -> Option<RecordNumber> {
         self.parts.as_ref()?;
-        if book.refs.is_empty() && self.oldest_unsent(book).is_none() {
+        let is_sent = |part: &Part| part.next <= self.sent;
+        if book.refs.is_empty() && book.parts.back().is_none_or(is_sent) {
             self.sent = self.sent.max(book.synced);
         }
         Some(self.sent.min(book.synced))
@@ -218,8 +219,7 @@ impl Sending {
 
     fn oldest_unsent(&self, book: &Book) -> Option<usize> {
         let index = book.parts.partition_point(|part| part.next <= self.sent);
-        // What is not durable here may be made again in other bounds.
-        book.parts.get(index).filter(|part| part.next <= book.synced).map(|_| index)
+        (index < book.durable_parts()).then_some(index)
     }
 
     fn outgoing(&self, book: &Book, index: usize) -> DbResult<Outgoing> {
