@@ -124,7 +124,8 @@ impl Db {
         Ok(())
     }
 
-    /// Adds a row. A row that is already there is damage: keys are used once.
+    /// Adds a row. A row that is already there is damage: keys are used once, but for those of pages whose part
+    /// was never closed.
     pub(super) fn add(&self, table: Table, key: u64, body: Vec<u8>) -> DbResult<()> {
         let sql = format!("INSERT INTO {}(key, body) VALUES(?, ?)", table.name());
         let row = seal(table.name(), key, body);

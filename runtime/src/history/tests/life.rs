@@ -172,7 +172,7 @@ async fn a_part_whose_closing_is_cut_off_is_closed_again() {
     drop(book);
 
     let running = Running::open(dir.path(), &log, options);
-    for n in (0..264_000).step_by(4_000) {
+    for n in (0..264_000).step_by(3_999) {
         assert!(running.object(n).await.is_some(), "object {n}");
     }
     running.close();

@@ -107,6 +107,34 @@ async fn the_log_is_kept_until_the_tables_have_it() {
 }
 
 #[tokio::test]
+async fn a_part_is_sent_when_it_is_durable() {
+    let (dir, tables) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()));
+    let options = HistoryOptions { sync: Span::secs(24 * 3_600), ..HistoryOptions::default() };
+    let running = open(dir.path(), &Log::new(), options.clone(), &tables);
+    running.write(|log| log.lives(0..80));
+    assert!(running.object(79).await.is_some());
+    let log = running.log.lock().unwrap().clone();
+    running.close();
+
+    // All of it is durable; the part that holds it is closed before a later record, and is not.
+    let mut running = open(dir.path(), &log, options.clone(), &tables);
+    running.write(|log| {
+        log.wall = log.wall + Span(options.time.0 / 24);
+        log.lives(80..88);
+    });
+    assert!(running.object(87).await.is_some());
+    for n in 0..20 {
+        // Each is a turn of the history's thread, which could send something.
+        assert!(!running.trace(n).await.lines.is_empty());
+    }
+    assert_eq!(tables.with(|it| (it.parts.len(), it.writes)), (0, 0));
+    conclude(&mut running);
+    assert_eq!(tables.with(|it| it.parts.len()), 2);
+    tell_the_same(&tables, &running, 0..88).await;
+    running.close();
+}
+
+#[tokio::test]
 async fn beyond_the_lag_the_log_is_let_go_and_it_is_said() {
     let (dir, tables) = (tempfile::tempdir().unwrap(), Arc::new(Memory::default()));
     tables.with(|it| it.failures = u32::MAX);
