@@ -154,6 +154,13 @@ impl Book {
         self.unsynced
     }
 
+    /// From here on there is something to sync.
+    fn begin(&mut self) -> DbResult<()> {
+        self.db.begin()?;
+        self.is_dirty = true;
+        Ok(())
+    }
+
     /// Takes in a record of the log; without `detail`, only its counts.
     pub(super) fn apply(
         &mut self,
@@ -162,8 +169,7 @@ impl Book {
         detail: bool,
     ) -> DbResult<()> {
         assert!(number >= self.state.next, "what is known is not taken in again");
-        self.db.begin()?;
-        self.is_dirty = true;
+        self.begin()?;
         self.part_log += record.len() as u64;
         let mut glances = std::mem::take(&mut self.glances);
         // It was sealed here, or the store has checked it.
@@ -325,8 +331,7 @@ impl Book {
             let pages_go = if is_small { PagesGo::WithTheRest } else { self.pages_go };
             if pages_go == PagesGo::Ahead {
                 self.sync()?;
-                self.db.begin()?;
-                self.is_dirty = true;
+                self.begin()?;
             }
             self.close_part(pages_go)?;
         }
@@ -460,8 +465,7 @@ impl Book {
         if self.refs.is_empty() {
             return Ok(());
         }
-        self.db.begin()?;
-        self.is_dirty = true;
+        self.begin()?;
         self.close_part(PagesGo::WithTheRest)
     }
 

@@ -1,10 +1,10 @@
 //! The SQLite database: sealed rows under consecutive keys, and when they are durable.
 //!
-//! There is one transaction from one sync point to the next, but for pages that go ahead of the part that will
-//! name them. Its commit is the sync point: SQLite
+//! There is one transaction from one sync point to the next. Its commit is the sync point: SQLite
 //! syncs its journal, writes the changed pages and syncs the database. New pages need no journal, so
 //! what is appended is written once. A process that dies in between finds, when it opens the
-//! database again, the state of the last sync point, and asks the log for what came after.
+//! database again, the state of the last sync point, and asks the log for what came after. Only the
+//! pages of a part that is being closed are committed ahead of that point.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
