@@ -76,7 +76,7 @@ impl Core {
         let q = self.queues.get(queue);
         let wanted = q.groups.iter().any(|g| self.subs.can_take(*g));
         let room = self.memory.waiting_bytes + weight <= self.limits.window_bytes || wanted;
-        if !room || !self.has_room_for(place, queue) {
+        if !room || !self.has_room_for(slot) {
             return self.page_out(slot);
         }
         if let Some(expires) = self.object(slot).expires_at {
@@ -167,10 +167,14 @@ impl Core {
         }
     }
 
-    /// Whether an object of this place may wait in memory without passing others of its queue.
-    fn has_room_for(&self, place: Loc, queue: QueueId) -> bool {
-        self.queues.get(queue).window.len() < self.limits.window_objects
-            && self.catalogue.is_before_rest(place, queue)
+    /// Whether an object may wait in memory without passing others of its queue. What is in transit may as
+    /// long as there is less of it than may be: on its shelf it would not count as that, and peers would be let
+    /// in for more.
+    fn has_room_for(&self, slot: Slot) -> bool {
+        let live = self.memory.get(slot);
+        let transit = live.transit.as_ref().map_or(0, |_| self.limits.transit as usize);
+        self.queues.get(live.queue).window.len() < self.limits.window_objects.max(transit)
+            && self.catalogue.is_before_rest(live.place, live.queue)
     }
 
     /// An object leaves memory for its queue's shelf. What only memory knew is written first.

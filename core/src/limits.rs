@@ -70,7 +70,8 @@ pub struct Limits {
     pub leased_bytes: u64,
     /// Most bytes that wait to be committed; beyond it pushes are refused.
     pub uncommitted_bytes: u64,
-    /// Most objects in transit for one demand of one link.
+    /// Most objects in memory that came for one demand beyond this node and have not left: they make the
+    /// groups in which they are handed on.
     pub transit: u32,
     /// Most objects kept ready in memory for one queue; the rest is paged. Below a quarter of it, and
     /// below what its subscribers may hold, a queue with demand asks for its next page.
@@ -122,7 +123,7 @@ impl Default for Limits {
             window_bytes: 64 << 20,
             leased_bytes: 128 << 20,
             uncommitted_bytes: 64 << 20,
-            transit: 1_024,
+            transit: 8_192,
             window_objects: 1_024,
             record_target_bytes: 256 << 10,
             part_bytes: 64 << 20,

@@ -119,13 +119,18 @@ impl Core {
     /// object has waited `spill_after` for one, or the node drains.
     fn send_away(&mut self, queue: QueueId, mut ways: Vec<Way>, fx: &mut Effects) {
         let local_first = !self.queues.get(queue).groups.is_empty() && self.draining.is_none();
-        let slots: Vec<Slot> = self.queues.get(queue).window.slots().collect();
+        let is_open = |ways: &[Way]| ways.iter().any(|w| w.open > 0 && w.has_room && !w.paused);
+        // As long as no way is open this is asked for each object that comes.
+        let slots: Vec<Slot> = match is_open(&ways) {
+            true => self.queues.get(queue).window.slots().collect(),
+            false => Vec::new(),
+        };
         let mut batches = Batches::new();
         if ways.iter().any(|w| w.paused) {
             self.look_again(queue, REFUSED_PAUSE);
         }
         for slot in slots {
-            if !ways.iter().any(|w| w.open > 0 && w.has_room && !w.paused) {
+            if !is_open(&ways) {
                 break;
             }
             let waited = self.now.mono - self.memory.get(slot).since;

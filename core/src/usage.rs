@@ -33,6 +33,7 @@ impl Core {
         let page =
             (l.record_target_bytes / ENTRY_BYTES_MIN) as u64 + u64::from(l.transaction_items);
         let window = self.queues.iter().map(|q| q.window.len()).max().unwrap_or(0);
+        let waiting = l.window_objects.max(l.transit as usize);
         let offers = self.transfers.outstanding();
         let offers = offers.values().map(|(offers, _)| *offers).max().unwrap_or(0);
         let adverts = self.mesh.links().map(|(_, link)| link.demands.len()).max().unwrap_or(0);
@@ -52,7 +53,7 @@ impl Core {
             gauge("leases", self.leases.len(), l.leases.into()),
             gauge("subscriptions", self.subs.subs.len(), l.subscriptions.into()),
             gauge("types", self.queues.types_len(), 2 * u64::from(l.types)),
-            gauge("objects of one queue in memory", window, l.window_objects as u64 + page),
+            gauge("objects of one queue in memory", window, waiting as u64 + page),
             gauge("pages being read", self.loads.pages().len(), LOADS_MAX as u64),
             gauge(
                 "requests that wait for an id",

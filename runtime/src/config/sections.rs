@@ -193,8 +193,8 @@ section! {
         /// Memory for what waits to be written; beyond it pushes are refused.
         "limits.uncommitted_bytes" uncommitted_bytes: Size = Size::mib(64),
             Kind::Size(Size::mib(8), Size(1 << 40));
-        /// The most objects under way to one peer for one of its demands.
-        "limits.transit" transit: u32 = 1_024, Kind::Count(1, 65_536);
+        /// The most objects that wait here on their way to one demand of peers.
+        "limits.transit" transit: u32 = 8_192, Kind::Count(1, 65_536);
     }
 }
 

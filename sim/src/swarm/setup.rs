@@ -184,7 +184,7 @@ fn draw_limits(dice: &mut Dice) -> Limits {
         carry_slack_bytes: one(&[0, 5_000, big]),
         pages: one(&[20, big]) as usize,
         leases: one(&[3, 1_000_000]) as u32,
-        transit: one(&[1, 3, 1_024]) as u32,
+        transit: one(&[1, 3, 8_192]) as u32,
         payload_bytes: 4_096,
         ..Limits::default()
     }

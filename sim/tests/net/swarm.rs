@@ -68,7 +68,7 @@ impl Swarm<'_> {
         plan.latency = (Duration::from_millis(1), Duration::from_millis(slow));
         plan.tick = Duration::from_millis(one_of(&mut rng, &[1, 1, 2]));
         let limits = &mut plan.limits;
-        limits.transit = one_of(&mut rng, &[2, 8, 1_024]) as u32;
+        limits.transit = one_of(&mut rng, &[2, 8, 8_192]) as u32;
         limits.window_objects = one_of(&mut rng, &[4, 16, 64]) as usize;
         limits.redistribution_delay = Span::millis(one_of(&mut rng, &[200, 500, 1_000]));
         limits.part_ids = one_of(&mut rng, &[40, 200, 4_000]) as usize;
