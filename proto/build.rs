@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .extern_path(".dpc.v1.BodiesResponse", "crate::LinkMessages")
         // The rarest message is by far the largest; every queued message would be as large.
         .boxed(".dpc.v1.LinkMessage.message.told")
+        .codec_path("crate::Codec")
         .emit_rerun_if_changed(false)
         .out_dir(Path::new(&out))
         .compile_fds(compiler.file_descriptor_set())?;

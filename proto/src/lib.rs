@@ -6,8 +6,10 @@
 //! the payload of an [`google::protobuf::Any`] is a `Bytes` that shares the buffer it arrived in.
 #![forbid(unsafe_code)]
 
+mod codec;
 mod repeated;
 mod time;
+mod written;
 
 // Generated paths are relative to the package: `dpc.v1` has to be two modules deep.
 mod dpc {
@@ -18,8 +20,10 @@ mod dpc {
     }
 }
 
+pub use codec::{Codec, MeasuredEncoder};
 pub use dpc::v1;
 pub use repeated::{Deliveries, LinkMessages, PushStreamRequest, Repeated};
+pub use written::Written;
 
 /// The google types that `dpc.v1` uses.
 pub mod google {

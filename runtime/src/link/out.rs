@@ -24,10 +24,6 @@ const BODIES_BYTES_MAX: u64 = 128 << 20;
 /// Messages in one piece of a stream.
 const TOGETHER_MAX: usize = 256;
 
-/// An offer that costs more is copied once less if it is not written beforehand. Most have several
-/// objects, and what counts then is to measure each of them once.
-const WRITTEN_MAX: u64 = 1 << 20;
-
 /// Adverts or windows in one message: a longer list is cut into several.
 const LIST_MAX: usize = 1_000;
 
@@ -171,9 +167,7 @@ impl Gather for BodiesOut {
         self.counted.add(1, offer::payload_of(&message));
         let mut messages = LinkMessages::default();
         match link::to_wire(&message) {
-            v1::LinkMessage { message: Some(Wire::Offer(offer)) } if cost < WRITTEN_MAX => {
-                messages.write_offer(offer);
-            }
+            v1::LinkMessage { message: Some(Wire::Offer(offer)) } => messages.write_offer(offer),
             message => messages.items.push(message),
         }
         Some(messages)

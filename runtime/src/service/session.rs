@@ -11,7 +11,7 @@ use dpc_core::names::Name;
 use dpc_core::refusal::{Code, Refusal};
 use dpc_core::time::Wall;
 use dpc_core::{Answer, Input};
-use dpc_proto::v1;
+use dpc_proto::{Written, v1};
 use tokio::sync::Semaphore;
 use tonic::{Status, Streaming};
 use v1::session_item::Item;
@@ -196,19 +196,20 @@ impl SessionOut {
             // Somebody else may own the lane by now: their leases run out, here or with it (R6).
             self.clear();
         }
-        let (mut count, mut bytes) = (0, 0);
+        let (mut count, mut bytes, mut beside) = (0, 0, 0);
         for next in self.deliveries.iter().take(MESSAGE_DELIVERIES_MAX) {
             let size = object::delivery_bytes(next);
             if count > 0 && bytes + size > MESSAGE_BYTES {
                 break;
             }
             bytes += size;
+            beside += Written::beside(next.object.entity.payload.len());
             count += 1;
         }
         if count == 0 {
             return None;
         }
-        let mut writer = delivery::Writer::with_capacity(bytes);
+        let mut writer = delivery::Writer::with_capacity(bytes - beside);
         for next in self.deliveries.drain(..count) {
             writer.push(&next, self.node.as_str());
         }

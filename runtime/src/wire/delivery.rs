@@ -6,7 +6,7 @@
 use dpc_core::effect::Delivery;
 use dpc_core::limits::PATH_MAX;
 use dpc_core::time::Wall;
-use dpc_proto::Deliveries;
+use dpc_proto::{Deliveries, Written};
 use prost::encoding::{encode_varint, encoded_len_varint};
 use uuid::Uuid;
 
@@ -45,15 +45,15 @@ const LENGTH_DELIMITED: u8 = 2;
 /// Writes deliveries of one node, without the tokens that their session can put together.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
-    written: Vec<u8>,
+    written: Written,
     /// The delivery that is being written, without its payload: its length goes before it.
     one: Vec<u8>,
 }
 
 impl Writer {
-    /// A writer with room for so many bytes.
+    /// A writer with room for so many bytes besides large payloads.
     pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self { written: Vec::with_capacity(bytes), one: Vec::new() }
+        Self { written: Written::with_capacity(bytes), one: Vec::new() }
     }
 
     /// What was written, as its message.
@@ -65,12 +65,12 @@ impl Writer {
     pub(crate) fn push(&mut self, delivery: &Delivery, node: &str) {
         self.one.clear();
         let behind = write_around_payload(&mut self.one, delivery, node);
-        let payload = &delivery.object.entity.payload[..];
+        let payload = &delivery.object.entity.payload;
         let (front, back) = self.one.split_at(behind);
-        begin(&mut self.written, DELIVERIES, self.one.len() + payload.len());
-        for part in [front, payload, back] {
-            self.written.extend_from_slice(part);
-        }
+        begin(self.written.out(), DELIVERIES, self.one.len() + payload.len());
+        self.written.out().extend_from_slice(front);
+        self.written.payload(payload);
+        self.written.out().extend_from_slice(back);
     }
 }
 

@@ -217,7 +217,7 @@ impl State {
             }
             entry.sent = true;
             let seq = self.base + self.sent as u64;
-            message.write(seq, &entry.object);
+            message.write(seq, &mut entry.object);
             count += 1;
             self.sent += 1;
             self.owed += 1;
