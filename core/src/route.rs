@@ -121,9 +121,10 @@ impl Core {
         let local_first = !self.queues.get(queue).groups.is_empty() && self.draining.is_none();
         let is_open = |ways: &[Way]| ways.iter().any(|w| w.open > 0 && w.has_room && !w.paused);
         // As long as no way is open this is asked for each object that comes.
-        let slots: Vec<Slot> = match is_open(&ways) {
-            true => self.queues.get(queue).window.slots().collect(),
-            false => Vec::new(),
+        let slots: Vec<Slot> = if is_open(&ways) {
+            self.queues.get(queue).window.slots().collect()
+        } else {
+            Vec::new()
         };
         let mut batches = Batches::new();
         if ways.iter().any(|w| w.paused) {

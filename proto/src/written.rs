@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes};
 
 /// From so many bytes on a payload stays where it is. Below, a copy is cheaper than another holder.
-pub(crate) const BESIDE_MIN: usize = 1 << 10;
+const BESIDE_MIN: usize = 1 << 10;
 
 /// Encoded bytes. Large payloads among them stay with their owners until the transport takes them: they
 /// are copied once, into what it sends.
