@@ -14,7 +14,7 @@ use sim::world::{Mode, Plan, Traffic, Wish, World};
 
 /// As `dpc` has it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: runtime::allocator::Allocator = runtime::allocator::Allocator;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
