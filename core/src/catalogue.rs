@@ -9,14 +9,16 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Loc, RecordNumber};
-use crate::recording::{SlicedMap, Slices};
+use crate::recording::Slices;
 use crate::time::Wall;
 
 mod page;
+mod pages;
 mod positions;
 mod rest;
 
 pub(crate) use page::Page;
+use pages::Pages;
 pub(crate) use positions::Positions;
 use rest::Rest;
 
@@ -120,8 +122,7 @@ struct Counted {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Catalogue {
     /// The pages of all records but the newest one.
-    #[serde(skip)]
-    pages: SlicedMap<RecordNumber, Page>,
+    pages: Pages,
     /// What each queue has on its shelf, by the queue's number. It follows from the pages.
     #[serde(skip)]
     rests: Vec<Rest>,
@@ -171,7 +172,7 @@ impl Group {
 impl Catalogue {
     /// What goes into a snapshot in slices.
     pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 1] {
-        [&mut self.pages]
+        [self.pages.slices()]
     }
 
     /// Puts an entry on a shelf. `place` is that of its object in the order of arrival.
@@ -234,7 +235,7 @@ impl Catalogue {
             return &mut self.newest.1;
         }
         self.changes(record);
-        self.pages.entry(record).or_default()
+        self.pages.get_or_insert(record)
     }
 
     /// A page of a record that is not the newest one is about to change.
@@ -280,7 +281,7 @@ impl Catalogue {
         let loose = self.pages.range(group.records()).filter(|(_, page)| page.is_loose());
         let loose: Vec<RecordNumber> = loose.map(|(record, _)| *record).collect();
         for record in loose {
-            self.pages.get_mut(&record).expect("just seen").tighten();
+            self.pages.get_mut(record).expect("just seen").tighten();
         }
     }
 
@@ -295,7 +296,7 @@ impl Catalogue {
             return Some(&mut self.newest.1).filter(|page| !page.is_nothing());
         }
         self.changes(record);
-        self.pages.get_mut(&record)
+        self.pages.get_mut(record)
     }
 
     /// Takes an entry off a shelf.
@@ -352,7 +353,7 @@ impl Catalogue {
                 self.newest.1 = Page::default();
             } else {
                 self.changes(record);
-                self.pages.remove(&record);
+                self.pages.remove(record);
             }
         }
     }
@@ -361,7 +362,7 @@ impl Catalogue {
         if record == self.newest.0 {
             return self.newest().map(|(_, page)| page);
         }
-        self.pages.get(&record)
+        self.pages.get(record)
     }
 
     /// Takes a page from a checkpoint, with the order of each queue in it where it is not that of the
@@ -380,9 +381,10 @@ impl Catalogue {
 
     /// What follows from the pages: the order of the queues in them. Fails if one is not below `queues`.
     pub(crate) fn derive(&mut self, queues: u32) -> Option<()> {
+        self.pages.derive()?;
         let pages = std::mem::take(&mut self.pages);
         let newest = std::mem::take(&mut self.newest);
-        for (record, page) in pages.iter().chain([(&newest.0, &newest.1)]) {
+        for (record, page) in pages.range(..).chain([(&newest.0, &newest.1)]) {
             let unknown = |shelf| matches!(shelf, Shelf::Ready(queue) if queue.0 >= queues);
             if page.has(unknown) {
                 return None;
@@ -413,7 +415,7 @@ impl Catalogue {
 
     /// All records, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&RecordNumber, &Page)> {
-        self.pages.iter().chain(self.newest())
+        self.pages.range(..).chain(self.newest())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -422,9 +424,7 @@ impl Catalogue {
 
     /// The first record at or behind `from` with something alive.
     pub(crate) fn first_from(&self, from: RecordNumber) -> Option<RecordNumber> {
-        // Nearly always nothing stands before it.
-        let first = self.pages.first_key_value().map(|(n, _)| *n).filter(|n| *n >= from);
-        let in_pages = first.or_else(|| self.pages.range(from..).next().map(|(n, _)| *n));
+        let in_pages = self.pages.first_from(from);
         in_pages.or_else(|| self.newest().map(|(n, _)| *n).filter(|n| *n >= from))
     }
 

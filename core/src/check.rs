@@ -176,7 +176,7 @@ impl Core {
             let id = QueueId(u32::try_from(i).expect("queues are bounded"));
             let q = self.queues.get(id);
             for group in &q.groups {
-                let ready = self.subs.group(*group).ready.contains(&id);
+                let ready = self.subs.group(*group).ready.contains(id);
                 assert_eq!(ready, !q.is_empty(), "queue {i} is offered to its groups");
             }
             assert!(!(q.is_told && q.is_empty()), "of an empty queue {i} nobody is told");

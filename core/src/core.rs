@@ -26,7 +26,7 @@ use crate::parts::Parts;
 use crate::planted::{Bug, planted};
 use crate::queues::Queues;
 use crate::record::{Entry, PeerSeen, Vocabulary};
-use crate::recording::{Hashes, SlicedMap, SlicedSet};
+use crate::recording::{SlicedMap, SlicedSet};
 use crate::refusal::Refusal;
 use crate::remember::Remembered;
 use crate::resolve::Resolving;
@@ -95,6 +95,11 @@ pub struct Core {
     pub(crate) scans: Scans,
     #[serde(skip)]
     pub(crate) timers: SlicedSet<(Mono, Timer)>,
+    /// Before this no deadline comes. None may come then, either.
+    #[serde(skip)]
+    pub(crate) timers_from: Mono,
+    /// Whether the deadline of [`Timer::Riders`] is set: nearly every input asks for it.
+    pub(crate) riders_timed: bool,
     /// Deadlines that many events ask for: the earliest counts.
     #[serde(skip)]
     pub(crate) once: SlicedMap<Timer, Mono>,
@@ -138,9 +143,6 @@ pub struct Core {
     pub(crate) pick: Pcg64Mcg,
     pub(crate) jitter: Pcg64Mcg,
     ids: Mint,
-    /// The hashes of contents, which a recording keeps.
-    #[serde(skip)]
-    pub(crate) hashes: Hashes,
     /// The strings of the records that were read back. Nothing that is decided depends on them.
     #[serde(skip)]
     pub(crate) vocabulary: Vocabulary,
@@ -180,6 +182,8 @@ impl Core {
             resolving: Resolving::default(),
             scans: Scans::default(),
             timers: SlicedSet::default(),
+            timers_from: Mono(0),
+            riders_timed: false,
             once: SlicedMap::default(),
             later: Effects::new(),
             doubted: BTreeSet::new(),
@@ -202,7 +206,6 @@ impl Core {
             pick: stream(0x7069_636b),
             jitter: stream(0x6a69_7474),
             ids: Mint::new(stream(0x6964_7300)),
-            hashes: Hashes::default(),
             vocabulary: Vocabulary::with_seed(settings.seed),
         }
     }
@@ -352,7 +355,8 @@ impl Core {
         self.tend_log(fx);
         self.tend_estate(fx);
         self.check_drained(fx);
-        if self.lane.has_riders() || !self.decisions.is_empty() {
+        let rides = self.lane.has_riders() || !self.decisions.is_empty();
+        if rides && !std::mem::replace(&mut self.riders_timed, true) {
             self.arm_once(RIDE_ALONG, Timer::Riders);
         }
     }
@@ -394,7 +398,7 @@ impl Core {
 
     /// Refuses. State is unchanged.
     pub(crate) fn refuse(&self, to: ReplyTo, refusal: Refusal, fx: &mut Effects) {
-        self.reply(to, Answer::Refused(refusal), fx);
+        self.reply(to, Answer::Refused(Box::new(refusal)), fx);
     }
 
     /// Refusals that every request for more work meets.

@@ -142,6 +142,15 @@ impl Decision {
     pub fn new(at: Wall, step: Step, chosen: Option<Arc<str>>) -> Self {
         Self { at, step, chosen, generation: None, candidates: Vec::new() }
     }
+
+    /// Whether it is this one, without generation and candidates.
+    pub(crate) fn is_just(&self, at: Wall, step: Step, chosen: &Arc<str>) -> bool {
+        self.at == at
+            && self.step == step
+            && self.chosen.as_ref() == Some(chosen)
+            && self.generation.is_none()
+            && self.candidates.is_empty()
+    }
 }
 
 impl fmt::Display for Decision {

@@ -118,11 +118,11 @@ impl Core {
                     self.mesh.adverts_after = self.lane.urge();
                 }
                 let after = self.adverts_after();
-                fx.push(Effect::Send { link, message, after });
+                fx.push(Effect::send(link, message, after));
             }
             if !windows.is_empty() {
                 let after = self.adverts_after();
-                fx.push(Effect::Send { link, message: Message::Windows(windows), after });
+                fx.push(Effect::send(link, Message::Windows(windows), after));
             }
         }
     }
@@ -202,7 +202,7 @@ impl Core {
         if group.hidden_until.is_some() {
             return None;
         }
-        let waiting: u64 = group.ready.iter().take(64).map(|q| self.queues.get(*q).len()).sum();
+        let waiting: u64 = group.ready.iter().take(64).map(|q| self.queues.get(q).len()).sum();
         let wanted = (group.free + self.takes.wanted(id)).min(self.leases_left());
         let free = wanted.saturating_sub(waiting);
         let demand = Demand {
@@ -306,7 +306,7 @@ impl Core {
             return;
         }
         self.mesh.refresh_asked.insert((link, refresh.key.clone()), self.now.mono);
-        fx.push(Effect::Send { link, message: Message::Refresh(refresh), after: None });
+        fx.push(Effect::send(link, Message::Refresh(refresh), None));
     }
 
     /// Raises or ends the alarm that nobody wants what waits in a queue.

@@ -47,7 +47,7 @@ pub enum Effect {
         /// The link.
         link: LinkId,
         /// What.
-        message: Message,
+        message: Box<Message>,
         /// The commit it waits for.
         after: Option<RecordNumber>,
     },
@@ -95,6 +95,18 @@ pub enum Effect {
     Stop(String),
 }
 
+/// Answers and deliveries are moved more than once on their way, and wait in their thousands: what is rare
+/// and large stands elsewhere.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Effect>() <= 72);
+
+impl Effect {
+    /// Something to a peer, to be held until a record is committed.
+    pub(crate) fn send(link: LinkId, message: Message, after: Option<RecordNumber>) -> Self {
+        Self::Send { link, message: Box::new(message), after }
+    }
+}
+
 /// The ids of one part of the log with their latest places in it, each once, in no order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartIds {
@@ -119,9 +131,9 @@ pub enum Answer {
         already: bool,
     },
     /// A refusal. State is unchanged.
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     /// One of several leases was refused; the others are answered by themselves.
-    RefusedAt(u32, Refusal),
+    RefusedAt(u32, Box<Refusal>),
     /// Done. For a settle: how many leases of it.
     Done(u64),
     /// Leases run on: how many, and when the first of them ends.
@@ -281,7 +293,7 @@ pub enum Note {
     /// Demand for the type is back.
     DemandBack(TypeName),
     /// A link was refused.
-    LinkRefused(Name, LinkRefusal),
+    LinkRefused(Name, Box<LinkRefusal>),
     /// A handshake is done.
     LinkReady(LinkId, Name, LaneId),
     /// A transfer that one side does not know (R2).

@@ -27,9 +27,8 @@ use crate::message::{Estate, Message, OfferRefused};
 use crate::names::Name;
 use crate::object::Object;
 use crate::planted::{Bug, planted};
-use crate::record::{Ending, Entry, How, Standing, TransferId};
+use crate::record::{EndRef, Ending, Entry, How, Standing, TransferId};
 use crate::refusal::{Code, Refusal};
-use crate::settle::end_of;
 use crate::time::{Mono, Span, Wall};
 use crate::timers::Timer;
 use crate::transfer::{Held, InState, Incoming, REFUSED_PAUSE};
@@ -147,7 +146,7 @@ impl Core {
                 "LANE_ADOPTED",
                 "this lane was adopted; its objects move on by themselves, order it of the node that has them then",
             );
-            self.reply(to, Answer::Refused(refusal), fx);
+            self.reply(to, Answer::Refused(Box::new(refusal)), fx);
         }
         refused
     }
@@ -221,7 +220,7 @@ impl Core {
         let bytes = objects.iter().map(|object| object.weight()).sum();
         let id = self.begin_offer(link, None, Vec::new(), legacies, bytes);
         let estate = Estate { transfer: id, objects, parked };
-        fx.push(Effect::Send { link, message: Message::Estate(estate), after: None });
+        fx.push(Effect::send(link, Message::Estate(estate), None));
     }
 
     /// The object as its heir holds it. It follows the demand that it followed before.
@@ -274,11 +273,11 @@ impl Core {
         if moving.is_empty() {
             self.transfers.outgoing.remove(&n);
             self.stir_crowded();
-            return fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
+            return fx.push(Effect::send(link, Message::Abort(id), None));
         }
         self.write_estate_moved(n, id, peer, moving);
         let after = Some(self.lane.urge());
-        fx.push(Effect::Send { link, message: Message::Release(id), after });
+        fx.push(Effect::send(link, Message::Release(id), after));
     }
 
     /// The commit point: the ends and MOVED, in one record.
@@ -294,9 +293,8 @@ impl Core {
     fn end_legacy(&mut self, id: TransferId, legacy: &Legacy) {
         let Legacy { at: was, shelf, object, .. } = legacy;
         assert_eq!(self.catalogue.shelf_of(*was), Some(*shelf), "what is offered is locked");
-        let end = end_of(object, Some(*was), Ending::Moved(id), None, self.now.wall);
-        let at_wall = end.at;
-        let at = self.lane.write(&Entry::End(Box::new(end)));
+        let (ending, at_wall) = (Ending::Moved(id), self.now.wall);
+        let at = self.lane.write_end(EndRef::of(object, *was, &ending, None, at_wall));
         let ty = self.queues.intern(&object.entity.ty);
         self.queues.ty_mut(ty).books.moved_out += 1;
         self.unshelve(*was, *shelf);
@@ -361,7 +359,7 @@ impl Core {
         let incoming = Incoming { state: InState::Holding(record), items, key: None };
         self.transfers.incoming.insert(id, incoming);
         let message = Message::Accept { transfer: id, refused };
-        fx.push(Effect::Send { link, message, after: Some(record) });
+        fx.push(Effect::send(link, message, Some(record)));
     }
 
     /// Writes one object as held. It waits on its shelf: nobody here asked for it.

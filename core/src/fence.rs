@@ -139,7 +139,7 @@ impl Core {
             | Input::Subscribe(to, _)
             | Input::Unsubscribe(to, ..)
             | Input::Take(to, _)
-            | Input::Operator(to, _) => (*to, Answer::Refused(fenced())),
+            | Input::Operator(to, _) => (*to, Answer::Refused(Box::new(fenced()))),
             _ => return,
         };
         fx.push(Effect::Reply { to, answer, after: None });

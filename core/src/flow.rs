@@ -162,7 +162,7 @@ impl Core {
             self.queues.get_mut(queue).is_told = false;
             for i in 0..self.queues.get(queue).groups.len() {
                 let group = self.queues.get(queue).groups[i];
-                self.subs.group_mut(group).ready.remove(&queue);
+                self.subs.group_mut(group).ready.remove(queue);
             }
         }
     }
@@ -269,34 +269,22 @@ impl Core {
             return;
         }
         let before = std::mem::replace(&mut live.phase, phase);
-        let (queue, weight) = (live.queue, live.object.footprint());
-        let ty = self.queues.ty_mut(self.queues.get(queue).ty);
-        let mut count = |phase: &Phase, add: bool| {
-            let n = match phase {
-                Phase::Writing | Phase::Moving(_) => &mut ty.writing,
-                Phase::Delayed(_) => &mut ty.delayed,
-                Phase::Leased(_) => &mut ty.leased,
-                Phase::Offered(_) => &mut ty.offered,
-                Phase::Held(_) => &mut ty.held,
-                Phase::Ready => return,
-            };
-            *n = if add { *n + 1 } else { *n - 1 };
-        };
-        count(&before, false);
-        count(&live.phase, true);
-        let is_leased = matches!(live.phase, Phase::Leased(_));
-        if matches!(before, Phase::Leased(_)) {
-            self.memory.leased_bytes -= weight;
-        }
-        if is_leased {
-            self.memory.leased_bytes += weight;
+        let ty = self.queues.ty_mut(self.queues.get(live.queue).ty);
+        ty.count(&before).into_iter().for_each(|n| *n -= 1);
+        ty.count(&live.phase).into_iter().for_each(|n| *n += 1);
+        let is_leased = |phase: &Phase| matches!(phase, Phase::Leased(_));
+        let (was, is) = (is_leased(&before), is_leased(&live.phase));
+        if was != is {
+            let weight = live.object.footprint();
+            let leased = &mut self.memory.leased_bytes;
+            *leased = if is { *leased + weight } else { *leased - weight };
         }
     }
 
     /// Brings an object into memory in the phase `Writing`.
     pub(crate) fn admit(
         &mut self,
-        object: impl Into<Arc<Object>>,
+        object: Arc<Object>,
         at: Loc,
         place: Loc,
         queue: QueueId,
@@ -305,7 +293,7 @@ impl Core {
         let ty = self.queues.get(queue).ty;
         self.queues.ty_mut(ty).writing += 1;
         self.memory.insert(Live {
-            object: object.into(),
+            object,
             at,
             place,
             queue,

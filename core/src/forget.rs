@@ -33,7 +33,7 @@ impl Core {
             let message = Message::Forget { sender, epoch, incarnation, through };
             // The receiver may forget only what this side remembers as taken.
             let after = self.lane.barrier();
-            fx.push(Effect::Send { link, message, after });
+            fx.push(Effect::send(link, message, after));
         }
     }
 

@@ -76,7 +76,7 @@ impl Core {
     pub(crate) fn said_again(&self, link: LinkId, id: TransferId, fx: &mut Effects) -> bool {
         let Some(incoming) = self.transfers.incoming.get(&id) else { return false };
         if incoming.state == InState::Held {
-            fx.push(Effect::Send { link, message: Message::Status(id), after: None });
+            fx.push(Effect::send(link, Message::Status(id), None));
         }
         true
     }
@@ -102,7 +102,7 @@ impl Core {
         fx: &mut Effects,
     ) {
         let message = Message::Decline { transfer, reason };
-        fx.push(Effect::Send { link, message, after: None });
+        fx.push(Effect::send(link, message, None));
     }
 
     fn check_offer(&self, link: LinkId, offer: &Offer) -> Result<(), OfferRefused> {
@@ -203,7 +203,7 @@ impl Core {
         self.transfers.incoming.insert(id, incoming);
         let message = Message::Accept { transfer: id, refused };
         let after = Some(record).filter(|_| !planted(Bug::AcceptBeforeHeld));
-        fx.push(Effect::Send { link, message, after });
+        fx.push(Effect::send(link, message, after));
     }
 
     /// Nothing of an offer is held: there is nothing to wait for.
@@ -215,7 +215,7 @@ impl Core {
         fx: &mut Effects,
     ) {
         let message = Message::Accept { transfer, refused };
-        fx.push(Effect::Send { link, message, after: None });
+        fx.push(Effect::send(link, message, None));
     }
 
     fn hold_one(&mut self, id: TransferId, mut object: Arc<Object>, before: Option<Loc>) -> Held {
@@ -337,20 +337,16 @@ impl Core {
                 fx.push(Effect::Note(Note::TransferUnknown(id.to_string())));
                 Message::TransferUnknown(id)
             };
-            return fx.push(Effect::Send { link, message, after: None });
+            return fx.push(Effect::send(link, message, None));
         };
         let is_held = incoming.state == InState::Held;
         match incoming.state {
             InState::Held | InState::Holding(_) => {}
             InState::Releasing(record) => {
-                return fx.push(Effect::Send {
-                    link,
-                    message: Message::Taken(id),
-                    after: Some(record),
-                });
+                return fx.push(Effect::send(link, Message::Taken(id), Some(record)));
             }
             InState::Taken => {
-                return fx.push(Effect::Send { link, message: Message::Taken(id), after: None });
+                return fx.push(Effect::send(link, Message::Taken(id), None));
             }
         }
         let at = self.lane.write(&Entry::Released { transfer: id });
@@ -360,7 +356,7 @@ impl Core {
         self.release_items(&items, key.as_ref(), (!is_held).then_some(at.record));
         // TAKEN only after READY is durable (R2).
         let after = Some(at.record).filter(|_| !planted(Bug::TakenBeforeReady));
-        fx.push(Effect::Send { link, message: Message::Taken(id), after });
+        fx.push(Effect::send(link, Message::Taken(id), after));
     }
 
     /// Held objects flow: those in memory at once, others from disk with the commit of READY. HELD is durable
@@ -449,7 +445,7 @@ impl Core {
         let ids: Vec<TransferId> = held.map(|(id, _)| *id).collect();
         for id in &ids {
             if let Some(link) = self.mesh.link_to(id.sender) {
-                fx.push(Effect::Send { link, message: Message::Status(*id), after: None });
+                fx.push(Effect::send(link, Message::Status(*id), None));
             }
         }
         if !ids.is_empty() {

@@ -136,10 +136,10 @@ pub struct Subscribe {
 pub struct Settle {
     /// The leases.
     pub leases: Vec<LeaseRef>,
-    /// What to do with each.
-    pub verb: Verb,
-    /// New objects, committed with the settle.
-    pub emits: Vec<Push>,
+    pub(crate) verb: Verb,
+    pub(crate) emits: Vec<Push>,
+    /// The hash of both. A recording leaves contents out and has this still.
+    pub(crate) content: Hash16,
 }
 
 /// How a lease is settled.
@@ -256,31 +256,52 @@ pub enum Which {
 }
 
 impl Settle {
+    /// A settle of leases in one way, with new objects that commit with it. The hash by which a repeated one is
+    /// known is taken here, as that of a push is ([`Push::new`]).
+    pub fn new(leases: Vec<LeaseRef>, verb: Verb, emits: Vec<Push>) -> Self {
+        let content = content_of(&verb, &emits);
+        Self { leases, verb, emits, content }
+    }
+
+    /// What to do with each of the leases.
+    pub fn verb(&self) -> &Verb {
+        &self.verb
+    }
+
+    /// New objects, committed with the settle.
+    pub fn emits(&self) -> &[Push] {
+        &self.emits
+    }
+
     /// The hash by which a repeated settle is known.
     pub fn content_hash(&self) -> Hash16 {
-        let mut hasher = blake3::Hasher::new();
-        match &self.verb {
-            Verb::Finalise => {
-                hasher.update(b"f");
-            }
-            Verb::Advance(entity) => {
-                hasher.update(b"a");
-                if let Some(entity) = entity {
-                    hasher.update(&entity.hash());
-                }
-            }
-            Verb::Release { delay, failed } => {
-                hasher.update(if *failed { b"F" } else { b"r" });
-                hasher.update(&delay.0.to_le_bytes());
-            }
-            Verb::Reject(reason) => {
-                hasher.update(b"j").update(reason.as_bytes());
-            }
-        }
-        for emit in &self.emits {
-            hasher.update(&emit.id.map_or([0; 16], |id| id.0));
-            hasher.update(&emit.entity.hash());
-        }
-        crate::object::first16(&hasher.finalize())
+        self.content
     }
+}
+
+fn content_of(verb: &Verb, emits: &[Push]) -> Hash16 {
+    let mut hasher = blake3::Hasher::new();
+    match verb {
+        Verb::Finalise => {
+            hasher.update(b"f");
+        }
+        Verb::Advance(entity) => {
+            hasher.update(b"a");
+            if let Some(entity) = entity {
+                hasher.update(&entity.hash());
+            }
+        }
+        Verb::Release { delay, failed } => {
+            hasher.update(if *failed { b"F" } else { b"r" });
+            hasher.update(&delay.0.to_le_bytes());
+        }
+        Verb::Reject(reason) => {
+            hasher.update(b"j").update(reason.as_bytes());
+        }
+    }
+    for emit in emits {
+        hasher.update(&emit.id.map_or([0; 16], |id| id.0));
+        hasher.update(&emit.hash);
+    }
+    crate::object::first16(&hasher.finalize())
 }

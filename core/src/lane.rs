@@ -13,8 +13,8 @@ use crate::ids::{Birth, Epoch, Incarnation, LaneId, Loc, ObjectId, RecordNumber}
 use crate::object::{Hash16, Object};
 use crate::planted::{Bug, planted};
 use crate::record::{
-    End, Entry, HASH_BYTES, HEADER_BYTES, Header, How, Standing, Writer, write_decision, write_end,
-    write_object,
+    EndRef, Entry, HASH_BYTES, HEADER_BYTES, Header, How, Standing, Words, Writer, write_decision,
+    write_end, write_object,
 };
 use crate::store::{Claimed, RECORD_BYTES_MAX};
 use crate::time::{Mono, Now};
@@ -47,6 +47,9 @@ pub(crate) struct Lane {
     /// Bytes of the record before the open one, but at most the target.
     #[serde(skip)]
     needed: usize,
+    /// The table of strings of a record that has been sealed, for one that is opened.
+    #[serde(skip)]
+    words: Option<Words>,
 }
 
 /// A record that is being written.
@@ -100,6 +103,7 @@ impl Lane {
             target,
             seed,
             needed: 0,
+            words: None,
         }
     }
 
@@ -161,9 +165,10 @@ impl Lane {
         let needed = self.open.writer.len().min(self.target);
         let room = needed.max(std::mem::replace(&mut self.needed, needed));
         let room = (room + room / 16).min(self.target);
+        let words = self.words.take().unwrap_or_else(|| Words::with_seed(self.seed));
         let next = Draft {
             number: self.open.number.next(),
-            writer: Writer::with_capacity(room).with_seed(self.seed),
+            writer: Writer::with_capacity(room).with_words(words),
             entries: 0,
             urgent: false,
         };
@@ -188,8 +193,8 @@ impl Lane {
         self.write_with(|w, here| entry.encode(w, here))
     }
 
-    /// Writes an end, which its caller keeps.
-    pub(crate) fn write_end(&mut self, end: &End) -> Loc {
+    /// Writes an end without taking its object apart.
+    pub(crate) fn write_end(&mut self, end: EndRef<'_>) -> Loc {
         self.write_with(|w, _| write_end(w, end))
     }
 
@@ -262,7 +267,7 @@ impl Lane {
 
     /// The next record for the store, if somebody waits for it.
     pub(crate) fn take(&mut self, now: Now) -> Option<(Record, Sealed)> {
-        let draft = match self.closed.pop_front() {
+        let mut draft = match self.closed.pop_front() {
             Some(draft) => draft,
             None if self.is_urged() => self.open_next(),
             None => return None,
@@ -277,6 +282,7 @@ impl Lane {
             entries: draft.entries,
         };
         self.taken.push_back((draft.number, draft.writer.len() as u64, now.mono));
+        self.words = Some(draft.writer.take_words());
         let (bytes, carried) = draft.writer.seal(&header);
         self.hash = crate::record::hash_of(&bytes);
         self.taken_hashes.push_back(self.hash);

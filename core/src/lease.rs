@@ -14,7 +14,7 @@ use crate::names::Name;
 use crate::object::{Hash16, Token};
 use crate::planted::{Bug, planted};
 use crate::record::Entry;
-use crate::recording::{SlicedIndex, SlicedVec, Slices};
+use crate::recording::{Lookup, SlicedSlab, SlicedVec, Slices};
 use crate::refusal::{Code, Refusal};
 use crate::sifted::Sifted;
 use crate::subscriptions::SubKey;
@@ -53,8 +53,7 @@ pub(crate) enum Holder {
 /// All leases of this incarnation.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Leases {
-    #[serde(skip)]
-    live: SlicedIndex<u64, Lease>,
+    live: Standing,
     last: u64,
     #[serde(skip)]
     ends: BTreeMap<Span, Ends>,
@@ -62,6 +61,14 @@ pub(crate) struct Leases {
     #[serde(skip)]
     settled: SlicedVec<Option<Settled>>,
     settled_len: usize,
+}
+
+/// The leases that stand.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Standing {
+    leases: SlicedSlab<(u64, Lease)>,
+    #[serde(skip)]
+    by_number: Lookup<u64, u32>,
 }
 
 /// When the leases of one span end, with their numbers. Time goes forward, so the one given or extended
@@ -77,16 +84,21 @@ struct Settled {
 
 impl Leases {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { live: SlicedIndex::with_seed(seed), ..Self::default() }
+        let live = Standing { by_number: Lookup::with_seed(seed), ..Standing::default() };
+        Self { live, ..Self::default() }
     }
 
     /// What goes into a snapshot in slices.
     pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 2] {
-        [&mut self.live, &mut self.settled]
+        [self.live.leases.slices(), &mut self.settled]
     }
 
     /// What follows from the slices.
     pub(crate) fn derive(&mut self) {
+        let places = self.live.leases.iter().map(|(place, (n, _))| (*n, place));
+        let mut by_number = Lookup::default();
+        places.for_each(|(n, place)| _ = by_number.insert(n, place));
+        self.live.by_number = by_number;
         let leases = self.live.sorted();
         let mut order: Vec<_> = leases.iter().map(|(n, l)| (l.until, *n, l.span)).collect();
         order.sort_unstable();
@@ -96,7 +108,7 @@ impl Leases {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.live.len()
+        self.live.leases.len()
     }
 
     pub(crate) fn get(&self, n: u64) -> Option<&Lease> {
@@ -167,8 +179,35 @@ impl Leases {
     }
 }
 
+impl Standing {
+    fn get(&self, n: u64) -> Option<&Lease> {
+        self.by_number.get(&n).map(|place| &self.leases.get(*place).1)
+    }
+
+    fn get_mut(&mut self, n: u64) -> Option<&mut Lease> {
+        self.by_number.get(&n).map(|place| &mut self.leases.get_mut(*place).1)
+    }
+
+    fn insert(&mut self, n: u64, lease: Lease) {
+        let before = self.by_number.insert(n, self.leases.insert((n, lease)));
+        assert!(before.is_none(), "a number is given once");
+    }
+
+    fn remove(&mut self, n: u64) -> Option<Lease> {
+        let place = self.by_number.remove(&n)?;
+        Some(self.leases.remove(place).1)
+    }
+
+    /// All of them, by number.
+    fn sorted(&self) -> Vec<(u64, &Lease)> {
+        let mut all: Vec<_> = self.leases.iter().map(|(_, (n, lease))| (*n, lease)).collect();
+        all.sort_unstable_by_key(|(n, _)| *n);
+        all
+    }
+}
+
 /// Whether a lease is there still and ends then.
-fn stands(live: &SlicedIndex<u64, Lease>, n: u64, until: Mono) -> bool {
+fn stands(live: &Standing, n: u64, until: Mono) -> bool {
     live.get(n).is_some_and(|lease| lease.until == until)
 }
 
@@ -352,7 +391,7 @@ impl Core {
                 }
                 Err(refusal) => {
                     let i = u32::try_from(i).expect("requests are bounded");
-                    self.reply(to, Answer::RefusedAt(i, refusal), fx);
+                    self.reply(to, Answer::RefusedAt(i, Box::new(refusal)), fx);
                 }
             }
         }

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use std::sync::Arc;
+
 use crate::catalogue::QueueId;
 use crate::core::Core;
 use crate::effect::{Effect, Effects};
@@ -278,7 +280,7 @@ impl Core {
             if share {
                 unpin(&mut object, size);
             }
-            let slot = self.admit(object, *at, place, queue);
+            let slot = self.admit(Arc::new(object), *at, place, queue);
             if self.blamed.remove(at) {
                 self.count_failure(slot, crate::time::Span::ZERO, fx);
                 // If all of the page are to blame, its subscribers have to ask for the next one.

@@ -10,7 +10,7 @@ use crate::ids::{Loc, ObjectId, RecordNumber};
 use crate::message::DemandKey;
 use crate::object::Object;
 use crate::record::TransferId;
-use crate::recording::{Lookup, SlicedMap, SlicedVec, Slices};
+use crate::recording::{Lookup, SlicedMap, SlicedSlab, Slices};
 use crate::time::Mono;
 
 /// An object's index in memory.
@@ -77,9 +77,7 @@ pub(crate) enum Then {
 /// All objects in memory.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Memory {
-    #[serde(skip)]
-    slots: SlicedVec<Option<Live>>,
-    free: Vec<Slot>,
+    slots: SlicedSlab<Live>,
     #[serde(skip)]
     by_id: Lookup<ObjectId, Slot>,
     /// What to do when a record is committed, in the order written; that of the newest record.
@@ -109,7 +107,7 @@ impl Memory {
 
     /// What goes into a snapshot in slices.
     pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 2] {
-        [&mut self.slots, &mut self.pending]
+        [self.slots.slices(), &mut self.pending]
     }
 
     /// What follows from the slices.
@@ -121,31 +119,28 @@ impl Memory {
         self.by_id = by_id;
     }
 
+    #[inline]
     pub(crate) fn insert(&mut self, live: Live) -> Slot {
         let id = live.object.id;
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            Slot(u32::try_from(self.slots.len() - 1).expect("memory is bounded"))
-        });
-        self.slots[slot.0 as usize] = Some(live);
+        let slot = Slot(self.slots.insert(live));
         let before = self.by_id.insert(id, slot);
         assert!(before.is_none(), "{id} is in memory once");
         slot
     }
 
+    #[inline]
     pub(crate) fn remove(&mut self, slot: Slot) -> Live {
-        let live = self.slots[slot.0 as usize].take().expect("slots are used while live");
+        let live = self.slots.remove(slot.0);
         self.by_id.remove(&live.object.id);
-        self.free.push(slot);
         live
     }
 
     pub(crate) fn get(&self, slot: Slot) -> &Live {
-        self.slots[slot.0 as usize].as_ref().expect("slots are used while live")
+        self.slots.get(slot.0)
     }
 
     pub(crate) fn get_mut(&mut self, slot: Slot) -> &mut Live {
-        self.slots[slot.0 as usize].as_mut().expect("slots are used while live")
+        self.slots.get_mut(slot.0)
     }
 
     pub(crate) fn by_id(&self, id: ObjectId) -> Option<Slot> {
@@ -154,8 +149,7 @@ impl Memory {
 
     /// Everything in memory, in no order that means something.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Live)> {
-        let slots = (0..).map(Slot).zip(self.slots.iter());
-        slots.filter_map(|(slot, live)| Some((slot, live.as_ref()?)))
+        self.slots.iter().map(|(slot, live)| (Slot(slot), live))
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -252,7 +252,7 @@ impl Core {
         let before = self.mesh.links.insert(link, l);
         assert!(before.is_none(), "the edge numbers links");
         let hello = Message::Hello(self.hello());
-        fx.push(Effect::Send { link, message: hello, after: None });
+        fx.push(Effect::send(link, hello, None));
     }
 
     fn hello(&self) -> Hello {
@@ -306,7 +306,7 @@ impl Core {
                 return;
             }
             let redial = may_redial(&refusal);
-            fx.push(Effect::Note(Note::LinkRefused(name, refusal.clone())));
+            fx.push(Effect::Note(Note::LinkRefused(name, Box::new(refusal.clone()))));
             fx.push(Effect::CloseLink { link, refusal, redial });
             return self.handle_link_down(link, fx);
         }
@@ -470,13 +470,13 @@ impl Core {
 
     fn send_refusal(&self, link: LinkId, refusal: &LinkRefusal, fx: &mut Effects) {
         let message = Message::Refuse(refusal.clone());
-        fx.push(Effect::Send { link, message, after: None });
+        fx.push(Effect::send(link, message, None));
     }
 
     pub(crate) fn refuse_link(&mut self, link: LinkId, refusal: LinkRefusal, fx: &mut Effects) {
         let name = self.mesh.links[&link].name.clone();
         self.send_refusal(link, &refusal, fx);
-        fx.push(Effect::Note(Note::LinkRefused(name, refusal.clone())));
+        fx.push(Effect::Note(Note::LinkRefused(name, Box::new(refusal.clone()))));
         let redial = may_redial(&refusal);
         fx.push(Effect::CloseLink { link, refusal, redial });
         self.handle_link_down(link, fx);
@@ -507,7 +507,7 @@ impl Core {
                     |(name, lane): &(Name, LaneId)| *name == self.name && *lane != self.lane.id;
                 if demand.path.iter().any(namesake) {
                     let refusal = LinkRefusal::DuplicateName(self.name.clone());
-                    fx.push(Effect::Note(Note::LinkRefused(self.name.clone(), refusal)));
+                    fx.push(Effect::Note(Note::LinkRefused(self.name.clone(), Box::new(refusal))));
                 }
             }
             let there = useful.is_some();

@@ -24,8 +24,9 @@ pub struct Headers(#[serde(with = "crate::recording::elide::headers")] Bytes);
 pub struct Push {
     /// Chosen by the client, or absent: then the node chooses.
     pub id: Option<ObjectId>,
-    /// The entity.
-    pub entity: Entity,
+    pub(crate) entity: Entity,
+    /// The hash of the entity. A recording leaves contents out and has this still.
+    pub(crate) hash: Hash16,
     /// Not delivered before this time.
     pub not_before: Option<Time>,
     /// Parked, if still undelivered, at this time.
@@ -314,6 +315,34 @@ impl Entity {
 }
 
 impl Push {
+    /// A push of an entity, to be delivered at once and for as long as it takes. Its hash is taken here: whoever
+    /// brings a push to core has its bytes at hand, and core itself never looks at them.
+    pub fn new(id: Option<ObjectId>, entity: Entity) -> Self {
+        let hash = entity.hash();
+        Self { id, entity, hash, not_before: None, expires_at: None }
+    }
+
+    /// The same, not delivered before one time, and parked if it is still undelivered at another.
+    pub fn timed(self, not_before: Option<Time>, expires_at: Option<Time>) -> Self {
+        Self { not_before, expires_at, ..self }
+    }
+
+    /// What is pushed.
+    pub fn entity(&self) -> &Entity {
+        &self.entity
+    }
+
+    /// Changes what is pushed.
+    pub fn set_entity(&mut self, entity: Entity) {
+        self.hash = entity.hash();
+        self.entity = entity;
+    }
+
+    /// The hash of what is pushed: with another one it is another push (P9).
+    pub fn hash(&self) -> Hash16 {
+        self.hash
+    }
+
     /// Checks sizes and times, and turns relative times into absolute ones. State is unchanged.
     pub fn check(
         &self,
@@ -341,6 +370,7 @@ impl Push {
 impl Object {
     /// An object as its first owner takes it, before anything has happened to it, with the hash of its
     /// entity. Its birth is told by the commit that first holds it; times are the caller's to set.
+    #[inline]
     pub fn new(id: ObjectId, entity: Entity, hash: Hash16, pushed_at: Wall, origin: Name) -> Self {
         Self {
             id,

@@ -46,7 +46,7 @@ impl Core {
         self.mesh.asks.insert(ask, (asker, until));
         self.arm(until, Timer::Pass(ask));
         let message = Message::PassSettle { ask, hops_left: hops - 1, token, content };
-        fx.push(Effect::Send { link, message, after: None });
+        fx.push(Effect::send(link, message, None));
         true
     }
 
@@ -80,7 +80,7 @@ impl Core {
         let missing = self.unresolved([token.object]);
         if !missing.is_empty() && self.resolving.is_full() {
             let message = Message::PassedSettle { ask, answer: PassedAnswer::Unknown };
-            return fx.push(Effect::Send { link, message, after: None });
+            return fx.push(Effect::send(link, message, None));
         }
         if !missing.is_empty() {
             let message = Message::PassSettle { ask, hops_left, token, content };
@@ -94,7 +94,7 @@ impl Core {
             let message = Message::PassedSettle { ask, answer };
             // Both answers that say what was done tell of what is written, which may be open still.
             let after = self.lane.barrier().filter(|_| answer != PassedAnswer::Unknown);
-            fx.push(Effect::Send { link, message, after });
+            fx.push(Effect::send(link, message, after));
         }
     }
 
@@ -104,12 +104,12 @@ impl Core {
         match asker {
             Asker::Link(link, ask) => {
                 let message = Message::PassedSettle { ask, answer };
-                fx.push(Effect::Send { link, message, after: None });
+                fx.push(Effect::send(link, message, None));
             }
             Asker::Client(to) => {
                 let answer = match answer {
                     PassedAnswer::Done => Answer::Done(1),
-                    PassedAnswer::LeaseLost => Answer::RefusedAt(0, crate::lease::lease_lost()),
+                    PassedAnswer::LeaseLost => Answer::RefusedAt(0, Box::new(crate::lease::lease_lost())),
                     PassedAnswer::Unknown => Answer::Unknown(
                         "the node that gave the lease could not be asked; ask it, or wait for the redelivery".into(),
                     ),

@@ -109,7 +109,7 @@ impl Core {
         if !planted(Bug::AbortOfOpenOffer) {
             self.withdraw(n, why);
         }
-        fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
+        fx.push(Effect::send(link, Message::Abort(id), None));
     }
 
     /// An offer was answered: from now on its link waits between two and four times as long as that

@@ -1,5 +1,7 @@
 //! Push: an object enters the lane. The answer waits for its record.
 
+use std::sync::Arc;
+
 use crate::catalogue::Shelf;
 use crate::core::Core;
 use crate::effect::{Answer, Effect, Effects};
@@ -25,8 +27,7 @@ pub(crate) enum PushedBefore {
 
 impl Core {
     pub(crate) fn handle_push(&mut self, to: ReplyTo, push: Push, fx: &mut Effects) {
-        let hash = self.hashes.entity(&push.entity);
-        match self.check_push(&push, Some(&hash)) {
+        match self.check_push(&push) {
             Ok(PushedBefore::No) => {}
             Ok(PushedBefore::NotLookedUp) => {
                 let id = push.id.expect("only an id is looked up");
@@ -41,7 +42,7 @@ impl Core {
                 if planted(Bug::RefusedAndStored) && self.disk_low {
                     let id = push.id.unwrap_or_else(|| self.new_id());
                     if matches!(self.known(id), Known::Absent) {
-                        self.store(id, push, hash, How::Pushed);
+                        self.store(id, push, How::Pushed);
                         self.lane.urge();
                     }
                 }
@@ -49,7 +50,7 @@ impl Core {
             }
         }
         let id = push.id.unwrap_or_else(|| self.new_id());
-        self.store(id, push, hash, How::Pushed);
+        self.store(id, push, How::Pushed);
         if planted(Bug::OkBeforeCommit) {
             self.lane.urge();
             return self.reply(to, Answer::Pushed { id, already: false }, fx);
@@ -58,16 +59,10 @@ impl Core {
     }
 
     /// Whether a push was done before, or else may be taken now. What was done is never refused for
-    /// want of room, nor because its time has passed since (P9). State is unchanged. A push that names
-    /// an id needs the hash of its content.
-    pub(crate) fn check_push(
-        &self,
-        push: &Push,
-        hash: Option<&Hash16>,
-    ) -> Result<PushedBefore, Refusal> {
+    /// want of room, nor because its time has passed since (P9). State is unchanged.
+    pub(crate) fn check_push(&self, push: &Push) -> Result<PushedBefore, Refusal> {
         if let Some(id) = push.id {
-            let hash = hash.expect("a push that names an id comes with its hash");
-            match self.look_for_push(id, hash)? {
+            match self.look_for_push(id, &push.hash)? {
                 PushedBefore::No => {}
                 known => return Ok(known),
             }
@@ -125,13 +120,13 @@ impl Core {
     }
 
     /// Writes a new object. It flows when its record is durable. The push has been checked.
-    pub(crate) fn store(&mut self, id: ObjectId, push: Push, hash: Hash16, how: How) -> Slot {
+    pub(crate) fn store(&mut self, id: ObjectId, push: Push, how: How) -> Slot {
         let (not_before, expires_at) =
             push.check(&self.limits, self.now).expect("checked before anything was changed");
         let ty = self.queues.intern(&push.entity.ty);
         let queue = self.queue_for(ty, &[]);
         let (pushed_at, origin) = (self.now.wall, self.name.clone());
-        let mut object = Object::new(id, push.entity, hash, pushed_at, origin);
+        let mut object = Object::new(id, push.entity, push.hash, pushed_at, origin);
         (object.not_before, object.expires_at) = (not_before, expires_at);
         self.lane.reserve(entry_bytes(&object));
         object.birth = self.lane.birth();
@@ -142,7 +137,7 @@ impl Core {
             _ => books.pushed += 1,
         }
         self.catalogue.put(at, Shelf::Memory, at);
-        let slot = self.admit(object, at, at, queue);
+        let slot = self.admit(Arc::new(object), at, at, queue);
         if planted(Bug::DeliveredBeforeCommit) {
             self.flow(slot);
             return slot;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::catalogue::{QueueId, TypeId};
 use crate::effect::Books;
 use crate::ids::{Loc, RecordNumber};
-use crate::memory::Slot;
+use crate::memory::{Phase, Slot};
 use crate::message::DemandKey;
 use crate::names::{Name, Pattern, TypeName};
 use crate::recording::{Index, SlicedVec, Slices, index};
@@ -131,6 +131,20 @@ impl Front {
 
     fn position(&self, place: Loc) -> Result<usize, usize> {
         self.0.binary_search_by_key(&place, |(at, _)| *at)
+    }
+}
+
+impl Type {
+    /// The count of its objects in a phase. Those that are ready are counted by their queues.
+    pub(crate) fn count(&mut self, phase: &Phase) -> Option<&mut u64> {
+        match phase {
+            Phase::Writing | Phase::Moving(_) => Some(&mut self.writing),
+            Phase::Delayed(_) => Some(&mut self.delayed),
+            Phase::Leased(_) => Some(&mut self.leased),
+            Phase::Offered(_) => Some(&mut self.offered),
+            Phase::Held(_) => Some(&mut self.held),
+            Phase::Ready => None,
+        }
     }
 }
 

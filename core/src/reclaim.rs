@@ -235,7 +235,7 @@ impl Core {
         self.queues.ty_mut(ty).books.reclaimed += 1;
         let decision = Decision::new(self.now.wall, Step::Reclaim, None);
         self.decide(decision, (object.id, object.moves));
-        let slot = self.admit(object, at, at, queue);
+        let slot = self.admit(Arc::new(object), at, at, queue);
         self.memory.when_committed(at.record, slot, Then::Flow);
         self.lane.urge();
         slot

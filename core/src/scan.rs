@@ -2,6 +2,7 @@
 //! forward, due times, and what people order for many objects at once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -244,7 +245,7 @@ impl Core {
         let queue = self.queue_for(ty, &object.handled);
         self.unshelve(at, shelf);
         self.catalogue.put(at, Shelf::Memory, place);
-        self.admit(object.clone(), at, place, queue)
+        self.admit(Arc::new(object.clone()), at, place, queue)
     }
 
     /// Takes an entry off its shelf, with the counts that go with it.

@@ -1,6 +1,5 @@
 //! Sessions and subscriptions: who wants what here, and what goes to them.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::catalogue::QueueId;
@@ -217,19 +216,14 @@ impl Core {
     pub(crate) fn next_queue(&mut self, group: GroupId, fx: &mut Effects) -> Option<QueueId> {
         let g = self.subs.group(group);
         let cursor = g.cursor;
-        // Most groups have one queue that they take from, with something in memory.
-        if g.ready.first() == Some(&cursor)
-            && g.ready.len() == 1
-            && !self.queues.get(cursor).window.is_empty()
-        {
-            return Some(cursor);
+        let next = g.ready.next_after(cursor)?;
+        if !self.queues.get(next).window.is_empty() {
+            self.subs.group_mut(group).cursor = next;
+            return Some(next);
         }
-        let after = g.ready.range((Bound::Excluded(cursor), Bound::Unbounded));
-        // Nearly always one behind the cursor has something: then those before it are not looked for.
-        let rest = std::iter::once_with(|| g.ready.range(..=cursor)).flatten();
-        let mut turn = after.chain(rest).copied().take(64);
+        // It is read from the disk; meanwhile others may have something in memory.
         let mut on_disk = Vec::new();
-        let found = turn.find(|queue| {
+        let found = g.ready.iter_after(cursor).take(64).find(|queue| {
             let empty = self.queues.get(*queue).window.is_empty();
             if empty {
                 on_disk.push(*queue);
@@ -261,8 +255,14 @@ impl Core {
 
     /// Records a delivery.
     pub(crate) fn note_delivery(&mut self, group: GroupId, id: crate::ids::ObjectId, moves: u32) {
-        let who = Arc::clone(&self.subs.group(group).who);
-        self.decide(Decision::new(self.now.wall, Step::Deliver, Some(who)), (id, moves));
+        let (who, at) = (&self.subs.group(group).who, self.now.wall);
+        // One after the other goes to the same group: most are one more object of the last decision.
+        match self.decisions.last_mut() {
+            Some((last, objects)) if last.is_just(at, Step::Deliver, who) => {
+                objects.push((id, moves))
+            }
+            _ => self.decide(Decision::new(at, Step::Deliver, Some(Arc::clone(who))), (id, moves)),
+        }
     }
 
     /// A group's advert has waited long enough for a demand that flapped.

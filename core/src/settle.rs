@@ -16,7 +16,7 @@ use crate::names::Name;
 use crate::object::{Entity, Hash16, Push, SettleMark, Token};
 use crate::planted::{Bug, planted};
 use crate::push::PushedBefore;
-use crate::record::{End, Ending, How};
+use crate::record::{EndRef, Ending, How};
 use crate::refusal::{Code, Refusal};
 use crate::resolve::{Known, Stored};
 use crate::store::RECORD_BYTES_MAX;
@@ -42,7 +42,7 @@ impl Core {
         if self.cannot_judge(to, lessee, settle.leases.iter().copied(), fx) {
             return;
         }
-        let content = self.hashes.settle(&settle);
+        let content = settle.content;
         let mut done = 0;
         for (i, lease) in settle.leases.iter().enumerate() {
             let answer = self.settle_one(to, lessee, *lease, &settle, content, fx);
@@ -63,7 +63,7 @@ impl Core {
     /// once more (P3). So this answer waits for it.
     fn refuse_settle(&mut self, to: ReplyTo, i: u32, refusal: Refusal, fx: &mut Effects) {
         let lost = refusal.reason == "LEASE_LOST";
-        let answer = Answer::RefusedAt(i, refusal);
+        let answer = Answer::RefusedAt(i, Box::new(refusal));
         if lost { self.reply_when_durable(to, answer, fx) } else { self.reply(to, answer, fx) }
     }
 
@@ -256,10 +256,12 @@ impl Core {
 
     /// Which emits are new, and not repeated.
     fn fresh_emits(&mut self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
+        if emits.is_empty() {
+            return Ok(Vec::new());
+        }
         let fresh = |emit: &Push| {
             let Some(id) = emit.id else { return Ok(true) };
-            let hash = self.hashes.entity(&emit.entity);
-            Ok(matches!(self.pushed_before(id, &hash)?, PushedBefore::No))
+            Ok(matches!(self.pushed_before(id, &emit.hash)?, PushedBefore::No))
         };
         emits.iter().map(fresh).collect()
     }
@@ -312,8 +314,7 @@ impl Core {
         for (emit, fresh) in emits.iter().zip(fresh) {
             if *fresh {
                 let id = emit.id.unwrap_or_else(|| self.new_id());
-                let hash = self.hashes.entity(&emit.entity);
-                self.store(id, emit.clone(), hash, How::Emitted);
+                self.store(id, emit.clone(), How::Emitted);
             }
         }
     }
@@ -398,61 +399,25 @@ impl Core {
 
     /// Writes the end of an object that is in nobody's hands. It leaves memory with the commit.
     pub(crate) fn end(&mut self, slot: Slot, ending: Ending, by: Option<Name>) {
-        let live = self.memory.get_mut(slot);
-        let (was, ty) = (live.at, self.queues.get(live.queue).ty);
-        let object = live.object_mut();
-        // The marks are lent to the end while that is written.
-        let marks = std::mem::take(&mut object.marks);
-        let end = End { marks, ..end_of(object, Some(was), ending, by, self.now.wall) };
+        let live = self.memory.get(slot);
+        let (id, was, ty) = (live.object.id, live.at, self.queues.get(live.queue).ty);
+        let end = EndRef::of(&live.object, was, &ending, by.as_ref(), self.now.wall);
+        let at = self.lane.write_end(end);
         let books = &mut self.queues.ty_mut(ty).books;
-        match &end.ending {
+        match &ending {
             Ending::Final => books.finalised += 1,
             Ending::Discarded(_) | Ending::Duplicate => books.discarded += 1,
             Ending::Moved(_) => books.moved_out += 1,
         }
-        let (id, at_wall) = (end.id, end.at);
-        let shadow = matches!(end.ending, Ending::Moved(_));
-        let at = self.lane.write_end(&end);
-        let End { marks, ty: of, .. } = end;
-        object.marks = marks;
-        // The type's name is shared: to let go of it waits for all that was written before, and what
-        // follows is written into memory that no cache holds.
-        drop(of);
         self.catalogue.take(was, Shelf::Memory);
-        if shadow {
+        if matches!(ending, Ending::Moved(_)) {
             self.catalogue.put(was, Shelf::Shadow, was);
         }
         self.catalogue.put(at, Shelf::Ended, at);
         self.blamed.remove(&was);
         self.remembered.note(id, at);
-        self.remembered.note_end(at_wall, at.record);
+        self.remembered.note_end(self.now.wall, at.record);
         self.memory.when_committed(at.record, slot, Then::Leave);
         self.lane.urge();
-    }
-}
-
-/// What is kept of an object that ends.
-pub(crate) fn end_of(
-    object: &crate::object::Object,
-    was: Option<crate::ids::Loc>,
-    ending: Ending,
-    by: Option<Name>,
-    at: crate::time::Wall,
-) -> End {
-    End {
-        id: object.id,
-        was,
-        carried_from: None,
-        ending,
-        ty: object.entity.ty.clone(),
-        version: object.version,
-        hash: object.hash,
-        birth: object.birth,
-        marks: object.marks.clone(),
-        by,
-        at,
-        moves: object.moves,
-        size: u32::try_from(object.entity.payload.len()).unwrap_or(u32::MAX),
-        pushed_at: object.pushed_at,
     }
 }

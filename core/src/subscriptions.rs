@@ -21,8 +21,10 @@ use crate::sifted::Sifted;
 use crate::time::{Mono, Span, Wall};
 
 mod pace;
+mod ready;
 
 use pace::Pace;
+use ready::Ready;
 
 /// Leases that have ended, tolerated in a session's list of them.
 const ENDED_SLACK: usize = 64;
@@ -70,7 +72,7 @@ pub(crate) struct Group {
     /// The turn of the first of them, if it has begun.
     turn: Option<Turn>,
     /// Queues with something ready that it may take.
-    pub(crate) ready: BTreeSet<QueueId>,
+    pub(crate) ready: Ready,
     /// The queue it took from last.
     pub(crate) cursor: QueueId,
     /// Free credit of all its subscriptions together.
@@ -176,7 +178,7 @@ impl Subscriptions {
             subs: BTreeSet::new(),
             ring: VecDeque::new(),
             turn: None,
-            ready: BTreeSet::new(),
+            ready: Ready::default(),
             cursor: QueueId(0),
             free: 0,
             credit: 0,

@@ -78,14 +78,18 @@ impl Core {
     }
 
     pub(crate) fn fire_timers(&mut self, fx: &mut Effects) {
-        while let Some((at, timer)) = self.timers.first().copied() {
-            if at > self.now.mono {
-                break;
-            }
+        // Nearly every input finds nothing due: it does not even look which comes first.
+        while self.timers_from <= self.now.mono {
+            let first = self.timers.first().copied();
+            let Some((_, timer)) = first.filter(|(at, _)| *at <= self.now.mono) else {
+                self.timers_from = first.map_or(Mono(u64::MAX), |(at, _)| at);
+                return;
+            };
             self.timers.pop_first();
             self.once.remove(&timer);
             match timer {
                 Timer::Riders => {
+                    self.riders_timed = false;
                     self.write_decisions();
                     if self.lane.has_riders() {
                         self.lane.urge();
@@ -117,6 +121,7 @@ impl Core {
 
     /// Sets a deadline.
     pub(crate) fn arm(&mut self, at: Mono, timer: Timer) {
+        self.timers_from = self.timers_from.min(at);
         self.timers.insert((at, timer));
     }
 
@@ -132,7 +137,7 @@ impl Core {
             None => {}
         }
         self.once.insert(timer, at);
-        self.timers.insert((at, timer));
+        self.arm(at, timer);
     }
 
     /// Takes a deadline back.

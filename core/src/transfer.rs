@@ -294,7 +294,7 @@ impl Core {
         let bytes = objects.iter().map(|object| object.weight()).sum();
         let id = self.begin_offer(link, Some(key.clone()), slots, Vec::new(), bytes);
         let message = Message::Offer(Offer { transfer: id, key, objects });
-        fx.push(Effect::Send { link, message, after: None });
+        fx.push(Effect::send(link, message, None));
     }
 
     /// Ends an offer that has not been accepted: its objects are ready again, without a write.
@@ -361,11 +361,11 @@ impl Core {
             let out = self.transfers.outgoing.remove(&n).expect("just found");
             self.stir_crowded();
             self.rest(link, out.key.as_ref());
-            return fx.push(Effect::Send { link, message: Message::Abort(id), after: None });
+            return fx.push(Effect::send(link, Message::Abort(id), None));
         }
         self.write_moved(n, id, peer, moving);
         let after = Some(self.lane.urge()).filter(|_| !planted(Bug::ReleaseBeforeMoved));
-        fx.push(Effect::Send { link, message: Message::Release(id), after });
+        fx.push(Effect::send(link, Message::Release(id), after));
     }
 
     /// Writes the commit point of a transfer: its ends and MOVED, in one record.
@@ -459,7 +459,7 @@ impl Core {
             None if self.transfers.moved.contains_key(&id) => Message::Release(id),
             None => Message::Abort(id),
         };
-        fx.push(Effect::Send { link, message, after: None });
+        fx.push(Effect::send(link, message, None));
     }
 
     /// The receiver owns the objects durably: the shadow goes after its retention.
@@ -514,7 +514,7 @@ impl Core {
         let untaken: Vec<TransferId> =
             untaken.filter(|id| id.receiver == lane && !open(id)).copied().collect();
         for id in untaken {
-            fx.push(Effect::Send { link, message: Message::Release(id), after: None });
+            fx.push(Effect::send(link, Message::Release(id), None));
         }
         let held = self
             .transfers
@@ -523,7 +523,7 @@ impl Core {
             .filter(|(id, i)| id.sender == lane && i.state == InState::Held);
         let ids: Vec<TransferId> = held.map(|(id, _)| *id).collect();
         for id in ids {
-            fx.push(Effect::Send { link, message: Message::Status(id), after: None });
+            fx.push(Effect::send(link, Message::Status(id), None));
         }
         self.transfers.forget_said.remove(&lane);
         // A lane in its first epoch that has offered nothing has nothing to be forgotten.

@@ -100,7 +100,7 @@ impl Bench {
         let ty = TypeName::from_type_url("img").expect("valid");
         let entity = Entity { ty, payload: Bytes::from_static(b"x"), headers: Headers::default() };
         let (id, not_before) = (Some(ObjectId([n; 16])), delay.map(Time::In));
-        self.tell(Input::Push(to(10), Push { id, entity, not_before, expires_at: None }));
+        self.tell(Input::Push(to(10), Push::new(id, entity).timed(not_before, None)));
     }
 
     fn delivered(&mut self) -> usize {
@@ -134,7 +134,7 @@ impl Bench {
     fn sent(&mut self) -> Vec<Message> {
         let said = std::mem::take(&mut self.said);
         let message = |e| match e {
-            Effect::Send { message, .. } => Some(message),
+            Effect::Send { message, .. } => Some(*message),
             _ => None,
         };
         said.into_iter().filter_map(message).collect()
@@ -159,11 +159,7 @@ fn settle(n: u64) -> Input {
     let (epoch, incarnation) = (Epoch(3), Incarnation(1));
     let token = Token { lane: HERE, epoch, incarnation, n, object: ObjectId([1; 16]) };
     let leases = vec![LeaseRef::Token(token)];
-    Input::Settle(
-        to(20),
-        Lessee::Bearer,
-        Settle { leases, verb: Verb::Finalise, emits: Vec::new() },
-    )
+    Input::Settle(to(20), Lessee::Bearer, Settle::new(leases, Verb::Finalise, Vec::new()))
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Bench {
     fn perform(&mut self, fx: Vec<Effect>) {
         for effect in fx {
             match effect {
-                Effect::Send { message, .. } => self.sent.push(message),
+                Effect::Send { message, .. } => self.sent.push(*message),
                 Effect::Deliver(_, delivery) => self.delivered.push(delivery.object.id),
                 _ => {}
             }

@@ -124,7 +124,7 @@ fn entity(text: &'static str) -> Entity {
 
 fn push(id: u8, text: &'static str) -> Input {
     let id = Some(ObjectId([id; 16]));
-    Input::Push(to(1), Push { id, entity: entity(text), not_before: None, expires_at: None })
+    Input::Push(to(1), Push::new(id, entity(text)))
 }
 
 fn subscribe(credit: u32) -> Input {
@@ -146,8 +146,7 @@ fn subscribe_to(pattern: &str, credit: u32) -> Input {
 }
 
 fn finalise(lease: u64) -> Input {
-    let settle =
-        Settle { leases: vec![LeaseRef::Number(lease)], verb: Verb::Finalise, emits: Vec::new() };
+    let settle = Settle::new(vec![LeaseRef::Number(lease)], Verb::Finalise, Vec::new());
     Input::Settle(to(3), Lessee::Session(SessionId(1)), settle)
 }
 
@@ -185,7 +184,7 @@ fn an_object_is_pushed_delivered_finalised_and_stays_so_after_a_restart() {
 fn big(id: u8, bytes: usize) -> Push {
     let ty = TypeName::from_type_url("big").expect("valid");
     let entity = Entity { ty, payload: Bytes::from(vec![id; bytes]), headers: Headers::default() };
-    Push { id: Some(ObjectId([id; 16])), entity, not_before: None, expires_at: None }
+    Push::new(Some(ObjectId([id; 16])), entity)
 }
 
 #[test]
@@ -196,11 +195,11 @@ fn a_settle_and_its_emits_stand_in_one_record_however_large() {
     bench.tell(subscribe(1));
     let lease = bench.deliveries()[0].1;
     let before = bench.log.len();
-    let settle = Settle {
-        leases: vec![LeaseRef::Number(lease)],
-        verb: Verb::Finalise,
-        emits: vec![big(2, 60_000), big(3, 60_000)],
-    };
+    let settle = Settle::new(
+        vec![LeaseRef::Number(lease)],
+        Verb::Finalise,
+        vec![big(2, 60_000), big(3, 60_000)],
+    );
     bench.tell(Input::Settle(to(3), Lessee::Session(SessionId(1)), settle));
     let with_work = bench.log[before..]
         .iter()
@@ -210,7 +209,7 @@ fn a_settle_and_its_emits_stand_in_one_record_however_large() {
 }
 
 fn settle(lease: u64, verb: Verb, emits: Vec<Push>) -> Input {
-    let settle = Settle { leases: vec![LeaseRef::Number(lease)], verb, emits };
+    let settle = Settle::new(vec![LeaseRef::Number(lease)], verb, emits);
     Input::Settle(to(3), Lessee::Session(SessionId(1)), settle)
 }
 
@@ -266,9 +265,9 @@ fn a_repeated_advance_gets_its_answer_on_a_disk_below_its_reserve() {
     let advance = |lease: u64| {
         let entity = entity("b");
         let id = Some(ObjectId([9; 16]));
-        let emit = Push { id, entity: entity.clone(), not_before: None, expires_at: None };
+        let emit = Push::new(id, entity.clone());
         let verb = Verb::Advance(Some(entity));
-        let settle = Settle { leases: vec![LeaseRef::Number(lease)], verb, emits: vec![emit] };
+        let settle = Settle::new(vec![LeaseRef::Number(lease)], verb, vec![emit]);
         Input::Settle(to(3), Lessee::Session(SessionId(1)), settle)
     };
     let mut bench = Bench::start(Vec::new(), 1);
@@ -297,7 +296,7 @@ fn a_repeated_push_gets_its_answer_when_a_new_one_would_be_refused() {
     let due = bench.now.wall + Span::secs(1);
     let timed = |id: u8, request: u64| {
         let (id, not_before) = (Some(ObjectId([id; 16])), Some(Time::At(due)));
-        Input::Push(to(request), Push { id, entity: entity("a"), not_before, expires_at: None })
+        Input::Push(to(request), Push::new(id, entity("a")).timed(not_before, None))
     };
     let transaction = |request: u64, push: Input| {
         let Input::Push(_, push) = push else { unreachable!("it is a push") };
@@ -333,7 +332,7 @@ fn of_all_sorts() -> Vec<Bytes> {
     let mut bench = Bench::start_from(RecordNumber(1), limits, Vec::new(), 1);
     let push = |n: u8, delay: u64| {
         let not_before = (delay > 0).then_some(Time::In(Span::secs(delay)));
-        Push { not_before, ..big(n, usize::from(n)) }
+        big(n, usize::from(n)).timed(not_before, None)
     };
     bench.tell(Input::OpenSession(SessionId(1)));
     for n in 1..=120 {
@@ -346,7 +345,7 @@ fn of_all_sorts() -> Vec<Bytes> {
                     1 => continue,
                     _ => Verb::Finalise,
                 };
-                let settle = Settle { leases: vec![LeaseRef::Number(lease)], verb, emits: vec![] };
+                let settle = Settle::new(vec![LeaseRef::Number(lease)], verb, vec![]);
                 bench.tell(Input::Settle(to(3), Lessee::Session(SessionId(1)), settle));
             }
             bench.tell(Input::CloseSession(SessionId(1)));
@@ -410,9 +409,9 @@ fn of_many_types() -> Vec<Bytes> {
     let limits = Limits { part_ids: 32, window_objects: 2, ..Limits::default() };
     let mut bench = Bench::start_from(RecordNumber(1), limits, Vec::new(), 1);
     let push = |n: u8| {
-        let mut push = big(n + 1, 50);
-        push.entity.ty = TypeName::from_type_url(&format!("type{}", n % 24)).expect("valid");
-        push
+        let ty = TypeName::from_type_url(&format!("type{}", n % 24)).expect("valid");
+        let push = big(n + 1, 50);
+        Push::new(push.id, Entity { ty, ..push.entity().clone() })
     };
     for round in 0..10 {
         let pushes = (round * 24..round * 24 + 24).map(push).collect();
@@ -424,7 +423,7 @@ fn of_many_types() -> Vec<Bytes> {
             bench.tell(subscribe_to("*", 40));
             for (_, lease) in bench.deliveries() {
                 let verb = Verb::Release { delay: Span::ZERO, failed: false };
-                let settle = Settle { leases: vec![LeaseRef::Number(lease)], verb, emits: vec![] };
+                let settle = Settle::new(vec![LeaseRef::Number(lease)], verb, vec![]);
                 bench.tell(Input::Settle(to(3), Lessee::Session(SessionId(1)), settle));
             }
             bench.tell(Input::CloseSession(SessionId(1)));

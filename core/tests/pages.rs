@@ -107,7 +107,7 @@ impl Bench {
     /// The subscriber finalises the oldest of what it has.
     fn settle_one(&mut self) {
         let leases = vec![self.leases.pop_front().expect("something is delivered")];
-        let settle = Settle { leases, verb: Verb::Finalise, emits: Vec::new() };
+        let settle = Settle::new(leases, Verb::Finalise, Vec::new());
         let to = ReplyTo { request: RequestId(3), seq: 0 };
         self.tell(Input::Settle(to, Lessee::Session(SessionId(1)), settle));
     }
@@ -152,7 +152,7 @@ fn backlog(types: u8, window_objects: usize) -> Bench {
         let ty = TypeName::from_type_url(&type_of(n % types)).expect("valid");
         let payload = Bytes::from(vec![n; 100]);
         let entity = Entity { ty, payload, headers: Headers::default() };
-        let push = Push { id: Some(id(n)), entity, not_before: None, expires_at: None };
+        let push = Push::new(Some(id(n)), entity);
         fx.extend(bench.hand_over(Input::Push(ReplyTo { request: RequestId(1), seq: 0 }, push)));
         if (n + 1) % types == 0 {
             bench.perform(std::mem::take(&mut fx));

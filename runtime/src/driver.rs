@@ -299,7 +299,7 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
             Effect::LeaseEnded { session, lease, reason } => {
                 self.hub.lease_ended(&mut self.latest, session, lease, reason);
             }
-            Effect::Send { link, message, .. } => self.hub.send(link, message),
+            Effect::Send { link, message, .. } => self.hub.send(link, *message),
             Effect::CloseLink { link, refusal, redial } => {
                 self.hub.links.close(link, refusal, redial);
             }

@@ -49,7 +49,7 @@ pub(crate) fn note(hub: &Hub, note: &Note) {
             tracing::info!(%ty, "{note}");
             hub.alarms.clear("NO_DEMAND", ty.as_str());
         }
-        Note::LinkRefused(name, refusal) => match refusal {
+        Note::LinkRefused(name, refusal) => match **refusal {
             LinkRefusal::DuplicateLink | LinkRefusal::Itself => tracing::debug!("{note}"),
             _ => {
                 let (reason, text) = (refusal.reason(), note.to_string());

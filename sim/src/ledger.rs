@@ -143,7 +143,8 @@ impl World {
                 }
                 ("answers", answer_text(answer).unwrap_or_default())
             }
-            Effect::Send { link, message: Message::Adverts(adverts), .. } => {
+            Effect::Send { link, message, .. } => {
+                let Message::Adverts(adverts) = &**message else { return };
                 let life = self.nodes[node].lives;
                 for advert in adverts {
                     let key = advert.key.to_string();

@@ -140,11 +140,11 @@ fn effect_line(peer: &dyn Fn(LinkId) -> String, effect: &Effect) -> Option<Strin
 
 fn push_text(push: &Push) -> String {
     let id = push.id.as_ref().map_or_else(|| "?".to_owned(), short_id);
-    format!("{id} type {}, {} bytes", push.entity.ty, push.entity.payload.len())
+    format!("{id} type {}, {} bytes", push.entity().ty, push.entity().payload.len())
 }
 
 fn settle_text(settle: &Settle) -> String {
-    let verb = match &settle.verb {
+    let verb = match settle.verb() {
         Verb::Finalise => "finalises".to_owned(),
         Verb::Advance(None) => "has handled".to_owned(),
         Verb::Advance(Some(entity)) => format!("advances to {}", entity.ty),
@@ -153,7 +153,7 @@ fn settle_text(settle: &Settle) -> String {
         Verb::Reject(reason) => format!("rejects ({reason})"),
     };
     let emits: String =
-        settle.emits.iter().map(|emit| format!(", emits {}", push_text(emit))).collect();
+        settle.emits().iter().map(|emit| format!(", emits {}", push_text(emit))).collect();
     format!("{verb} {}{emits}", leases_text(&settle.leases))
 }
 

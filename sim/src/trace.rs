@@ -285,12 +285,12 @@ impl World {
 
     pub(crate) fn push_line(&self, pushing: &Pushing) -> String {
         let push = &pushing.push;
-        let payload = &push.entity.payload;
+        let payload = &push.entity().payload;
         let mut line = format!(
             "{} < push {} type {} {:?}",
             self.nodes[pushing.node].name,
             push.id.as_ref().map_or_else(|| "?".into(), short_id),
-            push.entity.ty,
+            push.entity().ty,
             String::from_utf8_lossy(&payload[..payload.len().min(PAYLOAD_SHOWN_BYTES)])
         );
         if payload.len() > PAYLOAD_SHOWN_BYTES {
@@ -306,7 +306,7 @@ impl World {
     }
 
     pub(crate) fn settle_line(&self, node: usize, d: &Delivery, settle: &Settle) -> String {
-        let verb = match &settle.verb {
+        let verb = match settle.verb() {
             Verb::Finalise => "finalises".to_owned(),
             Verb::Advance(None) => "has handled".to_owned(),
             Verb::Advance(Some(entity)) => format!("advances to {}", entity.ty),
@@ -315,11 +315,11 @@ impl World {
             Verb::Reject(reason) => format!("rejects ({reason})"),
         };
         let emits: Vec<String> = settle
-            .emits
+            .emits()
             .iter()
             .map(|e| {
                 let id = e.id.as_ref().map_or_else(|| "?".into(), short_id);
-                format!(", emits {id} type {}", e.entity.ty)
+                format!(", emits {id} type {}", e.entity().ty)
             })
             .collect();
         let name = &self.nodes[node].name;

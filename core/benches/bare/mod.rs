@@ -72,7 +72,8 @@ pub(crate) struct Bare {
     last: u64,
     /// Types of objects that flow, in turn.
     types: Vec<TypeName>,
-    payload: bytes::Bytes,
+    /// A push of each.
+    pushes: Vec<Push>,
 }
 
 impl Bare {
@@ -101,11 +102,17 @@ impl Bare {
             micros: 0,
             last: 0,
             types: (0..around.types).map(|n| type_name(&format!("flows.T{n}"))).collect(),
-            payload: vec![7; around.bytes].into(),
+            pushes: Vec::new(),
         };
+        let payload = bytes::Bytes::from(vec![7; around.bytes]);
+        let push_of = |ty| {
+            Push::new(None, Entity { ty, payload: payload.clone(), headers: Headers::default() })
+        };
+        bare.pushes = bare.types.iter().cloned().map(push_of).collect();
+        let waits = push_of(type_name("waits.Waits"));
         (1..=around.neighbours).for_each(|n| bare.link(n));
         for _ in 0..around.backlog / GROUP {
-            (0..GROUP).for_each(|_| bare.push(type_name("waits.Waits")));
+            (0..GROUP).for_each(|_| bare.push(waits.clone()));
             bare.commit();
         }
         (0..around.subscriptions).for_each(|n| bare.subscribe(n));
@@ -172,7 +179,7 @@ impl Bare {
     pub(crate) fn group(&mut self) {
         for n in 0..GROUP {
             let ty = (self.last + n) as usize % self.types.len();
-            self.push(self.types[ty].clone());
+            self.push(self.pushes[ty].clone());
         }
         self.commit();
         let mut leases = BTreeMap::<SessionId, Vec<LeaseRef>>::new();
@@ -184,7 +191,7 @@ impl Bare {
         let delivered: usize = leases.values().map(Vec::len).sum();
         assert_eq!(delivered as u64, GROUP, "everything is delivered at once");
         for (session, leases) in leases {
-            let settle = Settle { leases, verb: Verb::Finalise, emits: Vec::new() };
+            let settle = Settle::new(leases, Verb::Finalise, Vec::new());
             let to = ReplyTo { request: RequestId(3), seq: self.last };
             self.handle(Input::Settle(to, Lessee::Session(session), settle));
         }
@@ -192,12 +199,11 @@ impl Bare {
         self.fx.clear();
     }
 
-    fn push(&mut self, ty: TypeName) {
+    fn push(&mut self, mut push: Push) {
         self.last += 1;
         let mut id = [0; 16];
         id[8..].copy_from_slice(&self.last.to_be_bytes());
-        let entity = Entity { ty, payload: self.payload.clone(), headers: Headers::default() };
-        let push = Push { id: Some(ObjectId(id)), entity, not_before: None, expires_at: None };
+        push.id = Some(ObjectId(id));
         let to = ReplyTo { request: RequestId(2), seq: self.last };
         self.handle(Input::Push(to, push));
     }

@@ -22,7 +22,7 @@ const BEHIND_BYTES: usize = 512;
 
 pub(super) use vocabulary::Meaning;
 pub use vocabulary::Vocabulary;
-pub use words::Words;
+pub use words::{Unnamed, Words};
 
 /// Writes the body of one record.
 #[derive(Debug, Deserialize)]
@@ -120,6 +120,17 @@ impl Writer {
         Self { strings: Words::with_seed(seed), ..self }
     }
 
+    /// The same, before anything is written, with the table of strings of another one.
+    pub(crate) fn with_words(self, mut words: Words) -> Self {
+        words.clear();
+        Self { strings: words, ..self }
+    }
+
+    /// Its table of strings, once all is written.
+    pub(crate) fn take_words(&mut self) -> Words {
+        std::mem::take(&mut self.strings)
+    }
+
     /// Bytes written so far.
     pub fn len(&self) -> usize {
         self.out.len() - HEADER_BYTES
@@ -187,12 +198,14 @@ impl Writer {
     }
 
     pub(crate) fn string(&mut self, text: &str) {
-        if let Some(number) = self.strings.number_of(self.as_slice(), text.as_bytes()) {
-            return self.int(u64::from(number) + 1);
+        match self.strings.find(&self.out[HEADER_BYTES..], text.as_bytes()) {
+            Ok(number) => self.int(u64::from(number) + 1),
+            Err(unnamed) => {
+                self.int(0);
+                self.bytes(text.as_bytes());
+                self.strings.add(&self.out[HEADER_BYTES..], text.len(), unnamed);
+            }
         }
-        self.int(0);
-        self.bytes(text.as_bytes());
-        self.strings.add(&self.out[HEADER_BYTES..], text.len());
     }
 
     pub(crate) fn loc(&mut self, loc: Loc) {

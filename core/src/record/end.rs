@@ -10,7 +10,8 @@ use super::codec::{BadEntry, Reader, Writer};
 use super::entry::{End, Ending, TransferId, decode_birth, encode_birth, name, type_name};
 use super::object::{decode_marks, encode_marks, skip_marks};
 use crate::ids::{Birth, Loc, ObjectId};
-use crate::object::{SettleMark, Token};
+use crate::names::{Name, TypeName};
+use crate::object::{Hash16, Object, SettleMark, Token};
 use crate::time::Wall;
 
 /// The kind of an end that is written out.
@@ -29,6 +30,76 @@ const END_NEXT: u8 = 21;
 const END_SHARING: u8 = 16;
 
 type Marks = ThinVec<SettleMark>;
+
+/// An end as it is written: what it shares with the object is borrowed from there. A name that is cloned
+/// and let go of waits for all memory that was written before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EndRef<'a> {
+    pub(crate) id: ObjectId,
+    was: Option<Loc>,
+    carried_from: Option<Loc>,
+    ending: &'a Ending,
+    ty: &'a TypeName,
+    version: u32,
+    hash: Hash16,
+    birth: Birth,
+    marks: &'a [SettleMark],
+    by: Option<&'a Name>,
+    pub(crate) at: Wall,
+    moves: u32,
+    size: u32,
+    pushed_at: Wall,
+}
+
+impl<'a> EndRef<'a> {
+    /// What is kept of an object whose entry stands at `was`.
+    pub(crate) fn of(
+        object: &'a Object,
+        was: Loc,
+        ending: &'a Ending,
+        by: Option<&'a Name>,
+        at: Wall,
+    ) -> Self {
+        Self {
+            id: object.id,
+            was: Some(was),
+            carried_from: None,
+            ending,
+            ty: &object.entity.ty,
+            version: object.version,
+            hash: object.hash,
+            birth: object.birth,
+            marks: &object.marks,
+            by,
+            at,
+            moves: object.moves,
+            size: u32::try_from(object.entity.payload.len()).unwrap_or(u32::MAX),
+            pushed_at: object.pushed_at,
+        }
+    }
+}
+
+impl<'a> From<&'a End> for EndRef<'a> {
+    fn from(end: &'a End) -> Self {
+        let End { ending, ty, marks, by, .. } = end;
+        Self {
+            id: end.id,
+            was: end.was,
+            carried_from: end.carried_from,
+            ending,
+            ty,
+            version: end.version,
+            hash: end.hash,
+            birth: end.birth,
+            marks,
+            by: by.as_ref(),
+            at: end.at,
+            moves: end.moves,
+            size: end.size,
+            pushed_at: end.pushed_at,
+        }
+    }
+}
 
 /// The last end of a record: what the next one is compared with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,7 +149,8 @@ pub(super) fn is_end(kind: u8) -> bool {
 }
 
 /// Writes the entry of an end.
-pub(crate) fn write_end(w: &mut Writer, end: &End) {
+pub(crate) fn write_end<'a>(w: &mut Writer, end: impl Into<EndRef<'a>>) {
+    let end = &end.into();
     match w.end.take() {
         None => {
             w.byte(END);
@@ -118,7 +190,7 @@ fn read_end(
 ) -> Result<End, BadEntry> {
     if kind == END {
         let end = read_out(r, |r, id| marks(r, WRITTEN_OUT, id, None))?;
-        r.end = Some(Box::new(Before::of(&end)));
+        r.end = Some(Box::new(Before::of(&EndRef::from(&end))));
         return Ok(end);
     }
     let mut before = r.end.take().ok_or_else(|| r.bad("an end before this one"))?;
@@ -136,35 +208,51 @@ fn read_end(
         _ => r.id()?,
     };
     let end = read_after(r, &before.end, (id, flags), |r, how| marks(r, how, id, mark))?;
-    before.set(&end, flags);
+    before.set(&EndRef::from(&end), flags);
     r.end = Some(before);
     Ok(end)
 }
 
 impl Before {
-    fn of(end: &End) -> Self {
-        let mark = only(&end.marks).cloned();
-        Self { end: End { marks: ThinVec::new(), ..end.clone() }, mark, flags: 0 }
+    fn of(end: &EndRef<'_>) -> Self {
+        let whole = End {
+            id: end.id,
+            was: end.was,
+            carried_from: end.carried_from,
+            ending: end.ending.clone(),
+            ty: end.ty.clone(),
+            version: end.version,
+            hash: end.hash,
+            birth: end.birth,
+            marks: ThinVec::new(),
+            by: end.by.cloned(),
+            at: end.at,
+            moves: end.moves,
+            size: end.size,
+            pushed_at: end.pushed_at,
+        };
+        Self { end: whole, mark: only(end.marks).cloned(), flags: 0 }
     }
 
-    /// Takes the next end in place of this one. Names are shared, and mostly the same already.
-    fn set(&mut self, end: &End, flags: u16) {
+    /// Takes the next end in place of this one. Names are shared, and the flags say which are the same
+    /// already.
+    fn set(&mut self, end: &EndRef<'_>, flags: u16) {
         self.flags = flags;
         let before = &mut self.end;
         (before.id, before.was, before.carried_from) = (end.id, end.was, end.carried_from);
         (before.version, before.moves, before.size) = (end.version, end.moves, end.size);
         (before.hash, before.birth) = (end.hash, end.birth);
         (before.at, before.pushed_at) = (end.at, end.pushed_at);
-        if before.ending != end.ending {
-            before.ending.clone_from(&end.ending);
+        if flags & SAME_ENDING == 0 {
+            before.ending.clone_from(end.ending);
         }
-        if before.ty != end.ty {
-            before.ty.clone_from(&end.ty);
+        if flags & SAME_TYPE == 0 {
+            before.ty.clone_from(end.ty);
         }
-        if before.by != end.by {
-            before.by.clone_from(&end.by);
+        if flags & SAME_BY == 0 {
+            before.by = end.by.cloned();
         }
-        self.mark = only(&end.marks).cloned();
+        self.mark = only(end.marks).cloned();
     }
 }
 
@@ -172,20 +260,20 @@ fn only(marks: &[SettleMark]) -> Option<&SettleMark> {
     if let [mark] = marks { Some(mark) } else { None }
 }
 
-fn write_out(w: &mut Writer, end: &End) {
+fn write_out(w: &mut Writer, end: &EndRef<'_>) {
     w.first_id(end.id);
     let flags = [end.was.is_some(), end.by.is_some(), end.carried_from.is_some()];
     w.byte(flags.iter().rev().fold(0, |bits, flag| bits << 1 | u8::from(*flag)));
     for at in end.was.iter().chain(&end.carried_from) {
         w.loc(*at);
     }
-    write_ending(w, &end.ending);
+    write_ending(w, end.ending);
     w.string(end.ty.as_str());
     w.int(u64::from(end.version));
     w.fixed(&end.hash);
     encode_birth(w, &end.birth);
-    encode_marks(w, &end.marks);
-    if let Some(by) = &end.by {
+    encode_marks(w, end.marks);
+    if let Some(by) = end.by {
         w.string(by.as_str());
     }
     w.int(end.at.0);
@@ -245,7 +333,7 @@ fn read_ending(r: &mut Reader) -> Result<Ending, BadEntry> {
 
 /// Writes an end beside the one before it: two bytes of flags, if they are not those of that one, then what
 /// they leave open. Says what the flags are.
-fn write_after(w: &mut Writer, before: &Before, end: &End) -> u16 {
+fn write_after(w: &mut Writer, before: &Before, end: &EndRef<'_>) -> u16 {
     let Before { end: before, mark, flags: flags_before } = before;
     let (was, from) =
         (place_after(before.was, end.was), place_after(before.carried_from, end.carried_from));
@@ -254,17 +342,17 @@ fn write_after(w: &mut Writer, before: &Before, end: &End) -> u16 {
         loc => place_after(Some(before.birth.loc), Some(loc)),
     };
     let marks = marks_after(mark.as_ref(), end);
-    let counts = |e: &End| (e.version, e.moves, e.size);
+    let counts = (end.version, end.moves, end.size);
     let flag = |same: bool, bit: u16| if same { bit } else { 0 };
     let same_lane = (before.birth.lane, before.birth.epoch) == (end.birth.lane, end.birth.epoch);
     let flags = was << WAS
         | from << CARRIED_FROM
         | birth << BIRTH
         | marks << MARKS
-        | flag(before.ending == end.ending, SAME_ENDING)
-        | flag(before.ty == end.ty, SAME_TYPE)
-        | flag(before.by == end.by, SAME_BY)
-        | flag(counts(before) == counts(end), SAME_COUNTS)
+        | flag(before.ending == *end.ending, SAME_ENDING)
+        | flag(before.ty == *end.ty, SAME_TYPE)
+        | flag(before.by.as_ref() == end.by, SAME_BY)
+        | flag((before.version, before.moves, before.size) == counts, SAME_COUNTS)
         | flag(same_lane, SAME_LANE)
         | flag(before.at == end.at, SAME_AT)
         | flag(before.pushed_at == end.pushed_at, SAME_PUSHED_AT);
@@ -286,13 +374,13 @@ fn write_after(w: &mut Writer, before: &Before, end: &End) -> u16 {
         w.int(end.birth.epoch.0);
     }
     write_place(w, birth, Some(end.birth.loc));
-    match (marks, mark, &end.marks[..]) {
+    match (marks, mark, end.marks) {
         (OTHER_LEASE, Some(before), [mark]) => w.change(before.token.n, mark.token.n),
         (WRITTEN_OUT, _, marks) => encode_marks(w, marks),
         _ => {}
     }
     if flags & SAME_ENDING == 0 {
-        write_ending(w, &end.ending);
+        write_ending(w, end.ending);
     }
     if flags & SAME_TYPE == 0 {
         w.string(end.ty.as_str());
@@ -367,14 +455,14 @@ fn read_after(
 }
 
 /// How the marks of an end are told beside the mark of the one before.
-fn marks_after(before: Option<&SettleMark>, end: &End) -> u16 {
-    let (before, mark) = match (before, &end.marks[..]) {
+fn marks_after(before: Option<&SettleMark>, end: &EndRef<'_>) -> u16 {
+    let (before, mark) = match (before, end.marks) {
         (_, []) => return NO_MARKS,
         (Some(before), [mark]) => (before, mark),
         _ => return WRITTEN_OUT,
     };
     let token = Token { n: mark.token.n, object: end.id, ..before.token };
-    if *mark != (SettleMark { token, ..before.clone() }) {
+    if mark.token != token || (mark.version, mark.content) != (before.version, before.content) {
         return WRITTEN_OUT;
     }
     if before.token.n.checked_add(1) == Some(mark.token.n) { NEXT_LEASE } else { OTHER_LEASE }

@@ -266,7 +266,7 @@ impl Entry {
             Self::Object { how, was, place, standing, object } => {
                 write_object(w, *how, *was, *place, standing, object, here);
             }
-            Self::End(end) => write_end(w, end),
+            Self::End(end) => write_end(w, &**end),
             Self::Moved { transfer, receiver, shadows } => {
                 w.byte(2);
                 transfer.encode(w);

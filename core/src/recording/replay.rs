@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::hashes::Hashes;
 use super::read::{BadRecording, Gathering, Read, Reader};
 use super::tape::{Event, SegmentHead, Step, hash_effects};
 use crate::core::Core;
@@ -97,7 +96,7 @@ pub enum Agreement {
 /// What was recorded of a call.
 enum Recorded {
     Quiet,
-    Outcome(Vec<Hash16>, u32, u64),
+    Outcome(u32, u64),
     Taken(RecordNumber, u32, u64, Hash16),
     Nothing,
 }
@@ -283,7 +282,7 @@ impl Replay {
         let Some(Read::Event(event)) = ahead.next_event()? else { return Ok(Recorded::Nothing) };
         let recorded = match event {
             Event::Quiet => Recorded::Quiet,
-            Event::Outcome(hashes, count, hash) => Recorded::Outcome(hashes, count, hash),
+            Event::Outcome(count, hash) => Recorded::Outcome(count, hash),
             Event::Taken(number, bytes, print, hash) => Recorded::Taken(number, bytes, print, hash),
             _ => return Ok(Recorded::Nothing),
         };
@@ -299,21 +298,19 @@ fn handle(
     recorded: Recorded,
     scratch: &mut Vec<u8>,
 ) -> (Effects, Agreement) {
-    let (hashes, expected) = match recorded {
-        Recorded::Outcome(hashes, count, hash) => (hashes, Some((count as usize, hash))),
-        Recorded::Quiet | Recorded::Taken(..) => (Vec::new(), Some((0, 0))),
-        Recorded::Nothing => (Vec::new(), None),
+    let expected = match recorded {
+        Recorded::Outcome(count, hash) => Some((count as usize, hash)),
+        Recorded::Quiet | Recorded::Taken(..) => Some((0, 0)),
+        Recorded::Nothing => None,
     };
-    core.hashes = Hashes::Known(hashes.into());
     let mut effects = Effects::new();
     core.handle(now, input, &mut effects);
-    let all_used = matches!(&core.hashes, Hashes::Known(left) if left.is_empty());
     let agreement = match expected {
         None => Agreement::Unfinished,
-        Some((0, _)) if effects.is_empty() && all_used => Agreement::Same,
+        Some((0, _)) if effects.is_empty() => Agreement::Same,
         Some((count, hash)) => {
             let same = count == effects.len() && hash == hash_effects(&effects, scratch);
-            if same && all_used { Agreement::Same } else { Agreement::Differs }
+            if same { Agreement::Same } else { Agreement::Differs }
         }
     };
     (effects, agreement)

@@ -89,12 +89,8 @@ impl<K: Ord + Clone> Cursor<K> {
     /// An entry is about to change: it is written if the instant has it and the walk has not.
     #[inline]
     pub(super) fn touch<E: Serialize>(&mut self, key: &K, entry: impl FnOnce() -> Option<E>) {
-        if let Some(walk) = &mut self.0
-            && walk.behind.as_ref().is_none_or(|behind| key > behind)
-            && walk.early.insert(key.clone())
-            && let Some(entry) = entry()
-        {
-            walk.write(&entry);
+        if let Some(walk) = &mut self.0 {
+            walk.touch(key, entry);
         }
     }
 
@@ -137,6 +133,19 @@ impl Cursor<usize> {
     /// The first position that has not been visited.
     pub(super) fn next_position(&self) -> usize {
         self.0.as_ref().and_then(|walk| walk.behind).map_or(0, |at| at + 1)
+    }
+}
+
+impl<K: Ord + Clone> Walk<K> {
+    /// Kept apart from the branch that leads here: nearly always nothing is being written.
+    #[cold]
+    fn touch<E: Serialize>(&mut self, key: &K, entry: impl FnOnce() -> Option<E>) {
+        if self.behind.as_ref().is_none_or(|behind| key > behind)
+            && self.early.insert(key.clone())
+            && let Some(entry) = entry()
+        {
+            self.write(&entry);
+        }
     }
 }
 
@@ -323,12 +332,14 @@ impl<T: Serialize> SlicedVec<T> {
 impl<T> Index<usize> for SlicedVec<T> {
     type Output = T;
 
+    #[inline]
     fn index(&self, i: usize) -> &T {
         &self.vec[i]
     }
 }
 
 impl<T: Serialize> IndexMut<usize> for SlicedVec<T> {
+    #[inline]
     fn index_mut(&mut self, i: usize) -> &mut T {
         self.touch(i);
         &mut self.vec[i]

@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::elide::ElidedRecord;
-use super::hashes::Hashes;
 use super::snapshot::Slice;
 use crate::core::Core;
 use crate::effect::{Effect, Record};
@@ -28,7 +27,7 @@ use crate::object::Hash16;
 use crate::time::{Mono, Now, Wall};
 
 /// The version of the layout. Whoever changes a type that is recorded raises it.
-pub const RECORDING_FORMAT: u32 = 9;
+pub const RECORDING_FORMAT: u32 = 10;
 
 /// How a segment starts.
 pub(super) const MAGIC: [u8; 8] = *b"dpcrec\r\n";
@@ -64,10 +63,10 @@ pub(super) enum Event {
     Handle(Step, Box<Input>),
     Loaded(Step, RecordNumber, ElidedRecord),
     Take(Step),
-    /// A call had no effects and took no hashes.
+    /// A call had no effects.
     Quiet,
-    /// The hashes that a call took, how many effects it had, and the hash of them.
-    Outcome(Vec<Hash16>, u32, u64),
+    /// How many effects a call had, and the hash of them.
+    Outcome(u32, u64),
     /// A record was taken: its number, size, fingerprint and hash.
     Taken(RecordNumber, u32, u64, Hash16),
     /// A snapshot of this very moment begins.
@@ -161,7 +160,6 @@ impl Tape {
             number: 0,
             calls: 0,
         };
-        core.hashes = Hashes::Noted(Vec::new());
         let mut tape = Self {
             head,
             bounds,
@@ -211,18 +209,14 @@ impl Tape {
 
     /// Core has handled an input with these effects. A snapshot under way goes on.
     pub fn outcome(&mut self, core: &mut Core, effects: &[Effect]) {
-        let Hashes::Noted(noted) = &mut core.hashes else {
-            unreachable!("a core that is recorded notes its hashes")
-        };
-        if self.stage == Stage::Waiting {
-            noted.clear();
-        } else if effects.is_empty() && noted.is_empty() {
-            self.chunk.write(&Event::Quiet);
-        } else {
-            let count = u32::try_from(effects.len()).expect("effects are bounded");
-            let hash = hash_effects(effects, &mut self.scratch);
-            self.chunk.write(&EventRef::Outcome(noted, count, hash));
-            noted.clear();
+        if self.stage != Stage::Waiting {
+            let outcome = if effects.is_empty() {
+                Event::Quiet
+            } else {
+                let count = u32::try_from(effects.len()).expect("effects are bounded");
+                Event::Outcome(count, hash_effects(effects, &mut self.scratch))
+            };
+            self.chunk.write(&outcome);
         }
         self.go_on(core);
     }
@@ -315,9 +309,6 @@ impl Tape {
 enum EventRef<'a> {
     Handle(Step, &'a Input),
     Loaded(Step, RecordNumber, &'a ElidedRecord),
-    Take(Step),
-    Quiet,
-    Outcome(&'a [Hash16], u32, u64),
 }
 
 impl Chunk {

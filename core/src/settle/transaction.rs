@@ -38,10 +38,9 @@ impl Core {
             Ok(Some(bytes)) => {
                 self.lane.begin_group(bytes);
                 for settle in &transaction.settles {
-                    let content = self.hashes.settle(settle);
                     for lease in &settle.leases {
                         let n = self.find_lease(lessee, *lease).expect("checked");
-                        self.apply_settle(n, &settle.verb, content, fx);
+                        self.apply_settle(n, &settle.verb, settle.content, fx);
                         if planted(Bug::TransactionInPieces) {
                             self.lane.end_group();
                             self.lane.begin_group(usize::MAX / 2);
@@ -51,11 +50,11 @@ impl Core {
                     self.apply_emits(&settle.emits, &fresh);
                 }
                 for push in transaction.pushes {
-                    let hash = self.hashes.entity(&push.entity);
-                    let before = push.id.map(|id| self.pushed_before(id, &hash).expect("checked"));
+                    let before =
+                        push.id.map(|id| self.pushed_before(id, &push.hash).expect("checked"));
                     if matches!(before, None | Some(PushedBefore::No)) {
                         let id = push.id.unwrap_or_else(|| self.new_id());
-                        self.store(id, push, hash, How::Pushed);
+                        self.store(id, push, How::Pushed);
                     }
                 }
                 self.lane.end_group();
@@ -114,8 +113,7 @@ impl Core {
                         bytes += self.settle_bytes(n, settle);
                     }
                     Err(refusal) => {
-                        let content = self.hashes.settle(settle);
-                        if !self.was_settled_so(*lease, content) {
+                        if !self.was_settled_so(*lease, settle.content) {
                             return Err(at(refusal));
                         }
                         assert_eq!(refusal.reason, "LEASE_LOST", "only an ended lease was settled");
@@ -132,8 +130,7 @@ impl Core {
         for (i, push) in t.pushes.iter().enumerate() {
             let at =
                 |refusal: Refusal| (u32::try_from(t.settles.len() + i).expect("bounded"), refusal);
-            let hash = push.id.map(|_| self.hashes.entity(&push.entity));
-            match self.check_push(push, hash.as_ref()).map_err(at)? {
+            match self.check_push(push).map_err(at)? {
                 PushedBefore::No => fresh = true,
                 PushedBefore::Same(_) => {}
                 PushedBefore::NotLookedUp => unreachable!("ids are resolved before"),

@@ -36,14 +36,14 @@ const WANTED: &str = "wanted";
 /// Each is two transitions: the push, and the settle. Returns how many there were.
 pub(super) fn measure(plan: &Plan) -> (u64, Used) {
     let mut bench = Bench::new(plan);
-    let waiting = Bench::types_of("waiting", plan.types);
+    let waiting = bench.kinds_of("waiting", plan.types);
     let mut backlog = plan.backlog as u64;
     while backlog > 0 {
         backlog -= bench.push_some(backlog, &waiting);
         bench.commit();
     }
     assert!(bench.leases.is_empty(), "nobody wants the backlog");
-    let wanted = Bench::types_of(WANTED, plan.types);
+    let wanted = bench.kinds_of(WANTED, plan.types);
     let meter = Meter::begin(Vec::new());
     let mut left = plan.objects;
     while left > 0 {
@@ -61,7 +61,7 @@ struct Bench {
     fx: Effects,
     began: Instant,
     payload: Bytes,
-    next_type: usize,
+    next_kind: usize,
     request: u64,
     leases: Vec<LeaseRef>,
     settled: u64,
@@ -90,14 +90,14 @@ impl Bench {
             fx: Effects::new(),
             began: Instant::now(),
             payload: load::payload(plan.size),
-            next_type: 0,
+            next_kind: 0,
             request: 0,
             leases: Vec::new(),
             settled: 0,
         };
         let now = bench.now();
         bench.core.start(now, &mut bench.fx);
-        bench.handle(Input::OpenSession(SESSION));
+        bench.handle(now, Input::OpenSession(SESSION));
         bench.subscribe();
         bench
     }
@@ -112,51 +112,53 @@ impl Bench {
             lease: None,
         };
         let to = self.next_reply();
-        self.handle(Input::Subscribe(to, subscribe));
+        self.handle(self.now(), Input::Subscribe(to, subscribe));
     }
 
-    fn types_of(kind: &str, count: usize) -> Vec<TypeName> {
-        let ty = |n| TypeName::from_type_url(&format!("bench.{kind}.T{n}")).expect("a valid name");
-        (0..count).map(ty).collect()
+    /// A push of each type, as the node's edge makes it of a client's message: its content is hashed there.
+    fn kinds_of(&self, kind: &str, count: usize) -> Vec<Push> {
+        let push = |n| {
+            let ty = TypeName::from_type_url(&format!("bench.{kind}.T{n}")).expect("a valid name");
+            let payload = self.payload.clone();
+            Push::new(None, Entity { ty, payload, headers: Headers::default() })
+        };
+        (0..count).map(push).collect()
     }
 
     /// Pushes a group of so many at most. Tells how many.
-    fn push_some(&mut self, most: u64, types: &[TypeName]) -> u64 {
-        let group = GROUP.min(most);
-        (0..group).for_each(|_| self.push(types));
+    fn push_some(&mut self, most: u64, kinds: &[Push]) -> u64 {
+        let (group, now) = (GROUP.min(most), self.now());
+        for _ in 0..group {
+            let push = kinds[self.next_kind].clone();
+            self.next_kind = (self.next_kind + 1) % kinds.len();
+            let to = self.next_reply();
+            self.handle(now, Input::Push(to, push));
+        }
         group
-    }
-
-    fn push(&mut self, types: &[TypeName]) {
-        let ty = types[self.next_type].clone();
-        self.next_type = (self.next_type + 1) % types.len();
-        let entity = Entity { ty, payload: self.payload.clone(), headers: Headers::default() };
-        let push = Push { id: None, entity, not_before: None, expires_at: None };
-        let to = self.next_reply();
-        self.handle(Input::Push(to, push));
     }
 
     /// Settles what has been delivered.
     fn settle(&mut self) {
-        let leases = std::mem::take(&mut self.leases);
+        let (leases, now) = (std::mem::take(&mut self.leases), self.now());
         for some in leases.chunks(LEASES) {
-            let settle = Settle { leases: some.to_vec(), verb: Verb::Finalise, emits: Vec::new() };
+            let settle = Settle::new(some.to_vec(), Verb::Finalise, Vec::new());
             let to = self.next_reply();
-            self.handle(Input::Settle(to, Lessee::Session(SESSION), settle));
+            self.handle(now, Input::Settle(to, Lessee::Session(SESSION), settle));
             self.settled += some.len() as u64;
         }
     }
 
     /// The store takes each record at once, and the history follows it.
     fn commit(&mut self) {
-        while let Some(record) = self.core.take_record(self.now()) {
-            self.handle(Input::Committed(record.number));
-            self.handle(Input::HistoryStands(record.number.next()));
+        let now = self.now();
+        while let Some(record) = self.core.take_record(now) {
+            self.handle(now, Input::Committed(record.number));
+            self.handle(now, Input::HistoryStands(record.number.next()));
         }
     }
 
-    fn handle(&mut self, input: Input) {
-        let now = self.now();
+    /// Handles one input of those that have come by this moment: a node, too, looks at its clock once for them.
+    fn handle(&mut self, now: Now, input: Input) {
         self.core.handle(now, input, &mut self.fx);
         for effect in self.fx.drain(..) {
             if let Effect::Deliver(_, delivery) = effect {

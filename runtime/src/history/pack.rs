@@ -94,12 +94,14 @@ impl Packer {
 
     /// Bytes that the row may hold again: written out once, then as a number.
     pub(super) fn name(&mut self, bytes: &[u8]) {
-        if let Some(number) = self.names.number_of(&self.out, bytes) {
-            return self.int(u64::from(number) + 1);
+        match self.names.find(&self.out, bytes) {
+            Ok(number) => self.int(u64::from(number) + 1),
+            Err(unnamed) => {
+                self.int(0);
+                self.bytes(bytes);
+                self.names.add(&self.out, bytes.len(), unnamed);
+            }
         }
-        self.int(0);
-        self.bytes(bytes);
-        self.names.add(&self.out, bytes.len());
     }
 
     /// Like [`Packer::name`], one byte longer, for what may be absent.

@@ -76,5 +76,5 @@ fn push_of(row: Row, limits: &Limits, now: Wall) -> Result<Push, Refusal> {
     let not_before = not_before.map(|at| from_now(at, Span::ZERO));
     let expires_at = row.expires_at.map(|at| from_now(at, Span::millis(1)));
     let (not_before, expires_at) = (not_before.map(Time::In), expires_at.map(Time::In));
-    Ok(Push { id: Some(row.id), entity, not_before, expires_at })
+    Ok(Push::new(Some(row.id), entity).timed(not_before, expires_at))
 }

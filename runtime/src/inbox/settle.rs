@@ -25,7 +25,7 @@ impl Taker {
             return Ok(Ok(Look::Nothing));
         }
         let leases = tokens.iter().map(|token| LeaseRef::Token(*token)).collect();
-        let settle = Settle { leases, verb: Verb::Finalise, emits: Vec::new() };
+        let settle = Settle::new(leases, Verb::Finalise, Vec::new());
         let to = ReplyTo { request: self.call.request, seq: 0 };
         let bytes = size_of_val(tokens.as_slice());
         self.hub.feed(vec![Input::Settle(to, Lessee::Bearer, settle)], bytes).await;

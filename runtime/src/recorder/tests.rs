@@ -67,7 +67,7 @@ impl Bench {
         let entity = Entity { ty, payload: "secret".into(), headers: Headers::default() };
         let mut id = [0; 16];
         id[8..].copy_from_slice(&self.at.to_be_bytes());
-        let push = Push { id: Some(ObjectId(id)), entity, not_before: None, expires_at: None };
+        let push = Push::new(Some(ObjectId(id)), entity);
         let to = ReplyTo { request: RequestId(self.at), seq: 0 };
         let now = now(self.at);
         self.handle(now, Input::Push(to, push));

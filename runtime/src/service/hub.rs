@@ -411,7 +411,7 @@ impl Hub {
             return;
         }
         let verb = Verb::Release { delay: Span::ZERO, failed: false };
-        let settle = Settle { leases, verb, emits: Vec::new() };
+        let settle = Settle::new(leases, verb, Vec::new());
         // Nobody waits for the answer: should it be a refusal, the leases end by their time.
         let to = ReplyTo { request: self.next_request(), seq: 0 };
         self.feed_now(Input::Settle(to, Lessee::Bearer, settle));

@@ -209,7 +209,7 @@ impl Reader {
                     inputs.push(Input::Push(ReplyTo { request: self.request, seq }, push));
                 }
                 Err(refusal) => {
-                    self.out.with(|push| push.answer(seq, Answer::Refused(refusal)));
+                    self.out.with(|push| push.answer(seq, Answer::Refused(Box::new(refusal))));
                 }
             }
         }

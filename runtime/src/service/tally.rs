@@ -146,7 +146,7 @@ mod tests {
     fn refused_leases_come_first_and_the_done_says_all_others() {
         let mut tally = Tally::default();
         tally.expect(7, Expect::settles(4));
-        let part = tally.answer(7, &Answer::RefusedAt(2, lost()));
+        let part = tally.answer(7, &Answer::RefusedAt(2, Box::new(lost())));
         assert_eq!(part.refused.expect("passed on").position, Some(2));
         assert!(!part.ended);
         let last = tally.answer(7, &Answer::Done(3));
@@ -159,7 +159,7 @@ mod tests {
     fn the_refusal_of_a_single_lease_has_no_position_and_no_done() {
         let mut tally = Tally::default();
         tally.expect(1, Expect::settles(1));
-        let outcome = tally.answer(1, &Answer::RefusedAt(0, lost()));
+        let outcome = tally.answer(1, &Answer::RefusedAt(0, Box::new(lost())));
         assert_eq!(outcome.refused.expect("passed on").position, None);
         assert!(outcome.ended && !outcome.done);
     }
@@ -168,7 +168,7 @@ mod tests {
     fn of_several_leases_all_refused_the_last_refusal_brings_the_done() {
         let mut tally = Tally::default();
         tally.expect(1, Expect::leases(2));
-        assert!(!tally.answer(1, &Answer::RefusedAt(0, lost())).done);
-        assert!(tally.answer(1, &Answer::RefusedAt(1, lost())).done);
+        assert!(!tally.answer(1, &Answer::RefusedAt(0, Box::new(lost()))).done);
+        assert!(tally.answer(1, &Answer::RefusedAt(1, Box::new(lost()))).done);
     }
 }

@@ -126,7 +126,7 @@ fn now(ms: u64) -> Now {
 fn push(n: u8) -> Input {
     let ty = TypeName::from_type_url("acme.T").expect("valid");
     let entity = Entity { ty, payload: vec![n; 50].into(), headers: Headers::default() };
-    let push = Push { id: Some(id(n)), entity, not_before: None, expires_at: None };
+    let push = Push::new(Some(id(n)), entity);
     Input::Push(ReplyTo { request: RequestId(1), seq: 0 }, push)
 }
 

@@ -74,7 +74,7 @@ pub(crate) fn push_of(
         Some(v1::object::End::ExpiresAt(at)) => Some(moment("expires_at", &at)?),
         Some(v1::object::End::ExpiresIn(span)) => Some(Time::In(self::span("expires_in", span)?)),
     };
-    Ok(Push { id, entity, not_before, expires_at })
+    Ok(Push::new(id, entity).timed(not_before, expires_at))
 }
 
 pub(crate) fn entity(

@@ -117,7 +117,7 @@ pub(crate) fn settle(
     for (at, object) in settlement.emits.into_iter().enumerate() {
         emits.push(push(object, limits).map_err(|r| Fault::within(r, "emits", at))?);
     }
-    Ok(Settle { leases, verb, emits })
+    Ok(Settle::new(leases, verb, emits))
 }
 
 fn verb(verb: Option<v1::settlement::Verb>, limits: &Limits) -> Result<Verb, Refusal> {

@@ -11,7 +11,7 @@ use super::Checker;
 impl Checker {
     /// What a settle that was answered done was to emit is in some log.
     pub(super) fn p04_emits_are_there(&mut self, settle: &Settle) {
-        let ids = settle.emits.iter().filter_map(|e| e.id);
+        let ids = settle.emits().iter().filter_map(|e| e.id);
         let missing = ids.into_iter().find(|id| !self.model.lanes().any(|l| l.was_pushed(*id)));
         if let Some(id) = missing {
             self.fail("P4", format!("{id} was to be emitted and is not there"));

@@ -322,8 +322,8 @@ fn push_text(
     retries: u32,
 ) -> fmt::Result {
     let id: ObjectId = push.id.expect("the swarm chooses ids");
-    let (id, ty) = (dpc_core::message::short_id(&id), &push.entity.ty);
-    let bytes = push.entity.payload.len();
+    let (id, ty) = (dpc_core::message::short_id(&id), &push.entity().ty);
+    let bytes = push.entity().payload.len();
     write!(f, "push {id} {ty} at {}, {bytes} B, {how:?}", n(node))?;
     for (name, time) in [("delay", push.not_before), ("expires", push.expires_at)] {
         if let Some(Time::In(span)) = time {

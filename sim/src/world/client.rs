@@ -217,8 +217,7 @@ impl World {
     /// A push of a text with the next id.
     pub fn push_text(&mut self, node: usize, ty: &str, text: &str) -> ObjectId {
         let id = self.new_id();
-        let push =
-            Push { id: Some(id), entity: entity(ty, text), not_before: None, expires_at: None };
+        let push = Push::new(Some(id), entity(ty, text));
         self.push(node, push, 0);
         id
     }
@@ -564,11 +563,7 @@ impl World {
         delay: Option<Span>,
         expires: Option<Span>,
     ) -> Push {
-        Push {
-            id: Some(id),
-            entity: entity(ty, text),
-            not_before: delay.map(Time::In),
-            expires_at: expires.map(Time::In),
-        }
+        let (not_before, expires_at) = (delay.map(Time::In), expires.map(Time::In));
+        Push::new(Some(id), entity(ty, text)).timed(not_before, expires_at)
     }
 }

@@ -50,7 +50,7 @@ impl World {
                 }
                 self.on_lease_ended(node, session, lease, reason);
             }
-            Effect::Send { link, message, .. } => self.send(node, link, message),
+            Effect::Send { link, message, .. } => self.send(node, link, *message),
             Effect::CloseLink { link, redial, .. } => self.close_link(node, link, redial),
             Effect::Load(number) => self.read_record(node, number),
             Effect::LookUp { part, id } => {

@@ -93,7 +93,7 @@ impl World {
         for (token, version) in both {
             self.checks.on_settle(&token, version, &finalise(LeaseRef::Token(token), Vec::new()));
         }
-        let settle = Settle { leases, verb: Verb::Finalise, emits: Vec::new() };
+        let settle = Settle::new(leases, Verb::Finalise, Vec::new());
         let to = self.ask(Op::Other { node });
         self.feed(node, Input::Settle(to, Lessee::Bearer, settle));
     }
@@ -144,7 +144,7 @@ impl World {
             if bytes > 0 {
                 entity.payload = payload[..bytes].to_vec().into();
             }
-            Push { id: Some(id), entity, not_before: None, expires_at: None }
+            Push::new(Some(id), entity)
         };
         let id = self.new_id();
         let emits = match how {
@@ -197,5 +197,5 @@ impl World {
 }
 
 fn finalise(lease: LeaseRef, emits: Vec<Push>) -> Settle {
-    Settle { leases: vec![lease], verb: Verb::Finalise, emits }
+    Settle::new(vec![lease], Verb::Finalise, emits)
 }

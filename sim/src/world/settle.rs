@@ -66,17 +66,12 @@ impl World {
             Mode::Advance(ty) => Verb::Advance(Some(entity(ty.as_str(), "advanced"))),
             Mode::Emit(ty) => {
                 for _ in 0..=more {
-                    emits.push(Push {
-                        id: Some(self.new_id()),
-                        entity: entity(ty.as_str(), "emitted"),
-                        not_before: None,
-                        expires_at: None,
-                    });
+                    emits.push(Push::new(Some(self.new_id()), entity(ty.as_str(), "emitted")));
                 }
                 Verb::Finalise
             }
         };
-        Settle { leases: vec![lease], verb, emits }
+        Settle::new(vec![lease], verb, emits)
     }
 
     pub(crate) fn send_settle(
@@ -131,8 +126,7 @@ impl World {
         let mut pushes = Vec::new();
         if let Some(ty) = push_ty {
             let id = Some(self.new_id());
-            let push =
-                Push { id, entity: entity(ty, "transacted"), not_before: None, expires_at: None };
+            let push = Push::new(id, entity(ty, "transacted"));
             self.checks.on_push(self.nodes[node].lane, &push);
             pushes.push(push);
         }

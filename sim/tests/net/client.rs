@@ -131,7 +131,10 @@ impl Me {
         if !pushed.is_empty() && self.draw(12) == 0 {
             let mut push = self.any(pushed).clone();
             if self.draw(3) == 0 {
-                push.entity.payload = "something else".into();
+                push.set_entity(Entity {
+                    payload: "something else".into(),
+                    ..push.entity().clone()
+                });
             }
             self.world.saw("id pushed again");
             return push;
@@ -164,7 +167,7 @@ impl Me {
                 facts.coverage.add("push answered");
             }
             Err(error) if error.outcome() == Outcome::DefinitelyNot => {
-                let refused = Answer::Refused(refusal(error));
+                let refused = Answer::Refused(Box::new(refusal(error)));
                 for lane in &*self.lanes {
                     facts.checks.on_pushed(*lane, push, &refused);
                 }
@@ -195,7 +198,7 @@ pub(crate) fn refusal(error: &Error) -> Refusal {
 /// A push as core has it.
 pub(crate) fn push_of(id: ObjectId, ty: &str, text: &str) -> Push {
     let entity = entity_of(ty, text);
-    Push { id: Some(id), entity, not_before: None, expires_at: None }
+    Push::new(Some(id), entity)
 }
 
 /// An entity as core has it.
@@ -210,5 +213,5 @@ pub(crate) fn entity_of(ty: &str, text: &str) -> Entity {
 /// The same push as the library has it.
 pub(crate) fn object_of(push: &Push) -> Object {
     let id = push.id.expect("the harness chooses ids");
-    Object::new(push.entity.ty.as_str(), push.entity.payload.clone()).id(Uuid::from_bytes(id.0))
+    Object::new(push.entity().ty.as_str(), push.entity().payload.clone()).id(Uuid::from_bytes(id.0))
 }

@@ -147,7 +147,7 @@ impl Deed {
 
     fn core(&self, token: Token) -> Settle {
         let leases = vec![LeaseRef::Token(token)];
-        Settle { leases, verb: self.core.clone(), emits: self.emits.clone() }
+        Settle::new(leases, self.core.clone(), self.emits.clone())
     }
 
     fn objects(&self) -> impl Iterator<Item = Object> {
@@ -207,7 +207,9 @@ async fn transact(me: &Me, subscription: &dpc_client::Subscription, delivery: De
     let transaction = Transaction { settles: vec![deed.core(token)], pushes: vec![push] };
     let answer = match &done {
         Ok(()) => Answer::Done(2),
-        Err(error) if error.outcome() == Outcome::DefinitelyNot => Answer::Refused(refusal(error)),
+        Err(error) if error.outcome() == Outcome::DefinitelyNot => {
+            Answer::Refused(Box::new(refusal(error)))
+        }
         Err(_) => return facts.coverage.add("transaction with unknown outcome"),
     };
     facts.coverage.add(if done.is_ok() { "transaction done" } else { "transaction refused" });
@@ -232,7 +234,7 @@ fn answered(me: &Me, token: Token, version: u32, deed: &Deed, settled: &Result<(
         Ok(()) => Answer::Done(1),
         Err(error) if error.outcome() == Outcome::DefinitelyNot => {
             facts.coverage.add_if("lease lost", error.is_lease_lost());
-            Answer::Refused(refusal(error))
+            Answer::Refused(Box::new(refusal(error)))
         }
         Err(_) => return facts.coverage.add("settle with unknown outcome"),
     };

@@ -15,12 +15,19 @@ pub struct Words {
     places: Vec<(u32, u32)>,
     /// Their numbers by hash, once there are more than [`FEW`].
     numbers: HashTable<u32>,
+    /// The one of them that was found last. The node's own name stands in every entry, and between two of
+    /// many types.
+    found: u32,
     hashes: FixedState,
 }
 
+/// A string that has not been named, with its hash if that was needed to see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unnamed(Option<u64>);
+
 impl Words {
     /// None yet. Whoever chooses strings and does not know the seed cannot choose their hashes.
-    pub(super) fn with_seed(seed: u64) -> Self {
+    pub(crate) fn with_seed(seed: u64) -> Self {
         Self { hashes: FixedState::with_seed(seed), ..Self::default() }
     }
 
@@ -30,7 +37,7 @@ impl Words {
         let (mut words, mut behind) = (Self::default(), 0);
         for (start, length) in places {
             let end = start.checked_add(length).filter(|_| start >= behind)?;
-            words.add(body.get(..end as usize)?, length as usize);
+            words.add(body.get(..end as usize)?, length as usize, Unnamed(None));
             behind = end;
         }
         Some(words)
@@ -43,17 +50,23 @@ impl Words {
 
     /// The number of a string that was named before, from 0. The body is the one that the others
     /// were added with.
-    pub fn number_of(&self, body: &[u8], text: &[u8]) -> Option<u32> {
+    pub fn find(&mut self, body: &[u8], text: &[u8]) -> Result<u32, Unnamed> {
         let is_it = |place: &(u32, u32)| word(body, *place) == text;
         if self.places.len() > FEW {
+            if is_it(&self.places[self.found as usize]) {
+                return Ok(self.found);
+            }
+            let hash = self.hashes.hash_one(text);
             let is_number = |n: &u32| is_it(&self.places[*n as usize]);
-            return self.numbers.find(self.hashes.hash_one(text), is_number).copied();
+            self.found = *self.numbers.find(hash, is_number).ok_or(Unnamed(Some(hash)))?;
+            return Ok(self.found);
         }
-        self.places.iter().position(is_it).and_then(|at| u32::try_from(at).ok())
+        let at = self.places.iter().position(is_it);
+        at.and_then(|at| u32::try_from(at).ok()).ok_or(Unnamed(None))
     }
 
-    /// The last bytes of the body are a string that it has not named before.
-    pub fn add(&mut self, body: &[u8], length: usize) {
+    /// The last bytes of the body are a string that it has not named before: it was looked for.
+    pub fn add(&mut self, body: &[u8], length: usize, unnamed: Unnamed) {
         let int = |n| u32::try_from(n).expect("records are bounded");
         self.places.push((int(body.len() - length), int(length)));
         let unnumbered = match self.places.len() {
@@ -61,12 +74,20 @@ impl Words {
             n if n == FEW + 1 => 0,
             n => n - 1,
         };
-        let hash = |place: (u32, u32)| self.hashes.hash_one(word(body, place));
+        let hash_of = |place: (u32, u32)| self.hashes.hash_one(word(body, place));
         for number in unnumbered..self.places.len() {
             let places = &self.places;
-            let of_number = |n: &u32| hash(places[*n as usize]);
-            self.numbers.insert_unique(hash(places[number]), int(number), of_number);
+            let hash = unnamed.0.unwrap_or_else(|| hash_of(places[number]));
+            let of_number = |n: &u32| hash_of(places[*n as usize]);
+            self.numbers.insert_unique(hash, int(number), of_number);
         }
+    }
+
+    /// Forgets all of them, for another body, and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        self.places.clear();
+        self.numbers.clear();
+        self.found = 0;
     }
 }
 
@@ -82,17 +103,23 @@ mod tests {
     fn few_and_many_strings_keep_their_numbers() {
         let (mut body, mut words) = (Vec::new(), Words::default());
         let text = |n: usize| format!("{}{n}", "type".repeat(n % 3));
-        for n in 0..3 * FEW {
-            for known in 0..n {
-                let found = words.number_of(&body, text(known).as_bytes());
-                assert_eq!(found, Some(u32::try_from(known).expect("few")), "{n} are known");
+        let number = |n: usize| Ok(u32::try_from(n).expect("few"));
+        // The second time with the memory of the first.
+        for n in (0..3 * FEW).chain(0..3 * FEW) {
+            if n == 0 {
+                body.clear();
+                words.clear();
             }
-            assert_eq!(words.number_of(&body, text(n).as_bytes()), None);
+            for known in 0..n {
+                let found = words.find(&body, text(known).as_bytes());
+                assert_eq!(found, number(known), "{n} are known");
+            }
+            let unnamed = words.find(&body, text(n).as_bytes()).expect_err("it is new");
             body.extend_from_slice(b"something between");
             body.extend_from_slice(text(n).as_bytes());
-            words.add(&body, text(n).len());
-            let again = Words::of(&body, words.places().to_vec()).expect("all are in the body");
-            assert_eq!(again.number_of(&body, text(n).as_bytes()), u32::try_from(n).ok());
+            words.add(&body, text(n).len(), unnamed);
+            let mut again = Words::of(&body, words.places().to_vec()).expect("all are in the body");
+            assert_eq!(again.find(&body, text(n).as_bytes()), number(n));
         }
         let behind = vec![(u32::try_from(body.len()).expect("short"), 1)];
         assert!(Words::of(&body, behind).is_none());

@@ -3,7 +3,7 @@
 use dpc_core::ids::ObjectId;
 use dpc_core::input::{Operator, Which};
 use dpc_core::names::TypeName;
-use dpc_core::object::Push;
+use dpc_core::object::{Entity, Push};
 use dpc_core::time::{Mono, Span};
 
 use super::super::action::{Action, Pushed};
@@ -74,7 +74,7 @@ impl Draw<'_> {
         let (before, mut push) = self.dice.one_of(pushed);
         let node = if self.dice.chance(50) { elsewhere } else { before };
         let how = if self.dice.chance(50) {
-            push.entity.payload = "something else".into();
+            push.set_entity(Entity { payload: "something else".into(), ..push.entity().clone() });
             Pushed::Changed
         } else if node == before {
             Pushed::Again
