@@ -9,16 +9,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Loc, RecordNumber};
-use crate::recording::Slices;
+use crate::recording::{SlicedMap, Slices};
 use crate::time::Wall;
 
 mod page;
-mod pages;
 mod positions;
 mod rest;
 
 pub(crate) use page::Page;
-use pages::Pages;
 pub(crate) use positions::Positions;
 use rest::Rest;
 
@@ -122,7 +120,8 @@ struct Counted {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Catalogue {
     /// The pages of all records but the newest one.
-    pages: Pages,
+    #[serde(skip)]
+    pages: SlicedMap<RecordNumber, Page>,
     /// What each queue has on its shelf, by the queue's number. It follows from the pages.
     #[serde(skip)]
     rests: Vec<Rest>,
@@ -172,7 +171,7 @@ impl Group {
 impl Catalogue {
     /// What goes into a snapshot in slices.
     pub(crate) fn slices(&mut self) -> [&mut dyn Slices; 1] {
-        [self.pages.slices()]
+        [&mut self.pages]
     }
 
     /// Puts an entry on a shelf. `place` is that of its object in the order of arrival.
@@ -235,7 +234,7 @@ impl Catalogue {
             return &mut self.newest.1;
         }
         self.changes(record);
-        self.pages.get_or_insert(record)
+        self.pages.entry(record).or_default()
     }
 
     /// A page of a record that is not the newest one is about to change.
@@ -281,7 +280,7 @@ impl Catalogue {
         let loose = self.pages.range(group.records()).filter(|(_, page)| page.is_loose());
         let loose: Vec<RecordNumber> = loose.map(|(record, _)| *record).collect();
         for record in loose {
-            self.pages.get_mut(record).expect("just seen").tighten();
+            self.pages.get_mut(&record).expect("just seen").tighten();
         }
     }
 
@@ -296,7 +295,7 @@ impl Catalogue {
             return Some(&mut self.newest.1).filter(|page| !page.is_nothing());
         }
         self.changes(record);
-        self.pages.get_mut(record)
+        self.pages.get_mut(&record)
     }
 
     /// Takes an entry off a shelf.
@@ -353,7 +352,7 @@ impl Catalogue {
                 self.newest.1 = Page::default();
             } else {
                 self.changes(record);
-                self.pages.remove(record);
+                self.pages.remove(&record);
             }
         }
     }
@@ -362,7 +361,7 @@ impl Catalogue {
         if record == self.newest.0 {
             return self.newest().map(|(_, page)| page);
         }
-        self.pages.get(record)
+        self.pages.get(&record)
     }
 
     /// Takes a page from a checkpoint, with the order of each queue in it where it is not that of the
@@ -381,10 +380,9 @@ impl Catalogue {
 
     /// What follows from the pages: the order of the queues in them. Fails if one is not below `queues`.
     pub(crate) fn derive(&mut self, queues: u32) -> Option<()> {
-        self.pages.derive()?;
         let pages = std::mem::take(&mut self.pages);
         let newest = std::mem::take(&mut self.newest);
-        for (record, page) in pages.range(..).chain([(&newest.0, &newest.1)]) {
+        for (record, page) in pages.iter().chain([(&newest.0, &newest.1)]) {
             let unknown = |shelf| matches!(shelf, Shelf::Ready(queue) if queue.0 >= queues);
             if page.has(unknown) {
                 return None;
@@ -415,7 +413,7 @@ impl Catalogue {
 
     /// All records, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&RecordNumber, &Page)> {
-        self.pages.range(..).chain(self.newest())
+        self.pages.iter().chain(self.newest())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -424,7 +422,9 @@ impl Catalogue {
 
     /// The first record at or behind `from` with something alive.
     pub(crate) fn first_from(&self, from: RecordNumber) -> Option<RecordNumber> {
-        let in_pages = self.pages.first_from(from);
+        // Nearly always nothing stands before it.
+        let first = self.pages.first_key_value().map(|(n, _)| *n).filter(|n| *n >= from);
+        let in_pages = first.or_else(|| self.pages.range(from..).next().map(|(n, _)| *n));
         in_pages.or_else(|| self.newest().map(|(n, _)| *n).filter(|n| *n >= from))
     }
 

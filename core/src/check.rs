@@ -28,7 +28,18 @@ impl Core {
         self.check_groups();
         self.check_transfers();
         self.check_pages();
+        self.check_deadlines();
         self.catalogue.check();
+    }
+
+    fn check_deadlines(&self) {
+        let first = self.timers.first().map(|(at, _)| *at);
+        assert!(first.is_none_or(|at| self.timers_from <= at), "the first deadline is looked for");
+        let set = self.once.contains_key(&Timer::Riders);
+        assert!(set || !self.riders_timed, "riders go in time");
+        for (timer, at) in &self.once {
+            assert!(self.timers.contains(&(*at, *timer)), "{timer:?} is set once");
+        }
     }
 
     fn check_memory(&self) {

@@ -95,10 +95,11 @@ pub struct Core {
     pub(crate) scans: Scans,
     #[serde(skip)]
     pub(crate) timers: SlicedSet<(Mono, Timer)>,
-    /// Before this no deadline comes. None may come then, either.
+    /// Nothing is due before this; perhaps nothing then, either.
     #[serde(skip)]
     pub(crate) timers_from: Mono,
-    /// Whether the deadline of [`Timer::Riders`] is set: nearly every input asks for it.
+    /// The deadline of [`Timer::Riders`] is known to be set: nearly every input asks for it.
+    #[serde(skip)]
     pub(crate) riders_timed: bool,
     /// Deadlines that many events ask for: the earliest counts.
     #[serde(skip)]

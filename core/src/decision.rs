@@ -145,11 +145,10 @@ impl Decision {
 
     /// Whether it is this one, without generation and candidates.
     pub(crate) fn is_just(&self, at: Wall, step: Step, chosen: &Arc<str>) -> bool {
-        self.at == at
-            && self.step == step
-            && self.chosen.as_ref() == Some(chosen)
-            && self.generation.is_none()
-            && self.candidates.is_empty()
+        let Self { at: when, step: what, chosen: who, generation, candidates } = self;
+        (*when, *what, who.as_ref()) == (at, step, Some(chosen))
+            && generation.is_none()
+            && candidates.is_empty()
     }
 }
 

@@ -95,13 +95,13 @@ pub enum Effect {
     Stop(String),
 }
 
-/// Answers and deliveries are moved more than once on their way, and wait in their thousands: what is rare
-/// and large stands elsewhere.
+// Answers and deliveries are moved more than once on their way, and wait in their thousands: what is rare
+// and large stands elsewhere.
 #[cfg(target_pointer_width = "64")]
 const _: () = assert!(size_of::<Effect>() <= 72);
 
 impl Effect {
-    /// Something to a peer, to be held until a record is committed.
+    /// Something to a peer, to be held until a record is committed if it waits for one.
     pub(crate) fn send(link: LinkId, message: Message, after: Option<RecordNumber>) -> Self {
         Self::Send { link, message: Box::new(message), after }
     }

@@ -134,7 +134,7 @@ pub struct Subscribe {
 /// Leases to settle and how.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settle {
-    /// The leases.
+    /// The leases. Which they are is no part of the hash: the same settle of others is no repeat of this one.
     pub leases: Vec<LeaseRef>,
     pub(crate) verb: Verb,
     pub(crate) emits: Vec<Push>,
@@ -301,7 +301,7 @@ fn content_of(verb: &Verb, emits: &[Push]) -> Hash16 {
     }
     for emit in emits {
         hasher.update(&emit.id.map_or([0; 16], |id| id.0));
-        hasher.update(&emit.hash);
+        hasher.update(&emit.content);
     }
     crate::object::first16(&hasher.finalize())
 }

@@ -53,7 +53,7 @@ pub(crate) enum Holder {
 /// All leases of this incarnation.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Leases {
-    live: Standing,
+    live: Live,
     last: u64,
     #[serde(skip)]
     ends: BTreeMap<Span, Ends>,
@@ -65,7 +65,7 @@ pub(crate) struct Leases {
 
 /// The leases that stand.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Standing {
+struct Live {
     leases: SlicedSlab<(u64, Lease)>,
     #[serde(skip)]
     by_number: Lookup<u64, u32>,
@@ -84,7 +84,7 @@ struct Settled {
 
 impl Leases {
     pub(crate) fn new(seed: u64) -> Self {
-        let live = Standing { by_number: Lookup::with_seed(seed), ..Standing::default() };
+        let live = Live { by_number: Lookup::with_seed(seed), ..Live::default() };
         Self { live, ..Self::default() }
     }
 
@@ -93,18 +93,16 @@ impl Leases {
         [self.live.leases.slices(), &mut self.settled]
     }
 
-    /// What follows from the slices.
-    pub(crate) fn derive(&mut self) {
-        let places = self.live.leases.iter().map(|(place, (n, _))| (*n, place));
-        let mut by_number = Lookup::default();
-        places.for_each(|(n, place)| _ = by_number.insert(n, place));
-        self.live.by_number = by_number;
+    /// What follows from the slices. `None` if they do not fit what is known of them.
+    pub(crate) fn derive(&mut self) -> Option<()> {
+        self.live.by_number = Lookup::of(self.live.leases.iter().map(|(at, (n, _))| (*n, at)))?;
         let leases = self.live.sorted();
         let mut order: Vec<_> = leases.iter().map(|(n, l)| (l.until, *n, l.span)).collect();
         order.sort_unstable();
         for (until, n, span) in order {
             self.ends.entry(span).or_default().add((until, n), |_| true);
         }
+        self.live.leases.fits().then_some(())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -179,7 +177,7 @@ impl Leases {
     }
 }
 
-impl Standing {
+impl Live {
     fn get(&self, n: u64) -> Option<&Lease> {
         self.by_number.get(&n).map(|place| &self.leases.get(*place).1)
     }
@@ -207,7 +205,7 @@ impl Standing {
 }
 
 /// Whether a lease is there still and ends then.
-fn stands(live: &Standing, n: u64, until: Mono) -> bool {
+fn stands(live: &Live, n: u64, until: Mono) -> bool {
     live.get(n).is_some_and(|lease| lease.until == until)
 }
 

@@ -1,11 +1,10 @@
 //! Records read back from the log, and who waits for them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-
-use std::sync::Arc;
 
 use crate::catalogue::QueueId;
 use crate::core::Core;

@@ -110,13 +110,10 @@ impl Memory {
         [self.slots.slices(), &mut self.pending]
     }
 
-    /// What follows from the slices.
-    pub(crate) fn derive(&mut self) {
-        let mut by_id = Lookup::default();
-        for (slot, live) in self.iter() {
-            by_id.insert(live.object.id, slot);
-        }
-        self.by_id = by_id;
+    /// What follows from the slices. `None` if they do not fit what is known of them.
+    pub(crate) fn derive(&mut self) -> Option<()> {
+        self.by_id = Lookup::of(self.iter().map(|(slot, live)| (live.object.id, slot)))?;
+        self.slots.fits().then_some(())
     }
 
     #[inline]

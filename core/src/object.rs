@@ -26,7 +26,7 @@ pub struct Push {
     pub id: Option<ObjectId>,
     pub(crate) entity: Entity,
     /// The hash of the entity. A recording leaves contents out and has this still.
-    pub(crate) hash: Hash16,
+    pub(crate) content: Hash16,
     /// Not delivered before this time.
     pub not_before: Option<Time>,
     /// Parked, if still undelivered, at this time.
@@ -318,8 +318,8 @@ impl Push {
     /// A push of an entity, to be delivered at once and for as long as it takes. Its hash is taken here: whoever
     /// brings a push to core has its bytes at hand, and core itself never looks at them.
     pub fn new(id: Option<ObjectId>, entity: Entity) -> Self {
-        let hash = entity.hash();
-        Self { id, entity, hash, not_before: None, expires_at: None }
+        let content = entity.hash();
+        Self { id, entity, content, not_before: None, expires_at: None }
     }
 
     /// The same, not delivered before one time, and parked if it is still undelivered at another.
@@ -332,15 +332,9 @@ impl Push {
         &self.entity
     }
 
-    /// Changes what is pushed.
-    pub fn set_entity(&mut self, entity: Entity) {
-        self.hash = entity.hash();
-        self.entity = entity;
-    }
-
     /// The hash of what is pushed: with another one it is another push (P9).
-    pub fn hash(&self) -> Hash16 {
-        self.hash
+    pub fn content_hash(&self) -> Hash16 {
+        self.content
     }
 
     /// Checks sizes and times, and turns relative times into absolute ones. State is unchanged.

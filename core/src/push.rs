@@ -62,7 +62,7 @@ impl Core {
     /// want of room, nor because its time has passed since (P9). State is unchanged.
     pub(crate) fn check_push(&self, push: &Push) -> Result<PushedBefore, Refusal> {
         if let Some(id) = push.id {
-            match self.look_for_push(id, &push.hash)? {
+            match self.look_for_push(id, &push.content)? {
                 PushedBefore::No => {}
                 known => return Ok(known),
             }
@@ -126,7 +126,7 @@ impl Core {
         let ty = self.queues.intern(&push.entity.ty);
         let queue = self.queue_for(ty, &[]);
         let (pushed_at, origin) = (self.now.wall, self.name.clone());
-        let mut object = Object::new(id, push.entity, push.hash, pushed_at, origin);
+        let mut object = Object::new(id, push.entity, push.content, pushed_at, origin);
         (object.not_before, object.expires_at) = (not_before, expires_at);
         self.lane.reserve(entry_bytes(&object));
         object.birth = self.lane.birth();

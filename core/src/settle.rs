@@ -42,10 +42,9 @@ impl Core {
         if self.cannot_judge(to, lessee, settle.leases.iter().copied(), fx) {
             return;
         }
-        let content = settle.content;
         let mut done = 0;
         for (i, lease) in settle.leases.iter().enumerate() {
-            let answer = self.settle_one(to, lessee, *lease, &settle, content, fx);
+            let answer = self.settle_one(to, lessee, *lease, &settle, fx);
             match answer {
                 Ok(true) => done += 1,
                 Ok(false) => return,
@@ -74,7 +73,6 @@ impl Core {
         lessee: Lessee,
         lease: LeaseRef,
         settle: &Settle,
-        content: Hash16,
         fx: &mut Effects,
     ) -> Result<bool, Refusal> {
         match self.find_lease(lessee, lease) {
@@ -82,7 +80,7 @@ impl Core {
                 self.check_against_object(n, settle)?;
                 let emits = self.check_emits(&settle.emits)?;
                 self.lane.begin_group(self.settle_bytes(n, settle));
-                self.apply_settle(n, &settle.verb, content, fx);
+                self.apply_settle(n, &settle.verb, settle.content, fx);
                 if planted(Bug::EmitsInARecordOfTheirOwn) {
                     self.lane.end_group();
                     self.lane.begin_group(usize::MAX / 2);
@@ -92,7 +90,7 @@ impl Core {
                 Ok(true)
             }
             Err(refusal) if refusal.reason == "LEASE_LOST" => {
-                self.repeat_settle(to, lease, content, settle.leases.len(), fx)
+                self.repeat_settle(to, lease, settle.content, settle.leases.len(), fx)
             }
             Err(refusal) => Err(refusal),
         }
@@ -242,7 +240,7 @@ impl Core {
     }
 
     /// Emits are checked like pushes. Those that were emitted before are left out.
-    fn check_emits(&mut self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
+    fn check_emits(&self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
         let fresh = self.fresh_emits(emits)?;
         for (emit, _) in emits.iter().zip(&fresh).filter(|(_, fresh)| **fresh) {
             emit.check(&self.limits, self.now)?;
@@ -255,13 +253,14 @@ impl Core {
     }
 
     /// Which emits are new, and not repeated.
-    fn fresh_emits(&mut self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
+    fn fresh_emits(&self, emits: &[Push]) -> Result<Vec<bool>, Refusal> {
         if emits.is_empty() {
+            // Nearly all settles: it is not even asked for the errors of none.
             return Ok(Vec::new());
         }
         let fresh = |emit: &Push| {
             let Some(id) = emit.id else { return Ok(true) };
-            Ok(matches!(self.pushed_before(id, &emit.hash)?, PushedBefore::No))
+            Ok(matches!(self.pushed_before(id, &emit.content)?, PushedBefore::No))
         };
         emits.iter().map(fresh).collect()
     }

@@ -10,9 +10,10 @@ use libmimalloc_sys as mi;
 
 /// Memory from mimalloc.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Allocator;
+pub(crate) struct Allocator;
 
-/// What `malloc` aligns to, as C demands of it and as the standard library reckons with on these machines.
+/// What `malloc` aligns to, as C demands of it and as the standard library reckons with on these machines:
+/// `MI_MAX_ALIGN_SIZE`.
 const NATURAL: usize = if cfg!(target_pointer_width = "64") { 16 } else { 8 };
 
 /// Whether memory of this size and alignment is aligned without being asked.
@@ -100,7 +101,11 @@ mod tests {
                 assert!(!larger.is_null() && larger.addr().is_multiple_of(align), "{layout:?}");
                 assert!((0..size).all(|n| *larger.add(n) == 7), "{layout:?}");
                 let layout = Layout::from_size_align(2 * size, align).expect("a layout");
-                Allocator.dealloc(larger, layout);
+                let smaller = Allocator.realloc(larger, layout, size.div_ceil(2));
+                assert!(!smaller.is_null() && smaller.addr().is_multiple_of(align), "{layout:?}");
+                assert!((0..size.div_ceil(2)).all(|n| *smaller.add(n) == 7), "{layout:?}");
+                let layout = Layout::from_size_align(size.div_ceil(2), align).expect("a layout");
+                Allocator.dealloc(smaller, layout);
             }
         }
     }

@@ -1,8 +1,6 @@
 //! dpc: a node of the mesh, its command line, and the edges that drive `dpc-core`.
-// Its one place is the allocator, which says why.
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
-pub mod allocator;
 pub mod cli;
 pub mod config;
 mod demo;

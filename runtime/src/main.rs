@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use runtime::allocator::Allocator;
+mod allocator;
+
+use allocator::Allocator;
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;

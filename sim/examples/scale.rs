@@ -12,9 +12,12 @@ use dpc_core::time::Span;
 use sim::scale::{Mesh, Shape};
 use sim::world::{Mode, Plan, Traffic, Wish, World};
 
+#[path = "../../runtime/src/allocator.rs"]
+mod allocator;
+
 /// As `dpc` has it.
 #[global_allocator]
-static ALLOCATOR: runtime::allocator::Allocator = runtime::allocator::Allocator;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

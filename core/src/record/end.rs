@@ -462,7 +462,8 @@ fn marks_after(before: Option<&SettleMark>, end: &EndRef<'_>) -> u16 {
         _ => return WRITTEN_OUT,
     };
     let token = Token { n: mark.token.n, object: end.id, ..before.token };
-    if mark.token != token || (mark.version, mark.content) != (before.version, before.content) {
+    let SettleMark { version, token: used, content } = mark;
+    if (*version, *used, *content) != (before.version, token, before.content) {
         return WRITTEN_OUT;
     }
     if before.token.n.checked_add(1) == Some(mark.token.n) { NEXT_LEASE } else { OTHER_LEASE }

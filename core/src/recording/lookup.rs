@@ -42,6 +42,14 @@ impl<K, V> Lookup<K, V> {
 }
 
 impl<K: Number, V> Lookup<K, V> {
+    /// One made again from a snapshot. `None` if a key is there twice.
+    pub(crate) fn of(entries: impl IntoIterator<Item = (K, V)>) -> Option<Self> {
+        let mut lookup = Self::default();
+        let mut before = entries.into_iter().map(|(key, value)| lookup.insert(key, value));
+        let once = before.all(|before| before.is_none());
+        once.then_some(lookup)
+    }
+
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.table.find(self.hashes.hash_one(key), |(k, _)| k == key).map(|(_, value)| value)
     }
@@ -81,5 +89,7 @@ mod tests {
             [Some(7), Some(70), None, None]
         );
         assert_eq!(lookup.len(), 999);
+        assert_eq!(Lookup::of([(1u64, 'a'), (2, 'b')]).map(|all| all.len()), Some(2));
+        assert!(Lookup::of([(1u64, 'a'), (1, 'b')]).is_none());
     }
 }

@@ -1,11 +1,14 @@
 //! A collection whose members keep their places while they are in it.
 
+use std::collections::BTreeSet;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::sliced::{SlicedVec, Slices};
 
-/// What is in it goes into a snapshot in slices; which places are free goes with whoever owns it.
+/// For what is bounded: the room of what has left stays for what comes. What is in it goes into a snapshot in
+/// slices, and which places are free into its head.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound = "")]
 pub(crate) struct SlicedSlab<T> {
@@ -25,6 +28,14 @@ impl<T: Serialize + DeserializeOwned> SlicedSlab<T> {
     /// What goes into a snapshot in slices.
     pub(crate) fn slices(&mut self) -> &mut dyn Slices {
         &mut self.places
+    }
+
+    /// Whether what the slices have brought is what the head says of it: the free places, each once.
+    pub(crate) fn fits(&self) -> bool {
+        let empty = |place: &u32| self.places.get(*place as usize).is_some_and(Option::is_none);
+        let free: BTreeSet<u32> = self.free.iter().copied().filter(empty).collect();
+        let all = self.places.iter().filter(|member| member.is_none()).count();
+        free.len() == self.free.len() && free.len() == all
     }
 }
 
@@ -96,10 +107,49 @@ mod tests {
         here.slices().begin();
         while !here.slices().step(&mut 1, &mut slices) {}
         let mut there: SlicedSlab<u64> = postcard::from_bytes(&head).expect("just written");
+        assert!(!there.fits(), "places are free that are not there");
         assert_eq!(there.slices().load(&slices), Some(()));
+        assert!(there.fits());
         for n in 20..25 {
             assert_eq!(here.insert(n), there.insert(n));
         }
         assert!(here.iter().eq(there.iter()));
+        // Something stands at 3, and nothing at all at 99.
+        for wrong in [3, 99] {
+            there.free = vec![wrong];
+            assert!(!there.fits());
+        }
+    }
+
+    /// What is in a slab and where, and what the head says.
+    fn state(slab: &SlicedSlab<u64>) -> (Vec<(u32, u64)>, Vec<u32>) {
+        (slab.iter().map(|(place, member)| (place, *member)).collect(), slab.free.clone())
+    }
+
+    #[test]
+    fn a_walk_writes_the_slab_as_it_was_at_its_begin_whatever_changes_meanwhile() {
+        for seed in 0..200u64 {
+            let mut slab = SlicedSlab::default();
+            let mut known: Vec<u32> = (0..20).map(|n| slab.insert(n)).collect();
+            (0..seed % 7).for_each(|_| assert!(slab.remove(known.remove(3)) < 20));
+            let (before, head) = (state(&slab), postcard::to_stdvec(&slab).expect("plain data"));
+            slab.slices().begin();
+            let (mut written, mut n) = (Vec::new(), seed);
+            while !slab.slices().step(&mut 1, &mut written) {
+                n = n
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                let at = (n >> 8) as usize % known.len();
+                match n >> 62 {
+                    0 | 1 => known.push(slab.insert(n)),
+                    2 if known.len() > 1 => drop(slab.remove(known.swap_remove(at))),
+                    _ => *slab.get_mut(known[at]) += 1,
+                }
+            }
+            let mut loaded: SlicedSlab<u64> = postcard::from_bytes(&head).expect("just written");
+            assert_eq!(loaded.slices().load(&written), Some(()), "seed {seed}");
+            assert!(loaded.fits(), "seed {seed}");
+            assert_eq!(state(&loaded), before, "seed {seed}");
+        }
     }
 }

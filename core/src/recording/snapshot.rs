@@ -120,8 +120,8 @@ impl Core {
     }
 
     fn derive(&mut self) -> Result<(), BadSnapshot> {
-        self.memory.derive();
-        self.leases.derive();
+        self.memory.derive().ok_or(BadSnapshot("its objects"))?;
+        self.leases.derive().ok_or(BadSnapshot("its leases"))?;
         self.queues.derive();
         self.subs.derive();
         self.mesh.derive();

@@ -51,7 +51,7 @@ impl Core {
                 }
                 for push in transaction.pushes {
                     let before =
-                        push.id.map(|id| self.pushed_before(id, &push.hash).expect("checked"));
+                        push.id.map(|id| self.pushed_before(id, &push.content).expect("checked"));
                     if matches!(before, None | Some(PushedBefore::No)) {
                         let id = push.id.unwrap_or_else(|| self.new_id());
                         self.store(id, push, How::Pushed);
@@ -67,7 +67,7 @@ impl Core {
     /// All of a transaction, or the position of what refuses it: its bytes, or `None` when all of
     /// it was done before.
     fn check_transaction(
-        &mut self,
+        &self,
         lessee: Lessee,
         t: &Transaction,
     ) -> Result<Option<usize>, (u32, Refusal)> {

@@ -200,7 +200,7 @@ impl Checker {
         }
         let id = push.id.expect("the world chooses ids");
         let p = self.pushes.entry((id, lane)).or_default();
-        p.contents.insert(push.hash());
+        p.contents.insert(push.content_hash());
         p.tried += 1;
         p.open += 1;
     }
@@ -254,7 +254,7 @@ impl Checker {
         for emit in settle.emits() {
             let id = emit.id.expect("the world chooses ids");
             let p = self.pushes.entry((id, token.lane)).or_default();
-            p.contents.insert(emit.hash());
+            p.contents.insert(emit.content_hash());
             p.tried += 1;
         }
         self.asked.entry(*token).or_default().push(settle.clone());

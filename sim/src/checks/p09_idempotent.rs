@@ -23,7 +23,7 @@ impl Checker {
         let p = self.pushes.get_mut(&(id, lane)).expect("it was noted");
         // What was tried once is what was noted then.
         let noted = p.contents.first().filter(|_| p.tried == 1).copied();
-        let hash = noted.unwrap_or_else(|| push.hash());
+        let hash = noted.unwrap_or_else(|| push.content_hash());
         let first = p.ok.replace(hash);
         let alone = p.tried == 1;
         // Of one id pushed at two nodes either may be the one that is known.

@@ -131,10 +131,8 @@ impl Me {
         if !pushed.is_empty() && self.draw(12) == 0 {
             let mut push = self.any(pushed).clone();
             if self.draw(3) == 0 {
-                push.set_entity(Entity {
-                    payload: "something else".into(),
-                    ..push.entity().clone()
-                });
+                let payload = "something else".into();
+                push = Push::new(push.id, Entity { payload, ..push.entity().clone() });
             }
             self.world.saw("id pushed again");
             return push;

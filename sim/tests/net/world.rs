@@ -169,7 +169,7 @@ impl Facts {
     /// An object may come into the world with this content.
     pub(crate) fn knows(&mut self, push: &Push) {
         let id = push.id.expect("the harness chooses ids");
-        self.contents.entry(id).or_default().insert(push.hash());
+        self.contents.entry(id).or_default().insert(push.content_hash());
     }
 
     /// The node of this name.

@@ -22,7 +22,7 @@ pub struct Words {
 }
 
 /// A string that has not been named, with its hash if that was needed to see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Unnamed(Option<u64>);
 
 impl Words {

@@ -74,7 +74,8 @@ impl Draw<'_> {
         let (before, mut push) = self.dice.one_of(pushed);
         let node = if self.dice.chance(50) { elsewhere } else { before };
         let how = if self.dice.chance(50) {
-            push.set_entity(Entity { payload: "something else".into(), ..push.entity().clone() });
+            let entity = Entity { payload: "something else".into(), ..push.entity().clone() };
+            push = Push::new(push.id, entity).timed(push.not_before, push.expires_at);
             Pushed::Changed
         } else if node == before {
             Pushed::Again
