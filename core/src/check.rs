@@ -7,6 +7,7 @@ use crate::core::Core;
 use crate::ids::RecordNumber;
 use crate::limits::LOADS_MAX;
 use crate::memory::Phase;
+use crate::object::Object;
 use crate::timers::Timer;
 
 #[derive(Default, Debug, PartialEq, Eq)]
@@ -33,6 +34,10 @@ impl Core {
     }
 
     fn check_deadlines(&self) {
+        let has_times = |o: &Object| o.not_before.is_some() || o.expires_at.is_some();
+        let timed = self.memory.iter().filter(|(_, live)| has_times(&live.object));
+        let timed = timed.map(|(slot, _)| slot);
+        assert!(timed.eq(self.memory.timed().map(|(slot, _)| slot)), "who waits for a time");
         let first = self.timers.first().map(|(at, _)| *at);
         assert!(first.is_none_or(|at| self.timers_from <= at), "the first deadline is looked for");
         let set = self.once.contains_key(&Timer::Riders);

@@ -159,7 +159,7 @@ impl Core {
         let pages: Vec<_> = self.due_pages.iter().chain(&doubted).collect();
         let in_memory: Vec<(Wall, RecordNumber)> = self
             .memory
-            .iter()
+            .timed()
             .flat_map(|(_, live)| {
                 let times = live.object.not_before.into_iter().chain(live.object.expires_at);
                 times.map(|t| (t, live.at.record))

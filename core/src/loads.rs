@@ -359,7 +359,7 @@ impl Core {
         }
         let backoff = self.backoff(failed).max(at_least);
         let not_before = self.now.wall + backoff;
-        self.memory.get_mut(slot).object_mut().not_before = Some(not_before);
+        self.memory.set_not_before(slot, not_before);
         self.return_object(slot, How::Returned);
     }
 }

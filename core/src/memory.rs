@@ -1,6 +1,7 @@
 //! The objects in core's memory: those being written, waiting near the front of a queue, delayed
 //! for a moment, or in somebody's hands. Everything else is on a shelf of the catalogue.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use crate::message::DemandKey;
 use crate::object::Object;
 use crate::record::TransferId;
 use crate::recording::{Lookup, SlicedMap, SlicedSlab, Slices};
-use crate::time::Mono;
+use crate::time::{Mono, Wall};
 
 /// An object's index in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -80,6 +81,10 @@ pub(crate) struct Memory {
     slots: SlicedSlab<Live>,
     #[serde(skip)]
     by_id: Lookup<ObjectId, Slot>,
+    /// Those that are or were delayed or expire. A checkpoint looks at them alone: memory can hold a
+    /// hundred thousand objects, and an input waits for it.
+    #[serde(skip)]
+    timed: BTreeSet<Slot>,
     /// What to do when a record is committed, in the order written; that of the newest record.
     newest: (RecordNumber, Vec<(Slot, Then)>),
     /// The same of those before it.
@@ -94,6 +99,10 @@ pub(crate) struct Memory {
 }
 
 impl Live {
+    fn has_times(&self) -> bool {
+        self.object.not_before.is_some() || self.object.expires_at.is_some()
+    }
+
     /// The object, to be changed. What has been delivered of it stays as it was.
     pub(crate) fn object_mut(&mut self) -> &mut Object {
         Arc::make_mut(&mut self.object)
@@ -113,13 +122,18 @@ impl Memory {
     /// What follows from the slices. `None` if they do not fit what is known of them.
     pub(crate) fn derive(&mut self) -> Option<()> {
         self.by_id = Lookup::of(self.iter().map(|(slot, live)| (live.object.id, slot)))?;
+        self.timed =
+            self.iter().filter(|(_, live)| live.has_times()).map(|(slot, _)| slot).collect();
         self.slots.fits().then_some(())
     }
 
     #[inline]
     pub(crate) fn insert(&mut self, live: Live) -> Slot {
-        let id = live.object.id;
+        let (id, has_times) = (live.object.id, live.has_times());
         let slot = Slot(self.slots.insert(live));
+        if has_times {
+            self.timed.insert(slot);
+        }
         let before = self.by_id.insert(id, slot);
         assert!(before.is_none(), "{id} is in memory once");
         slot
@@ -129,6 +143,9 @@ impl Memory {
     pub(crate) fn remove(&mut self, slot: Slot) -> Live {
         let live = self.slots.remove(slot.0);
         self.by_id.remove(&live.object.id);
+        if !self.timed.is_empty() {
+            self.timed.remove(&slot);
+        }
         live
     }
 
@@ -138,6 +155,18 @@ impl Memory {
 
     pub(crate) fn get_mut(&mut self, slot: Slot) -> &mut Live {
         self.slots.get_mut(slot.0)
+    }
+
+    /// Delays an object that came without a delay, perhaps.
+    pub(crate) fn set_not_before(&mut self, slot: Slot, at: Wall) {
+        self.get_mut(slot).object_mut().not_before = Some(at);
+        self.timed.insert(slot);
+    }
+
+    /// All objects that are delayed or expire.
+    pub(crate) fn timed(&self) -> impl Iterator<Item = (Slot, &Live)> {
+        let all = self.timed.iter().map(|slot| (*slot, self.get(*slot)));
+        all.filter(|(_, live)| live.has_times())
     }
 
     pub(crate) fn by_id(&self, id: ObjectId) -> Option<Slot> {

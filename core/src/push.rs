@@ -55,7 +55,10 @@ impl Core {
             self.lane.urge();
             return self.reply(to, Answer::Pushed { id, already: false }, fx);
         }
-        self.reply_durable(to, Answer::Pushed { id, already: false }, fx);
+        // Made where it goes: an answer that is copied just after it was put together waits until all that
+        // the push has written is in the cache.
+        let after = Some(self.lane.urge());
+        fx.push(Effect::Reply { to, answer: Answer::Pushed { id, already: false }, after });
     }
 
     /// Whether a push was done before, or else may be taken now. What was done is never refused for

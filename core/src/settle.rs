@@ -343,8 +343,11 @@ impl Core {
     }
 
     fn release(&mut self, slot: Slot, delay: Span) {
-        let not_before = (delay > Span::ZERO).then(|| self.now.wall + delay);
-        self.memory.get_mut(slot).object_mut().not_before = not_before;
+        if delay > Span::ZERO {
+            self.memory.set_not_before(slot, self.now.wall + delay);
+        } else {
+            self.memory.get_mut(slot).object_mut().not_before = None;
+        }
         self.return_object(slot, How::Returned);
     }
 
