@@ -157,7 +157,7 @@ impl Memory {
         self.slots.get_mut(slot.0)
     }
 
-    /// Delays an object that came without a delay, perhaps.
+    /// Delays an object that is here.
     pub(crate) fn set_not_before(&mut self, slot: Slot, at: Wall) {
         self.get_mut(slot).object_mut().not_before = Some(at);
         self.timed.insert(slot);
