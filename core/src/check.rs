@@ -7,7 +7,6 @@ use crate::core::Core;
 use crate::ids::RecordNumber;
 use crate::limits::LOADS_MAX;
 use crate::memory::Phase;
-use crate::object::Object;
 use crate::timers::Timer;
 
 #[derive(Default, Debug, PartialEq, Eq)]
@@ -34,8 +33,7 @@ impl Core {
     }
 
     fn check_deadlines(&self) {
-        let has_times = |o: &Object| o.not_before.is_some() || o.expires_at.is_some();
-        let timed = self.memory.iter().filter(|(_, live)| has_times(&live.object));
+        let timed = self.memory.iter().filter(|(_, live)| live.has_times());
         let timed = timed.map(|(slot, _)| slot);
         assert!(timed.eq(self.memory.timed().map(|(slot, _)| slot)), "who waits for a time");
         let first = self.timers.first().map(|(at, _)| *at);

@@ -99,7 +99,8 @@ pub(crate) struct Memory {
 }
 
 impl Live {
-    fn has_times(&self) -> bool {
+    /// Whether it is delayed or expires.
+    pub(crate) fn has_times(&self) -> bool {
         self.object.not_before.is_some() || self.object.expires_at.is_some()
     }
 

@@ -4,6 +4,7 @@ use crate::core::Core;
 use crate::effect::{Answer, Effect, Effects};
 use crate::ids::LinkId;
 use crate::input::{Input, ReplyTo};
+use crate::lease::lease_lost;
 use crate::mesh::{Asker, PASS_TIMEOUT, PASSES_MAX};
 use crate::message::{Message, PassedAnswer};
 use crate::object::{Hash16, Token};
@@ -109,7 +110,7 @@ impl Core {
             Asker::Client(to) => {
                 let answer = match answer {
                     PassedAnswer::Done => Answer::Done(1),
-                    PassedAnswer::LeaseLost => Answer::RefusedAt(0, Box::new(crate::lease::lease_lost())),
+                    PassedAnswer::LeaseLost => Answer::RefusedAt(0, Box::new(lease_lost())),
                     PassedAnswer::Unknown => Answer::Unknown(
                         "the node that gave the lease could not be asked; ask it, or wait for the redelivery".into(),
                     ),

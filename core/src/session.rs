@@ -216,12 +216,6 @@ impl Core {
     pub(crate) fn next_queue(&mut self, group: GroupId, fx: &mut Effects) -> Option<QueueId> {
         let g = self.subs.group(group);
         let cursor = g.cursor;
-        let next = g.ready.next_after(cursor)?;
-        if !self.queues.get(next).window.is_empty() {
-            self.subs.group_mut(group).cursor = next;
-            return Some(next);
-        }
-        // It is read from the disk; meanwhile others may have something in memory.
         let mut on_disk = Vec::new();
         let found = g.ready.iter_after(cursor).take(64).find(|queue| {
             let empty = self.queues.get(*queue).window.is_empty();

@@ -22,7 +22,7 @@ const BEHIND_BYTES: usize = 512;
 
 pub(super) use vocabulary::Meaning;
 pub use vocabulary::Vocabulary;
-pub use words::{Unnamed, Words};
+pub use words::Words;
 
 /// Writes the body of one record.
 #[derive(Debug, Deserialize)]
@@ -74,6 +74,16 @@ pub struct BadEntry {
     pub what: &'static str,
 }
 
+/// Writes an integer as LEB128: in one to ten bytes, seven bits in each, the lowest first.
+#[inline]
+pub fn write_int(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push((n as u8) | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
 impl Serialize for Writer {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let kept = Bytes::from(elide::without(self.as_slice(), &self.carried).concat());
@@ -117,7 +127,7 @@ impl Writer {
 
     /// The same, before anything is written, with strings found by hashes of this seed.
     pub(crate) fn with_seed(self, seed: u64) -> Self {
-        Self { strings: Words::with_seed(seed), ..self }
+        self.with_words(Words::with_seed(seed))
     }
 
     /// The same, before anything is written, with the table of strings of another one.
@@ -183,13 +193,9 @@ impl Writer {
         }
     }
 
-    /// LEB128.
-    pub(crate) fn int(&mut self, mut n: u64) {
-        while n >= 0x80 {
-            self.out.push((n as u8) | 0x80);
-            n >>= 7;
-        }
-        self.out.push(n as u8);
+    /// See [`write_int`].
+    pub(crate) fn int(&mut self, n: u64) {
+        write_int(&mut self.out, n);
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
@@ -198,14 +204,7 @@ impl Writer {
     }
 
     pub(crate) fn string(&mut self, text: &str) {
-        match self.strings.find(&self.out[HEADER_BYTES..], text.as_bytes()) {
-            Ok(number) => self.int(u64::from(number) + 1),
-            Err(unnamed) => {
-                self.int(0);
-                self.bytes(text.as_bytes());
-                self.strings.add(&self.out[HEADER_BYTES..], text.len(), unnamed);
-            }
-        }
+        self.strings.write(&mut self.out, HEADER_BYTES, text.as_bytes());
     }
 
     pub(crate) fn loc(&mut self, loc: Loc) {

@@ -35,7 +35,7 @@ type Marks = ThinVec<SettleMark>;
 /// and let go of waits for all memory that was written before.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EndRef<'a> {
-    pub(crate) id: ObjectId,
+    id: ObjectId,
     was: Option<Loc>,
     carried_from: Option<Loc>,
     ending: &'a Ending,
@@ -45,7 +45,7 @@ pub(crate) struct EndRef<'a> {
     birth: Birth,
     marks: &'a [SettleMark],
     by: Option<&'a Name>,
-    pub(crate) at: Wall,
+    at: Wall,
     moves: u32,
     size: u32,
     pushed_at: Wall,

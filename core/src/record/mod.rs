@@ -9,7 +9,7 @@ mod object;
 mod steps;
 mod walk;
 
-pub use codec::{BadEntry, Reader, Unnamed, Vocabulary, Words, Writer};
+pub use codec::{BadEntry, Reader, Vocabulary, Words, Writer, write_int};
 pub(crate) use end::{EndRef, write_end};
 pub use entry::{End, Ending, Entry, How, PeerSeen, Standing, TransferId};
 pub(crate) use entry::{decode_locs, encode_locs, name, type_name, write_decision};

@@ -56,10 +56,11 @@ impl Ready {
     }
 
     /// The first one behind this, or of all if there is none.
-    pub(crate) fn next_after(&self, queue: QueueId) -> Option<QueueId> {
+    fn next_after(&self, queue: QueueId) -> Option<QueueId> {
         let (block, bit) = place_of(queue);
+        let up_to = bit | (bit - 1);
         let at = match self.position(block) {
-            Ok(at) => match self.blocks[at].1 & !up_to(bit) {
+            Ok(at) => match self.blocks[at].1 & !up_to {
                 0 => at + 1,
                 behind => return first_of((block, behind)),
             },
@@ -75,18 +76,11 @@ impl Ready {
 
     /// All of them, in order, beginning with the first one behind this.
     pub(crate) fn iter_after(&self, queue: QueueId) -> impl Iterator<Item = QueueId> + '_ {
-        let (block, bit) = place_of(queue);
-        let up_to = up_to(bit);
-        let (at, here) = match self.position(block) {
-            Ok(at) => (at + 1, self.blocks[at].1),
-            Err(at) => (at, 0),
-        };
-        let (before, behind) = self.blocks.split_at(at);
-        let before = before.iter().filter(move |(other, _)| *other != block);
-        queues_of((block, here & !up_to))
-            .chain(behind.iter().flat_map(|block| queues_of(*block)))
-            .chain(before.flat_map(|block| queues_of(*block)))
-            .chain(queues_of((block, here & up_to)))
+        let mut last = queue;
+        (0..self.len).map_while(move |_| {
+            last = self.next_after(last)?;
+            Some(last)
+        })
     }
 
     fn position(&self, block: u32) -> Result<usize, usize> {
@@ -97,11 +91,6 @@ impl Ready {
 /// The block of a queue, and its bit in it.
 fn place_of(QueueId(number): QueueId) -> (u32, u64) {
     (number / u64::BITS, 1 << (number % u64::BITS))
-}
-
-/// This bit and all that are lower.
-fn up_to(bit: u64) -> u64 {
-    bit | (bit - 1)
 }
 
 fn first_of((block, bits): (u32, u64)) -> Option<QueueId> {

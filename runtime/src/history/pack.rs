@@ -4,7 +4,7 @@
 //! its bytes: a flipped bit and a row that stands where another belongs are both found when read.
 
 use dpc_core::ids::{Incarnation, LaneId};
-use dpc_core::record::Words;
+use dpc_core::record::{Words, write_int};
 
 /// Bytes of a seal.
 pub(super) const SEAL_BYTES: usize = 8;
@@ -73,12 +73,8 @@ impl Packer {
     }
 
     /// LEB128.
-    pub(super) fn int(&mut self, mut n: u64) {
-        while n >= 0x80 {
-            self.out.push((n as u8) | 0x80);
-            n >>= 7;
-        }
-        self.out.push(n as u8);
+    pub(super) fn int(&mut self, n: u64) {
+        write_int(&mut self.out, n);
     }
 
     /// The distance from `base`, either way: short when they are near.
@@ -94,14 +90,7 @@ impl Packer {
 
     /// Bytes that the row may hold again: written out once, then as a number.
     pub(super) fn name(&mut self, bytes: &[u8]) {
-        match self.names.find(&self.out, bytes) {
-            Ok(number) => self.int(u64::from(number) + 1),
-            Err(unnamed) => {
-                self.int(0);
-                self.bytes(bytes);
-                self.names.add(&self.out, bytes.len(), unnamed);
-            }
-        }
+        self.names.write(&mut self.out, 0, bytes);
     }
 
     /// Like [`Packer::name`], one byte longer, for what may be absent.

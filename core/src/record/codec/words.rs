@@ -5,6 +5,8 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
+use super::write_int;
+
 /// With no more strings than these, looking at each is faster than a table. Most records name fewer.
 const FEW: usize = 12;
 
@@ -23,7 +25,7 @@ pub struct Words {
 
 /// A string that has not been named, with its hash if that was needed to see it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Unnamed(Option<u64>);
+struct Unnamed(Option<u64>);
 
 impl Words {
     /// None yet. Whoever chooses strings and does not know the seed cannot choose their hashes.
@@ -48,9 +50,23 @@ impl Words {
         &self.places
     }
 
+    /// Writes a string behind a body that begins at `from` and names the others: one more than its number, or,
+    /// the first time, zero and the string with its length in front.
+    pub fn write(&mut self, out: &mut Vec<u8>, from: usize, text: &[u8]) {
+        match self.find(&out[from..], text) {
+            Ok(number) => write_int(out, u64::from(number) + 1),
+            Err(unnamed) => {
+                write_int(out, 0);
+                write_int(out, text.len() as u64);
+                out.extend_from_slice(text);
+                self.add(&out[from..], text.len(), unnamed);
+            }
+        }
+    }
+
     /// The number of a string that was named before, from 0. The body is the one that the others
     /// were added with.
-    pub fn find(&mut self, body: &[u8], text: &[u8]) -> Result<u32, Unnamed> {
+    fn find(&mut self, body: &[u8], text: &[u8]) -> Result<u32, Unnamed> {
         let is_it = |place: &(u32, u32)| word(body, *place) == text;
         if self.places.len() > FEW {
             if is_it(&self.places[self.found as usize]) {
@@ -66,7 +82,7 @@ impl Words {
     }
 
     /// The last bytes of the body are a string that it has not named before: it was looked for.
-    pub fn add(&mut self, body: &[u8], length: usize, unnamed: Unnamed) {
+    fn add(&mut self, body: &[u8], length: usize, unnamed: Unnamed) {
         let int = |n| u32::try_from(n).expect("records are bounded");
         self.places.push((int(body.len() - length), int(length)));
         let unnumbered = match self.places.len() {
