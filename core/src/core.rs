@@ -17,7 +17,7 @@ use crate::lane::Lane;
 use crate::lease::Leases;
 use crate::limits::{GENERATION_JUMP_MAX, Limits};
 use crate::loads::Loads;
-use crate::memory::{Memory, Slot, Then};
+use crate::memory::{Memory, Phase, Slot, Then};
 use crate::mesh::Mesh;
 use crate::message::Protocols;
 use crate::mint::Mint;
@@ -305,6 +305,7 @@ impl Core {
         self.parts.note_use(sealed.body_bytes(), now.mono);
         self.go_on_ending(false);
         self.write_pages_ahead(sealed.number);
+        self.offer_early(sealed.number);
         Some(record)
     }
 
@@ -313,6 +314,12 @@ impl Core {
     /// others only full ones go.
     pub fn may_append(&self, under_way: usize, most: usize) -> bool {
         under_way == 0 || under_way < most && !self.fenced && self.lane.has_full()
+    }
+
+    /// Whether taking a record had effects that wait for the next call: it comes at once, at the latest
+    /// with [`Input::Wake`].
+    pub fn owes_effects(&self) -> bool {
+        !self.later.is_empty() && !self.fenced
     }
 
     /// Whether its log is being written, or survivors carried forward in it: a core that is recovered
@@ -369,7 +376,9 @@ impl Core {
         let mut pending = self.memory.take_pending(number);
         for (slot, then) in pending.drain(..) {
             match then {
-                Then::Flow => self.flow(slot),
+                // What was offered before this commit is on its way already.
+                Then::Flow if self.memory.get(slot).phase != Phase::Writing => {}
+                Then::Flow | Then::FlowAtCommit => self.flow(slot),
                 Then::Leave => self.leave(slot),
                 Then::Hold => {}
             }

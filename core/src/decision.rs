@@ -134,6 +134,8 @@ coded! {
         MemoryFull = 17, "memory for leased objects used up";
         /// It was offered a moment ago and not taken; it is offered again a little later.
         AskedBefore = 18, "did not take it a moment ago";
+        /// An object of its id came while it was offered.
+        Met = 19, "another one of its id came meanwhile";
     }
 }
 

@@ -218,7 +218,7 @@ impl Core {
         let parked: Vec<(u32, Arc<str>)> = reasons.collect();
         self.estates.locked.extend(legacies.iter().map(|l| l.at));
         let bytes = objects.iter().map(|object| object.weight()).sum();
-        let id = self.begin_offer(link, None, Vec::new(), legacies, bytes);
+        let id = self.begin_offer(link, None, Vec::new(), legacies, None, bytes);
         let estate = Estate { transfer: id, objects, parked };
         fx.push(Effect::send(link, Message::Estate(estate), None));
     }
@@ -320,6 +320,7 @@ impl Core {
         if let Err(reason) = self.check_objects(&estate.objects) {
             return self.decline(link, id, reason, fx);
         }
+        self.end_offers_of(&estate.objects, fx);
         let missing = self.unresolved(estate.objects.iter().map(|o| o.id));
         if !missing.is_empty() {
             let again = Input::Peer(link, Message::Estate(estate));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::catalogue::Shelf;
 use crate::core::Core;
-use crate::decision::{Decision, Step};
+use crate::decision::{Decision, Refused, Step};
 use crate::effect::{Effect, Effects, Note};
 use crate::ids::{LinkId, Loc, ObjectId, RecordNumber};
 use crate::input::Input;
@@ -24,6 +24,13 @@ use crate::transfer::{Held, InState, Incoming};
 
 /// How long a receiver in doubt waits before it asks again.
 const DOUBT: Span = Span::secs(1);
+
+/// How long READY waits for a record that somebody waits for. The sender keeps its shadow, and this node
+/// its doubt after a crash, for so long.
+const READY_ALONG: Span = Span::millis(20);
+
+/// Bytes of a duplicate's entry, at most.
+pub(crate) const KEPT_OUT_BYTES: usize = 512;
 
 /// Most crossed lanes that an offered object may carry, whatever `max_hops` its sender has.
 const CROSSED_MAX: usize = 256;
@@ -47,6 +54,7 @@ impl Core {
         // Nearly always nothing is known of any of them.
         let are_new = offer.objects.iter().all(|o| matches!(self.known(o.id), Known::Absent));
         if !are_new {
+            self.end_offers_of(&offer.objects, fx);
             let missing = self.unresolved(offer.objects.iter().map(|o| o.id));
             if !missing.is_empty() {
                 self.mesh.uncount_received(link, &offer.key, offer.objects.len() as u64);
@@ -56,7 +64,9 @@ impl Core {
                 self.mark_demand(offer.key);
                 return self.decline(link, id, OfferRefused::NotNow, fx);
             }
-            self.make_way(&offer.objects, fx);
+            if !offer.early {
+                self.make_way(&offer.objects, fx);
+            }
         }
         self.hold(link, offer, are_new, fx);
     }
@@ -91,6 +101,18 @@ impl Core {
             }
             Known::OnDisk(Stored::Alive { shelf, .. }) => *shelf == Shelf::Held,
             _ => false,
+        }
+    }
+
+    /// Ends this node's own offers of ids that are offered to it, so that what stands here is certain when they meet. Where
+    /// it has been offered to it may have been kept out for the very object that comes
+    /// ([`Core::keep_out_held`]): each would end for the other.
+    pub(crate) fn end_offers_of(&mut self, objects: &[Arc<Object>], fx: &mut Effects) {
+        for object in objects {
+            let Some(slot) = self.memory.by_id(object.id) else { continue };
+            if let Phase::Offered(n) = self.memory.get(slot).phase {
+                self.take_offer_back(n, Refused::Met, fx);
+            }
         }
     }
 
@@ -244,8 +266,8 @@ impl Core {
     /// Otherwise they might wait outside for ever: for what is parked, delayed for a year, or wanted
     /// by nobody any more. They are held when they are offered again.
     ///
-    /// What is offered is durable at its owner, so one object of the id is left whatever becomes of
-    /// the offer; and as only a later birth ever ends for an earlier one, the first is never lost.
+    /// What is offered, and not early, is durable at its owner, so one object of the id is left whatever
+    /// becomes of the offer; and as only a later birth ever ends for an earlier one, the first is never lost.
     pub(crate) fn make_way(&mut self, objects: &[Arc<Object>], fx: &mut Effects) {
         for object in objects {
             if !self.is_met_by_first(object) {
@@ -327,6 +349,74 @@ impl Core {
         fx.push(Effect::Note(Note::Duplicate(object.id)));
     }
 
+    /// The copy that is all that is known of an id here, and that its sender may never have had: it was offered
+    /// early, before anything of it was durable, and is held. A push or an emit of the id is not answered as done
+    /// before, then: when the copy is aborted nothing would be left of either. It is a new object, and the copy is kept
+    /// out, as it would be if it came now (P9: two objects until they meet).
+    ///
+    /// Only the first offer of an object that nobody has had, and that has no times, can be that. After a restart it is not
+    /// known whether it was early: all such copies count.
+    pub(crate) fn held_under(&self, id: ObjectId) -> Option<(TransferId, Held)> {
+        if planted(Bug::HeldCountsAsPushed) {
+            return None;
+        }
+        let (at, transfer, object) = match self.known(id) {
+            Known::InMemory(slot) => {
+                let live = self.memory.get(slot);
+                let Phase::Held(transfer) = &live.phase else { return None };
+                (live.at, **transfer, &*live.object)
+            }
+            Known::OnDisk(Stored::Alive {
+                at, standing: Standing::Held(transfer), object, ..
+            }) => (*at, *transfer, &**object),
+            _ => return None,
+        };
+        let has_times = object.not_before.is_some() || object.expires_at.is_some();
+        if object.moves > 1 || object.deliveries > 0 || object.possible_duplicate || has_times {
+            return None;
+        }
+        let incoming = self.transfers.incoming.get(&transfer)?;
+        let is_undecided = matches!(incoming.state, InState::Holding(_) | InState::Held);
+        let held = incoming.items.iter().find(|held| held.at == at)?;
+        (is_undecided && held.before.is_none()).then(|| (transfer, held.clone()))
+    }
+
+    /// Keeps out what is held under the id of a new object ([`Core::held_under`]), with an entry in its record.
+    ///
+    /// Here an earlier object ends for a later one, which [`Core::make_way`] never does. It does so only if its sender
+    /// commits MOVED, and until then nothing ends for it there ([`Core::end_offers_of`]).
+    pub(crate) fn keep_out_held(&mut self, id: ObjectId) {
+        let Some((transfer, held)) = self.held_under(id) else { return };
+        let object = match self.known(id) {
+            Known::InMemory(slot) => {
+                self.memory.cancel(held.at.record, slot);
+                self.catalogue.take(held.at, Shelf::Memory);
+                self.forget_in_memory(slot).object
+            }
+            Known::OnDisk(Stored::Alive { object, .. }) => {
+                let object = Arc::new(Object::clone(object));
+                self.drop_held(&held);
+                object
+            }
+            _ => unreachable!("it is held"),
+        };
+        let (_, key) = self.transfers.remove_item(transfer, id).expect("it is held");
+        // It uses no credit: that is granted again.
+        if let Some(key) = key {
+            self.mark_demand(key);
+        }
+        let mut fx = Effects::new();
+        self.keep_out(transfer, &object, &mut fx);
+        self.later.append(&mut fx);
+    }
+
+    /// A held object leaves its shelf.
+    pub(crate) fn drop_held(&mut self, held: &Held) {
+        self.unshelve(held.at, Shelf::Held);
+        let ty = self.queues.get(held.queue).ty;
+        self.queues.ty_mut(ty).held -= 1;
+    }
+
     /// The sender has committed: what is held becomes ready with the next record.
     pub(crate) fn on_release(&mut self, link: LinkId, id: TransferId, fx: &mut Effects) {
         let through = self.transfers.forgotten_through(&id);
@@ -350,10 +440,14 @@ impl Core {
             }
         }
         let at = self.lane.write(&Entry::Released { transfer: id });
-        self.lane.urge();
         incoming.state = InState::Releasing(at.record);
         let (items, key) = (incoming.items.clone(), incoming.key.clone());
-        self.release_items(&items, key.as_ref(), (!is_held).then_some(at.record));
+        if self.release_items(&items, key.as_ref(), (!is_held).then_some(at.record)) {
+            // Nobody waits for it: what is delivered of it is settled in the same record, mostly.
+            self.arm_once(READY_ALONG, Timer::Riders);
+        } else {
+            self.lane.urge();
+        }
         // TAKEN only after READY is durable (R2).
         let after = Some(at.record).filter(|_| !planted(Bug::TakenBeforeReady));
         fx.push(Effect::send(link, Message::Taken(id), after));
@@ -361,13 +455,15 @@ impl Core {
 
     /// Held objects flow: those in memory at once, others from disk with the commit of READY. HELD is durable
     /// here and MOVED there, so this lane owns them whatever becomes of READY: if that is lost, the sender is asked
-    /// and releases them again. Only what was released before HELD was durable waits for `record`.
+    /// and releases them again. Only what was released before HELD was durable waits for `record`. Says whether all of
+    /// them flow.
     fn release_items(
         &mut self,
         items: &[Held],
         key: Option<&DemandKey>,
         record: Option<RecordNumber>,
-    ) {
+    ) -> bool {
+        let mut all_flow = record.is_none();
         for held in items {
             let ty = self.queues.get(held.queue).ty;
             if !planted(Bug::BooksAtHeld) {
@@ -386,9 +482,10 @@ impl Core {
                     }
                 }
                 // From its shelf it becomes ready with the commit, too.
-                _ => {}
+                _ => all_flow = false,
             }
         }
+        all_flow
     }
 
     /// The record that made a held object ready is durable: from its shelf it joins its queue.
@@ -396,9 +493,7 @@ impl Core {
         if self.catalogue.shelf_of(held.at) != Some(Shelf::Held) {
             return;
         }
-        let ty = self.queues.get(held.queue).ty;
-        self.unshelve(held.at, Shelf::Held);
-        self.queues.ty_mut(ty).held -= 1;
+        self.drop_held(held);
         if let Shelf::Ready(queue) = self.shelve_released(held) {
             self.stir(queue);
         }
@@ -426,11 +521,7 @@ impl Core {
                     self.forget_in_memory(slot);
                     self.catalogue.take(held.at, Shelf::Memory);
                 }
-                _ => {
-                    self.unshelve(held.at, Shelf::Held);
-                    let ty = self.queues.get(held.queue).ty;
-                    self.queues.ty_mut(ty).held -= 1;
-                }
+                _ => self.drop_held(&held),
             }
         }
     }

@@ -67,8 +67,10 @@ pub(crate) enum Phase {
 /// What happens to an object when the record of its last entry is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Then {
-    /// It waits for a subscriber, or for its time.
+    /// It waits for a subscriber, or for its time. It may be offered to a peer before.
     Flow,
+    /// The same, but it is not offered before.
+    FlowAtCommit,
     /// It leaves memory: ended, parked or moved.
     Leave,
     /// It is held; the transfer's answer may go.
@@ -205,6 +207,14 @@ impl Memory {
         } else if let Some(pending) = self.pending.get_mut(&record) {
             pending.retain(|(s, _)| *s != slot);
         }
+    }
+
+    /// What is to happen at the commit of a record, in the order written.
+    pub(crate) fn pending_of(&self, record: RecordNumber) -> &[(Slot, Then)] {
+        if record == self.newest.0 {
+            return &self.newest.1;
+        }
+        self.pending.get(&record).map_or(&[], Vec::as_slice)
     }
 
     pub(crate) fn take_pending(&mut self, record: RecordNumber) -> Vec<(Slot, Then)> {

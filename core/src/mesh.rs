@@ -162,6 +162,11 @@ impl Mesh {
         })
     }
 
+    /// Whether any peer wants anything.
+    pub(crate) fn is_wanted_by_any(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
     /// Whether any peer wants a type.
     pub(crate) fn is_wanted(&self, ty: &Type) -> bool {
         self.wanted(ty).next().is_some()

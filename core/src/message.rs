@@ -12,10 +12,13 @@ use crate::object::{Generation, Hash16, Object, Token};
 use crate::record::TransferId;
 
 /// The version of the link protocol that this program speaks.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The oldest version of the link protocol that this program understands.
 pub const PROTOCOL_MIN: u32 = 1;
+
+/// From this version on an offer may be early ([`Offer::early`]).
+pub(crate) const PROTOCOL_EARLY: u32 = 2;
 
 /// The versions of the link protocol that a node speaks: this program's, unless a test plays an
 /// older or a newer one.
@@ -272,6 +275,9 @@ pub struct Offer {
     pub key: DemandKey,
     /// The objects, with their moves, path and chase as they will be at the receiver.
     pub objects: Vec<Arc<Object>>,
+    /// It has left before the record that holds them was durable at the sender: the sender may turn out
+    /// never to have had them, so nothing ends in their favour.
+    pub early: bool,
 }
 
 /// What the core of an adopted lane offers to the lane of the process that adopted it: objects that
@@ -300,6 +306,12 @@ pub enum OfferRefused {
 }
 
 impl Message {
+    /// Whether a link carries it on its stream of bodies (ADR 0017): offers, and what must not overtake them.
+    /// Between the two streams there is no order.
+    pub fn is_body(&self) -> bool {
+        matches!(self, Self::Offer(_) | Self::Estate(_) | Self::Abort(_) | Self::Forget { .. })
+    }
+
     /// The lane whose word this is, where only one lane may say it.
     pub(crate) fn speaker(&self) -> Option<LaneId> {
         match self {

@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::decision::Refused;
 use crate::effect::{Effect, Effects};
 use crate::estate::Legacy;
-use crate::ids::LinkId;
+use crate::ids::{LinkId, RecordNumber};
 use crate::limits::LINK_BYTES_PER_MS_MIN;
 use crate::memory::Slot;
 use crate::message::{DemandKey, Message};
@@ -39,6 +39,7 @@ impl Core {
         key: Option<DemandKey>,
         slots: Vec<Slot>,
         estate: Vec<Legacy>,
+        early: Option<RecordNumber>,
         bytes: u64,
     ) -> TransferId {
         self.transfers.last += 1;
@@ -58,7 +59,8 @@ impl Core {
         let looked_at = self.next_look(until);
         self.arm(looked_at, Timer::Offer(n));
         let patience = Patience { span, until, looked_at };
-        let out = Outgoing { id, link, peer, key, slots, estate, moving: None, bytes, patience };
+        let out =
+            Outgoing { id, link, peer, key, slots, estate, early, moving: None, bytes, patience };
         self.transfers.outgoing.insert(n, out);
         id
     }
@@ -104,7 +106,8 @@ impl Core {
         self.take_offer_back(n, Refused::Timeout, fx);
     }
 
-    fn take_offer_back(&mut self, n: u64, why: Refused, fx: &mut Effects) {
+    /// Ends an offer that is open, and says so.
+    pub(crate) fn take_offer_back(&mut self, n: u64, why: Refused, fx: &mut Effects) {
         let (link, id) = (self.transfers.outgoing[&n].link, self.transfers.outgoing[&n].id);
         if !planted(Bug::AbortOfOpenOffer) {
             self.withdraw(n, why);

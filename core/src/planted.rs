@@ -31,6 +31,7 @@ macro_rules! bugs {
 bugs! {
     OkBeforeCommit "P1" "push.rs" "A push is answered OK before its record is durable."
     AcceptBeforeHeld "P1" "hold.rs" "ACCEPT is said before HELD is durable."
+    HeldCountsAsPushed "P1" "hold.rs" "A push of an id that is only held for another node is answered as done before."
     ShadowForgottenUntaken "P1" "transfer.rs" "A transfer is forgotten with its shadow although nobody has said TAKEN."
     CheckpointForgetsMoves "P1" "checkpoint.rs" "A checkpoint leaves out what has moved and is not taken."
     PayloadCut "P2" "loads.rs" "A payload that is copied out of its record loses its last byte."

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::catalogue::Shelf;
 use crate::core::Core;
 use crate::effect::{Answer, Effect, Effects};
+use crate::hold::KEPT_OUT_BYTES;
 use crate::ids::{ObjectId, RecordNumber};
 use crate::input::{Input, ReplyTo};
 use crate::lane::entry_bytes;
@@ -17,7 +18,7 @@ use crate::resolve::Known;
 
 /// An id that a push names, as this lane knows it.
 pub(crate) enum PushedBefore {
-    /// Never, or forgotten.
+    /// Never, or forgotten. It may be held for another node ([`Core::held_under`]).
     No,
     /// With the same content; the answer waits for this record.
     Same(Option<RecordNumber>),
@@ -119,11 +120,15 @@ impl Core {
             .given(id))
             .map_err(|r| Refusal { field: Some("id"), ..r });
         }
+        if self.held_under(id).is_some() {
+            return Ok(PushedBefore::No);
+        }
         Ok(PushedBefore::Same(after.filter(|n| !self.lane.is_committed(*n))))
     }
 
     /// Writes a new object. It flows when its record is durable. The push has been checked.
     pub(crate) fn store(&mut self, id: ObjectId, push: Push, how: How) -> Slot {
+        let is_given = push.id.is_some();
         let (not_before, expires_at) =
             push.check(&self.limits, self.now).expect("checked before anything was changed");
         let ty = self.queues.intern(&push.entity.ty);
@@ -131,7 +136,10 @@ impl Core {
         let (pushed_at, origin) = (self.now.wall, self.name.clone());
         let mut object = Object::new(id, push.entity, push.content, pushed_at, origin);
         (object.not_before, object.expires_at) = (not_before, expires_at);
-        self.lane.reserve(entry_bytes(&object));
+        self.lane.reserve(entry_bytes(&object) + KEPT_OUT_BYTES);
+        if is_given {
+            self.keep_out_held(id);
+        }
         object.birth = self.lane.birth();
         let at = self.lane.write_object(how, None, None, &Standing::Flowing, &object);
         let books = &mut self.queues.ty_mut(ty).books;

@@ -236,7 +236,8 @@ impl Core {
         let decision = Decision::new(self.now.wall, Step::Reclaim, None);
         self.decide(decision, (object.id, object.moves));
         let slot = self.admit(Arc::new(object), at, at, queue);
-        self.memory.when_committed(at.record, slot, Then::Flow);
+        // What its sender says of it is taken back by the verdict alone, which has to be durable first.
+        self.memory.when_committed(at.record, slot, Then::FlowAtCommit);
         self.lane.urge();
         slot
     }

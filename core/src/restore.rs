@@ -135,10 +135,14 @@ impl Core {
             Entry::Generation(counter) => self.restore_generation(counter),
             Entry::Verdict(lane) => self.transfers.forget_lane(lane),
             Entry::Undone(end) => self.forget_end(Some(end)),
-            Entry::Duplicate { transfer, ty, .. } => {
+            Entry::Duplicate { transfer, id, ty } => {
                 // A transfer of nothing but duplicates is held and released like any other.
                 let held = || Incoming { state: InState::Held, items: Vec::new(), key: None };
                 self.transfers.incoming.entry(transfer).or_insert_with(held);
+                // It was held until another object of its id was pushed.
+                if let Some((held, _)) = self.transfers.remove_item(transfer, id) {
+                    self.drop_held(&held);
+                }
                 let ty = self.queues.intern(&ty);
                 let books = &mut self.queues.ty_mut(ty).books;
                 books.moved_in += 1;
@@ -306,8 +310,7 @@ impl Core {
             if self.catalogue.shelf_of(held.at) != Some(Shelf::Held) {
                 return Err(format!("{} should be held", held.at));
             }
-            self.unshelve(held.at, Shelf::Held);
-            self.queues.ty_mut(ty).held -= 1;
+            self.drop_held(&held);
             self.shelve_released(&held);
         }
         Ok(())
@@ -320,9 +323,7 @@ impl Core {
                 self.remembered.note(held.id, before);
             }
             if self.catalogue.shelf_of(held.at) == Some(Shelf::Held) {
-                self.unshelve(held.at, Shelf::Held);
-                let ty = self.queues.get(held.queue).ty;
-                self.queues.ty_mut(ty).held -= 1;
+                self.drop_held(&held);
             }
         }
     }

@@ -22,6 +22,8 @@
 //! An object kept from an advertised demand by rule 1 or 2 is not stuck (P11): its holder asks the
 //! origin of that demand for a newer generation (`demand.rs`), and rule 1 lets it follow that.
 
+mod early;
+
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +34,7 @@ use crate::catalogue::QueueId;
 use crate::core::Core;
 use crate::decision::{Candidate, Decision, Refused, Step};
 use crate::effect::Effects;
-use crate::ids::{LaneId, LinkId, ObjectId};
+use crate::ids::{LaneId, LinkId, ObjectId, RecordNumber};
 use crate::limits::{OFFER_BYTES_MAX, OFFER_OBJECTS_MAX, OFFERS_MAX, PATH_MAX};
 use crate::memory::Slot;
 use crate::mesh::who;
@@ -63,8 +65,23 @@ struct Way {
     paused: bool,
 }
 
-/// Offers being gathered, by the place of their way in the list.
-type Batches = BTreeMap<usize, (Vec<Slot>, Vec<Arc<Object>>, u64)>;
+/// Offers being gathered.
+#[derive(Default)]
+struct Batches {
+    /// By the place of their way in the list.
+    of: BTreeMap<usize, Batch>,
+    /// The record that their objects stand in, if that is not durable yet.
+    early: Option<RecordNumber>,
+}
+
+/// One offer being gathered.
+#[derive(Default)]
+struct Batch {
+    slots: Vec<Slot>,
+    objects: Vec<Arc<Object>>,
+    /// What the objects weigh.
+    bytes: u64,
+}
 
 impl Core {
     /// Looks at every queue in which something has changed.
@@ -126,7 +143,7 @@ impl Core {
         } else {
             Vec::new()
         };
-        let mut batches = Batches::new();
+        let mut batches = Batches::default();
         if ways.iter().any(|w| w.paused) {
             self.look_again(queue, REFUSED_PAUSE);
         }
@@ -142,15 +159,13 @@ impl Core {
             let (chosen, candidates) = self.choose(slot, &ways, local_first);
             match chosen {
                 Some(i) => {
-                    self.send_one(slot, i, &mut ways, candidates, &mut batches);
-                    self.flush_if_full(i, &mut ways, &mut batches, fx);
+                    self.take_ready(slot);
+                    self.send_one(slot, i, &mut ways, candidates, &mut batches, fx);
                 }
                 None => self.on_kept_back(queue, slot, &ways, &candidates, fx),
             }
         }
-        for (i, (slots, objects, _)) in batches {
-            self.offer(ways[i].link, ways[i].key.clone(), slots, objects, fx);
-        }
+        self.flush_all(&ways, batches, fx);
         let is_full = |way: &Way| !self.transfers.has_room(way.link, 1);
         if ways.iter().any(|way| way.open > 0 && is_full(way)) {
             self.transfers.crowded.insert(queue);
@@ -234,7 +249,7 @@ impl Core {
             .any(|(_, l)| l.demands.values().any(|r| r.demand.generation == generation))
     }
 
-    /// Takes an object out of its queue and into an offer, as the receiver will hold it.
+    /// Puts an object that is in nobody's hands and in no queue into an offer, as the receiver will hold it.
     fn send_one(
         &mut self,
         slot: Slot,
@@ -242,8 +257,8 @@ impl Core {
         ways: &mut [Way],
         candidates: Vec<Candidate>,
         batches: &mut Batches,
+        fx: &mut Effects,
     ) {
-        self.take_ready(slot);
         let way = &mut ways[i];
         (way.open, way.outstanding) = (way.open - 1, way.outstanding + 1);
         let (link, key) = (way.link, way.key.clone());
@@ -256,11 +271,11 @@ impl Core {
         let (id, moves) = (object.id, object.moves);
         let away = Arc::new(self.as_received(slot, way.generation));
         self.decide(decision, (id, moves));
-        let begins = !batches.contains_key(&i);
-        let batch = batches.entry(i).or_default();
-        batch.2 += away.weight();
-        batch.0.push(slot);
-        batch.1.push(away);
+        let begins = !batches.of.contains_key(&i);
+        let batch = batches.of.entry(i).or_default();
+        batch.bytes += away.weight();
+        batch.slots.push(slot);
+        batch.objects.push(away);
         // Several ways may lead over one link: the window is the demand's, the room is the link's.
         for other in ways.iter_mut().filter(|w| w.link == link) {
             other.outstanding = other.outstanding.max(1);
@@ -268,14 +283,15 @@ impl Core {
         if begins {
             self.note_room(link, ways, batches);
         }
+        self.flush_if_full(i, ways, batches, fx);
     }
 
     /// Offers that are being gathered for a link take its room, too.
     fn note_room(&self, link: LinkId, ways: &mut [Way], batches: &Batches) {
-        let gathered = batches.keys().filter(|b| ways[**b].link == link).count();
+        let gathered = batches.of.keys().filter(|b| ways[**b].link == link).count();
         let full = !self.transfers.has_room(link, gathered + 1);
         for (i, way) in ways.iter_mut().enumerate().filter(|(_, w)| w.link == link) {
-            way.has_room = !full || batches.contains_key(&i);
+            way.has_room = !full || batches.of.contains_key(&i);
         }
     }
 
@@ -286,14 +302,23 @@ impl Core {
         batches: &mut Batches,
         fx: &mut Effects,
     ) {
-        let full = batches.get(&i).is_some_and(|(slots, _, bytes)| {
-            slots.len() >= OFFER_OBJECTS_MAX || *bytes >= OFFER_BYTES_MAX / 2
+        let full = batches.of.get(&i).is_some_and(|batch| {
+            batch.slots.len() >= OFFER_OBJECTS_MAX || batch.bytes >= OFFER_BYTES_MAX / 2
         });
-        if full && let Some((slots, objects, _)) = batches.remove(&i) {
-            let (link, key) = (ways[i].link, ways[i].key.clone());
-            self.offer(link, key, slots, objects, fx);
-            self.note_room(link, ways, batches);
+        if full && let Some(batch) = batches.of.remove(&i) {
+            self.flush(&ways[i], batch, batches.early, fx);
+            self.note_room(ways[i].link, ways, batches);
         }
+    }
+
+    fn flush_all(&mut self, ways: &[Way], batches: Batches, fx: &mut Effects) {
+        for (i, batch) in batches.of {
+            self.flush(&ways[i], batch, batches.early, fx);
+        }
+    }
+
+    fn flush(&mut self, way: &Way, batch: Batch, early: Option<RecordNumber>, fx: &mut Effects) {
+        self.offer(way.link, way.key.clone(), batch.slots, batch.objects, early, fx);
     }
 
     /// The object as the receiver will hold it.

@@ -56,6 +56,9 @@ pub(crate) enum Timer {
 impl Core {
     /// When to call again with [`Input::Wake`] at the latest. Early and late calls are harmless.
     pub fn next_wake(&self) -> Option<Wake> {
+        if self.owes_effects() {
+            return Some(Wake { at: self.now.mono, why: "owed" });
+        }
         let (at, timer) = self.timers.first().filter(|_| !self.fenced)?;
         let why = match timer {
             Timer::Riders => "riders",

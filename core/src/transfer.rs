@@ -51,6 +51,8 @@ pub(crate) struct Outgoing {
     pub(crate) slots: Vec<Slot>,
     /// What an adopted lane gives to its heir, instead of slots.
     pub(crate) estate: Vec<Legacy>,
+    /// The record that its objects stand in, if it has left before that was durable.
+    pub(crate) early: Option<RecordNumber>,
     /// The record that holds MOVED, once ACCEPT has come.
     pub(crate) moving: Option<RecordNumber>,
     /// Bytes of its payloads.
@@ -184,6 +186,17 @@ impl Transfers {
         }
     }
 
+    /// A held object leaves its transfer, which goes on, if only to be answered. Says for which demand it came.
+    pub(crate) fn remove_item(
+        &mut self,
+        transfer: TransferId,
+        id: ObjectId,
+    ) -> Option<(Held, Option<DemandKey>)> {
+        let incoming = self.incoming.get_mut(&transfer)?;
+        let item = incoming.items.iter().position(|held| held.id == id)?;
+        Some((incoming.items.remove(item), incoming.key.clone()))
+    }
+
     /// A held object leaves its transfer, which is over when it was the last one.
     pub(crate) fn take_held(&mut self, at: Loc) -> Option<Held> {
         let of = |(id, i): (&TransferId, &Incoming)| {
@@ -277,14 +290,16 @@ impl Transfers {
 }
 
 impl Core {
-    /// Offers objects, ready and out of their queue, to a peer. They carry what the receiver will
-    /// hold: one move more, this node in the path, and the chase as it is after the link.
+    /// Offers objects to a peer, which are in no queue: ready, or being written in the record that the offer is
+    /// `early` for. They carry what the receiver will hold: one move more, this node in the path, and the chase as it is
+    /// after the link.
     pub(crate) fn offer(
         &mut self,
         link: LinkId,
         key: DemandKey,
         slots: Vec<Slot>,
         objects: Vec<Arc<Object>>,
+        early: Option<RecordNumber>,
         fx: &mut Effects,
     ) {
         let n = self.transfers.last + 1;
@@ -292,8 +307,8 @@ impl Core {
             self.set_phase(*slot, Phase::Offered(n));
         }
         let bytes = objects.iter().map(|object| object.weight()).sum();
-        let id = self.begin_offer(link, Some(key.clone()), slots, Vec::new(), bytes);
-        let message = Message::Offer(Offer { transfer: id, key, objects });
+        let id = self.begin_offer(link, Some(key.clone()), slots, Vec::new(), early, bytes);
+        let message = Message::Offer(Offer { transfer: id, key, objects, early: early.is_some() });
         fx.push(Effect::send(link, message, None));
     }
 
@@ -304,20 +319,23 @@ impl Core {
         self.disarm(out.patience.looked_at, Timer::Offer(n));
         self.stir_crowded();
         for slot in out.slots {
-            self.give_back(slot, &out.peer, why);
+            self.give_back(slot, out.early, &out.peer, why);
         }
         self.keep_legacies(&out.estate);
     }
 
-    /// An object that was offered waits again.
-    fn give_back(&mut self, slot: Slot, peer: &Name, why: Refused) {
+    /// An object that was offered waits again: for the record that it stands in, if the offer has left
+    /// before that was durable and it is not yet.
+    fn give_back(&mut self, slot: Slot, early: Option<RecordNumber>, peer: &Name, why: Refused) {
         let object = self.object(slot);
         let (id, moves) = (object.id, object.moves);
         let mut decision = Decision::new(self.now.wall, Step::Withdraw, None);
         decision.candidates = vec![Candidate { who: who(peer), refused: why }];
         self.decide(decision, (id, moves));
         self.set_phase(slot, Phase::Writing);
-        self.make_ready(slot);
+        if early.is_none_or(|record| self.lane.is_committed(record)) {
+            self.make_ready(slot);
+        }
     }
 
     /// The peer holds what it did not refuse: the move is written.
@@ -344,7 +362,10 @@ impl Core {
         }
         let out_slots =
             std::mem::take(&mut self.transfers.outgoing.get_mut(&n).expect("just found").slots);
-        let peer = self.transfers.outgoing[&n].peer.clone();
+        let (peer, early) = {
+            let out = &self.transfers.outgoing[&n];
+            (out.peer.clone(), out.early)
+        };
         let is_refused = |i: usize| refused.iter().any(|(p, _)| *p as usize == i);
         let (mut moving, mut back) = (Vec::new(), Vec::new());
         for (i, slot) in out_slots.into_iter().enumerate() {
@@ -354,7 +375,7 @@ impl Core {
             self.memory.get_mut(slot).paused_until = self.now.mono + REFUSED_PAUSE;
             let queue = self.memory.get(slot).queue;
             self.look_again(queue, REFUSED_PAUSE);
-            self.give_back(slot, &peer, Refused::RefusedByPeer);
+            self.give_back(slot, early, &peer, Refused::RefusedByPeer);
         }
         if moving.is_empty() {
             // What is paged out forgets that it was refused: the demand rests, too.

@@ -116,7 +116,12 @@ fn offer(n: u64) -> Message {
         path: [name("peer")].into(),
         ..Object::new(ObjectId([5; 16]), entity, hash, pushed_at, name("peer"))
     };
-    Message::Offer(Offer { transfer: transfer(n), key: key(), objects: vec![object.into()] })
+    Message::Offer(Offer {
+        transfer: transfer(n),
+        key: key(),
+        objects: vec![object.into()],
+        early: false,
+    })
 }
 
 #[test]

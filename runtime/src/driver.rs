@@ -174,6 +174,9 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
         loop {
             self.look_around()?;
             self.append_next();
+            if self.core.owes_effects() {
+                self.handle(Input::Wake)?;
+            }
             self.hub.fence.set(self.core.deliver_until());
             let wake = self.core.next_wake().map(|wake| self.hub.clock.instant(wake.at));
             tokio::select! {

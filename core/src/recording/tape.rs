@@ -27,7 +27,7 @@ use crate::object::Hash16;
 use crate::time::{Mono, Now, Wall};
 
 /// The version of the layout. Whoever changes a type that is recorded raises it.
-pub const RECORDING_FORMAT: u32 = 10;
+pub const RECORDING_FORMAT: u32 = 11;
 
 /// How a segment starts.
 pub(super) const MAGIC: [u8; 8] = *b"dpcrec\r\n";

@@ -207,7 +207,12 @@ mod tests {
         let object = Object { moves: 1, ..object };
         let pattern = Pattern::new("img").expect("valid");
         let key = DemandKey::new(pattern, Name::new("name", "default").expect("valid"));
-        Message::Offer(Offer { transfer: transfer(n), key, objects: vec![object.into()] })
+        Message::Offer(Offer {
+            transfer: transfer(n),
+            key,
+            objects: vec![object.into()],
+            early: false,
+        })
     }
 
     fn kinds(out: &mut BodiesOut) -> Vec<&'static str> {

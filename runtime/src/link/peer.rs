@@ -94,7 +94,7 @@ impl Link {
 
     /// Queues what core says. False if the peer does not read: the link is cut then.
     pub(super) fn send(&self, message: Message) -> bool {
-        let fits = if link::is_body(&message) {
+        let fits = if message.is_body() {
             self.bodies.with(|bodies| bodies.push(message))
         } else {
             self.out.with(|out| out.push(message))
@@ -317,7 +317,7 @@ impl Link {
                 Wire::Told(told) => self.told(*told),
                 other => {
                     let message = link::from_wire(other)?;
-                    if link::is_body(&message) != bodies.is_some() {
+                    if message.is_body() != bodies.is_some() {
                         return Err(BadMessage::new(format!("on the wrong stream: {message}")));
                     }
                     bytes += 256;

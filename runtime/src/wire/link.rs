@@ -32,14 +32,6 @@ impl From<Refusal> for BadMessage {
     }
 }
 
-/// Whether a message goes with the bodies: offers, and what undoes or forgets them, in their order.
-pub(crate) fn is_body(message: &Message) -> bool {
-    matches!(
-        message,
-        Message::Offer(_) | Message::Estate(_) | Message::Abort(_) | Message::Forget { .. }
-    )
-}
-
 /// The wire form of what core says.
 pub(crate) fn to_wire(message: &Message) -> v1::LinkMessage {
     let wire = match message {

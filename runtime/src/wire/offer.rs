@@ -82,7 +82,7 @@ impl std::borrow::Borrow<LaneId> for LaneKey {
 
 pub(super) fn to_wire(offer: &Offer) -> v1::Offer {
     let key = Some(key_to_wire(&offer.key));
-    v1::Offer { key, ..objects_to_wire(&offer.transfer, &offer.objects) }
+    v1::Offer { key, early: offer.early, ..objects_to_wire(&offer.transfer, &offer.objects) }
 }
 
 pub(super) fn estate_to_wire(estate: &Estate) -> v1::Estate {
@@ -107,6 +107,7 @@ fn objects_to_wire(transfer: &TransferId, objects: &[Arc<Object>]) -> v1::Offer 
         names: names.in_order,
         lanes: lanes.in_order.iter().map(|lane| lane_to_wire(&lane.0)).collect(),
         objects,
+        early: false,
     }
 }
 
@@ -210,7 +211,8 @@ fn outside(table: &str) -> BadMessage {
 pub(super) fn from_wire(mut offer: v1::Offer) -> Result<Offer, BadMessage> {
     let key = key_from_wire(offer.key.take())?;
     let transfer = transfer_from_wire(offer.transfer.take())?;
-    Ok(Offer { transfer, key, objects: objects_from_wire(offer)? })
+    let early = offer.early;
+    Ok(Offer { transfer, key, objects: objects_from_wire(offer)?, early })
 }
 
 pub(super) fn estate_from_wire(estate: v1::Estate) -> Result<Estate, BadMessage> {

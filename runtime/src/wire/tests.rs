@@ -150,6 +150,7 @@ fn every_link_message_survives_the_wire() {
             transfer: transfer(),
             key: key(),
             objects: vec![full_object().into(), bare_object().into()],
+            early: true,
         }),
         Message::Estate(Estate {
             transfer: transfer(),
@@ -198,6 +199,7 @@ fn what_no_node_says_is_malformed() {
         transfer: transfer(),
         key: key(),
         objects: vec![full_object().into()],
+        early: false,
     });
     let offer = || match link::to_wire(&good).message {
         Some(Wire::Offer(offer)) => offer,

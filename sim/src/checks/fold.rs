@@ -116,6 +116,12 @@ impl Fold<'_> {
                 self.seen.add("duplicate kept out");
                 let l = self.here();
                 l.kept_out.insert((transfer, id));
+                if l.held.get_mut(&transfer).is_some_and(|ids| ids.remove(&id)) {
+                    let at = l.at.remove(&id).expect("what is held is alive");
+                    l.things.remove(&at);
+                    self.seen.add("held copy kept out for a push");
+                }
+                let l = self.here();
                 let b = l.book(&ty);
                 (b.moved_in, b.discarded) = (b.moved_in + 1, b.discarded + 1);
             }

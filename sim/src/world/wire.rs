@@ -148,20 +148,28 @@ impl World {
             return;
         }
         let side = 1 - from;
-        let at = match (rate, &what) {
-            (Some(rate), Arrival::Message(Message::Offer(offer))) => {
+        let (last, last_body) = (&mut conn.last[side], &mut conn.last_body[side]);
+        let at = match (&what, rate) {
+            (Arrival::Message(Message::Offer(offer)), Some(rate)) => {
                 let bytes: u64 = offer.objects.iter().map(|object| object.weight()).sum();
-                let before = conn.last_body[side].max(self.now);
-                conn.last_body[side] = before + span + Span(bytes * 1_000_000 / rate.max(1));
-                conn.last_body[side]
+                let before = (*last_body).max(self.now);
+                *last_body = before + span + Span(bytes * 1_000_000 / rate.max(1));
+                *last_body
             }
-            // It must not overtake the offer that it takes back.
-            (Some(_), Arrival::Message(Message::Abort(_))) => {
-                (self.now + span).max(conn.last_body[side])
+            // Behind the other bodies, and in no order with the rest.
+            (Arrival::Message(message), _) if message.is_body() => {
+                *last_body = (self.now + span).max(*last_body + gap);
+                *last_body
             }
-            _ => {
-                conn.last[side] = (self.now + span).max(conn.last[side] + gap);
-                conn.last[side]
+            (what, _) => {
+                *last = (self.now + span).max(*last + gap);
+                match what {
+                    // No body is read before the handshake.
+                    Arrival::Message(Message::Hello(_)) => *last_body = (*last_body).max(*last),
+                    Arrival::Message(_) => {}
+                    Arrival::End => *last = (*last).max(*last_body),
+                }
+                *last
             }
         };
         let event = Event::Arrive { wire, conn: conn.no, side, what: Box::new(what) };

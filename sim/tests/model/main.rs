@@ -80,6 +80,7 @@ mod handoffs {
     /// Both lanes' nodes die, in any order, and power is cut.
     const RESTARTS: Bounds = Bounds {
         objects: 1,
+        fresh: false,
         claims: [1, 1],
         adopted: [false, false],
         power_cuts: 2,
@@ -114,6 +115,16 @@ mod handoffs {
     #[test]
     fn restarts_in_each_order() {
         holds("restarts", RESTARTS, 18_996);
+    }
+
+    #[test]
+    fn fresh_objects() {
+        holds("fresh", Bounds { fresh: true, ..RESTARTS }, 85_590);
+    }
+
+    #[test]
+    fn fresh_objects_of_an_adopted_sender() {
+        holds("fresh, sender adopted", Bounds { fresh: true, ..SENDER_ADOPTED }, 812_571);
     }
 
     #[test]
@@ -219,6 +230,12 @@ mod handoffs {
     fn r4_histories_of_receivers() {
         let rules = Rules { histories_compared: false, ..Rules::ALL };
         breaks("R4 (receiver restored)", rules, restored(1), KEPT, 23);
+    }
+
+    #[test]
+    fn p9_what_is_held_was_not_pushed() {
+        let rules = Rules { held_is_not_pushed: false, ..Rules::ALL };
+        breaks("P9, held is not pushed", rules, Bounds { fresh: true, ..RESTARTS }, KEPT, 9);
     }
 
     #[test]

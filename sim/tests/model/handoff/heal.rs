@@ -32,7 +32,9 @@ impl State {
 
     fn is_over(&self, objects: u8) -> bool {
         let settled = |o| self.stores.iter().any(|s| s.durable.place(o) == Place::Settled);
-        (0..objects).all(settled)
+        let is_nowhere = |o| self.stores.iter().all(|s| s.durable.place(o) == Place::Absent);
+        let never_was = |o: u8| !self.ok[usize::from(o)] && is_nowhere(o);
+        (0..objects).all(|o| settled(o) || never_was(o))
     }
 
     /// Everything that one owner can do now.

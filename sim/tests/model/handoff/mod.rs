@@ -9,7 +9,8 @@ mod step;
 use stateright::{Model, Property};
 
 use parts::{
-    Backup, Core, Image, Message, NAMES, Phase, Place, RECEIVER, SENDER, State, Store, Token, Who,
+    Backup, Core, Image, Message, NAMES, OBJECTS_MAX, Phase, Place, RECEIVER, Record, SENDER,
+    State, Store, Token, Who,
 };
 use set::Set;
 pub(crate) use step::{Action, Rules};
@@ -18,6 +19,8 @@ pub(crate) use step::{Action, Rules};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     pub(crate) objects: u8,
+    /// Whether their pushes are still being written when all begins: one object.
+    pub(crate) fresh: bool,
     /// How often each lane may be claimed again after the first time.
     pub(crate) claims: [u8; 2],
     /// Whether it may be claimed while its owner lives.
@@ -43,10 +46,17 @@ impl Model for Handoff {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        let images = [Image::new(Place::Ready), Image::new(Place::Absent)];
+        let pushed = if self.bounds.fresh { Place::Absent } else { Place::Ready };
+        let images = [Image::new(pushed), Image::new(Place::Absent)];
+        let mut owners = images.map(|image| Core::new(1, image));
+        if self.bounds.fresh {
+            owners[SENDER].begin(Record::Pushed(0));
+        }
         vec![State {
             stores: images.map(|image| Store { epoch: 1, durable: image, tail: Vec::new() }),
-            owners: images.map(|image| Core::new(1, image)),
+            owners,
+            ok: [!self.bounds.fresh; OBJECTS_MAX],
+            again: false,
             zombies: [None, None],
             said: Set::EMPTY,
             lied: false,
@@ -85,11 +95,14 @@ impl Model for Handoff {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always("P1 every object is kept", |m, s: &State| m.all(|o| s.is_kept(o))),
+            Property::always("P2 nothing is delivered that never was", |m, s: &State| {
+                s.rolled_back.is_some() || m.all(|o| s.is_no_phantom(o))
+            }),
             Property::always("P3 one settle commits", |m, s: &State| {
-                s.rolled_back.is_some() || m.all(|o| committed_settles(s, o) <= 1)
+                s.rolled_back.is_some() || s.again || m.all(|o| committed_settles(s, o) <= 1)
             }),
             Property::always("P7 one owner", |m, s: &State| {
-                s.rolled_back.is_some() || m.all(|o| owners_of(s, o) <= 1)
+                s.rolled_back.is_some() || s.again || m.all(|o| owners_of(s, o) <= 1)
             }),
             Property::always("P8 what was denied is not done", |_, s: &State| {
                 s.rolled_back.is_some() || !s.lied
@@ -128,9 +141,18 @@ impl Handoff {
                         actions.push(Action::Lease(who, object));
                     }
                 }
-                Phase::Rest => actions.extend(core.holds(object).map(|t| Action::Ask(who, t))),
+                Phase::Rest => {
+                    let held = core.holds(object);
+                    actions.extend(held.map(|t| Action::Ask(who, t)));
+                    let silent = !state.ok[usize::from(object)] && !state.again;
+                    let may_push = silent && core.commit.is_none();
+                    actions.extend(held.filter(|_| may_push).map(|t| Action::PushAgain(who, t)));
+                }
                 Phase::Offered(_) => actions.push(Action::Withdraw(who, object)),
                 Phase::Leased(_) => actions.push(Action::Expire(who, object)),
+                Phase::Writing if core.is_fresh(object) && core.offers < self.bounds.offers => {
+                    actions.push(Action::Offer(who, object));
+                }
                 Phase::Writing => {}
             }
         }
@@ -253,6 +275,7 @@ fn is_decided_once(state: &State) -> bool {
 fn tell(action: &Action) -> String {
     let object = |o: &u8| format!("object {}", o + 1);
     match action {
+        Action::PushAgain(who, t) => format!("{} is pushed again at {who:?}", object(&t.object)),
         Action::Offer(who, o) => format!("{who:?} offers {}", object(o)),
         Action::Withdraw(who, o) => format!("{who:?} withdraws its offer of {}", object(o)),
         Action::Lease(who, o) => format!("{who:?} delivers {} to a subscriber", object(o)),

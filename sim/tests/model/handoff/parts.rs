@@ -38,6 +38,10 @@ pub(crate) struct Token {
 /// One record of a lane: one commit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Record {
+    /// The object itself.
+    Pushed(u8),
+    /// The object, pushed where it was held for this transfer: the copy is kept out.
+    PushedOver(Transfer),
     /// The receiver holds the object, in doubt.
     Held(Transfer),
     /// The receiver owns it.
@@ -98,6 +102,12 @@ impl Image {
 
     pub(crate) fn apply(&mut self, record: Record) {
         let (object, place) = match record {
+            Record::Pushed(object) => (object, Place::Ready),
+            Record::PushedOver(t) => {
+                // What is left of the transfer is to answer RELEASE.
+                self.taken.insert(t);
+                (t.object, Place::Ready)
+            }
             Record::Held(t) => (t.object, Place::Held(t)),
             Record::Ready(t) => {
                 self.taken.insert(t);
@@ -178,6 +188,11 @@ impl Core {
         self.phases[usize::from(object)] = phase;
     }
 
+    /// Whether the object itself is being written.
+    pub(crate) fn is_fresh(&self, object: u8) -> bool {
+        matches!(self.commit, Some((Record::Pushed(o), _)) if o == object)
+    }
+
     /// Whether the object waits here for somebody to take it.
     pub(crate) fn is_ready(&self, object: u8) -> bool {
         self.phase(object) == Phase::Rest && self.image.place(object) == Place::Ready
@@ -211,9 +226,12 @@ impl Core {
         self.commit = Some((record, false));
         match record {
             Record::Taken(_) => {}
-            Record::Held(t) | Record::Ready(t) | Record::Aborted(t) | Record::Moved(t) => {
-                self.set_phase(t.object, Phase::Writing);
-            }
+            Record::Pushed(object) => self.set_phase(object, Phase::Writing),
+            Record::PushedOver(t)
+            | Record::Held(t)
+            | Record::Ready(t)
+            | Record::Aborted(t)
+            | Record::Moved(t) => self.set_phase(t.object, Phase::Writing),
             Record::Settled(token) => self.set_phase(token.object, Phase::Writing),
         }
     }
@@ -265,6 +283,10 @@ pub(crate) struct State {
     pub(crate) said: Set<Message>,
     /// Whether LEASE_LOST was said of a settle that was done or might still be done.
     pub(crate) lied: bool,
+    /// Whether the push of each object was answered OK.
+    pub(crate) ok: [bool; OBJECTS_MAX],
+    /// A client without an answer has pushed where its object was held. From then on there may be two objects.
+    pub(crate) again: bool,
     pub(crate) power_cuts: u8,
     /// A claimant that has read and has not fenced (only without R3).
     pub(crate) early: Option<(usize, Image)>,
@@ -369,6 +391,8 @@ impl fmt::Debug for Token {
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Pushed(object) => write!(f, "object {}", object + 1),
+            Self::PushedOver(t) => write!(f, "the object, {t:?} kept out"),
             Self::Held(t) => write!(f, "HELD {t:?}"),
             Self::Ready(t) => write!(f, "READY {t:?}"),
             Self::Aborted(t) => write!(f, "ABORTED {t:?}"),

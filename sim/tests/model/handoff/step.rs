@@ -1,7 +1,7 @@
 //! What each event does: the protocol, rule by rule.
 
 use super::parts::{
-    Backup, Core, Message, Phase, RECEIVER, Record, SENDER, State, Token, Transfer, Who,
+    Backup, Core, Message, Phase, Place, RECEIVER, Record, SENDER, State, Token, Transfer, Who,
 };
 
 /// Which rules of protocol.md are kept. One is left out to see that it is needed.
@@ -21,6 +21,8 @@ pub(crate) struct Rules {
     pub(crate) durable_before_answer: bool,
     /// R4: a lane that came back lower than it was known is refused.
     pub(crate) histories_compared: bool,
+    /// P9: a push of an id that is only held is not answered as done before.
+    pub(crate) held_is_not_pushed: bool,
     /// R5: only the lane of the lease says LEASE_LOST.
     pub(crate) own_lane_says_lost: bool,
     /// R5: and of its owners only the present one: a token of a higher epoch says who that is.
@@ -37,6 +39,7 @@ impl Rules {
         fence_before_read: true,
         durable_before_answer: true,
         histories_compared: true,
+        held_is_not_pushed: true,
         own_lane_says_lost: true,
         present_owner_says_lost: true,
     };
@@ -45,7 +48,9 @@ impl Rules {
 /// One event.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Action {
-    /// The sender offers an object that is ready.
+    /// A client that has had no answer pushes its object where it is held.
+    PushAgain(Who, Transfer),
+    /// The sender offers an object that is ready, or is being written.
     Offer(Who, u8),
     /// An offer has had no answer for too long.
     Withdraw(Who, u8),
@@ -81,6 +86,7 @@ impl State {
     pub(crate) fn after(&self, action: Action, rules: &Rules) -> Self {
         let mut next = self.clone();
         match action {
+            Action::PushAgain(who, t) => next.push_again(who, t, rules),
             Action::Offer(who, object) => next.offer(who, object),
             Action::Withdraw(who, object) => next.withdraw(who, object),
             Action::Lease(who, object) => next.lease(who, object),
@@ -110,6 +116,15 @@ impl State {
             Action::Restore(lane) => next.restore(lane, rules),
         }
         next
+    }
+
+    fn push_again(&mut self, who: Who, t: Transfer, rules: &Rules) {
+        self.again = true;
+        if rules.held_is_not_pushed {
+            self.core_mut(who).begin(Record::PushedOver(t));
+        } else {
+            self.ok[usize::from(t.object)] = true;
+        }
     }
 
     fn offer(&mut self, who: Who, object: u8) {
@@ -224,6 +239,19 @@ impl State {
         let (record, _) = core.commit.take().expect("there is a commit to learn of");
         core.image.apply(record);
         let (object, message) = match record {
+            Record::Pushed(object) => {
+                // It may have been offered meanwhile.
+                if core.phase(object) == Phase::Writing {
+                    core.set_phase(object, Phase::Rest);
+                }
+                self.ok[usize::from(object)] = true;
+                return;
+            }
+            Record::PushedOver(t) => {
+                core.set_phase(t.object, Phase::Rest);
+                self.ok[usize::from(t.object)] = true;
+                return;
+            }
             Record::Held(t) => (t.object, Some(Message::Accept(t))),
             Record::Moved(t) => (t.object, Some(Message::Release(t))),
             Record::Ready(t) => (t.object, Some(Message::Taken(t))),
@@ -261,9 +289,19 @@ impl State {
         self.claim(lane, rules);
     }
 
-    /// Whether an object still is where it can be delivered from, or is done (P1).
+    /// Whether an object whose push was answered OK still is where it can be delivered from, or is
+    /// done (P1).
     pub(crate) fn is_kept(&self, object: u8) -> bool {
         let [sender, receiver] = [SENDER, RECEIVER].map(|lane| &self.stores[lane].durable);
-        sender.keeps(object) || receiver.keeps(object)
+        let answered = self.ok[usize::from(object)];
+        !answered || sender.keeps(object) || receiver.keeps(object)
+    }
+
+    /// Whether nobody has an object who could deliver it, unless it is in the log of who was asked to
+    /// push it (P2).
+    pub(crate) fn is_no_phantom(&self, object: u8) -> bool {
+        let pushed = self.stores[SENDER].durable.place(object) != Place::Absent;
+        let somebody = self.everyone().any(|(_, core)| core.has(object));
+        pushed || !somebody || self.again
     }
 }
