@@ -248,16 +248,20 @@ impl<S: SharedLane, I: Index> Driver<S, I> {
         Ok(())
     }
 
-    /// A record is durable: core learns of it, then what waited for it goes, then what follows.
+    /// A record is durable: core learns of it, then what waited for it goes, then what follows. Answers to
+    /// pushes go last: who gets an object waits for it, who has pushed it goes on pushing.
     fn commit(&mut self, number: RecordNumber, record: Bytes) -> Result<(), Halt> {
         self.hub.set_last_record(number);
         self.tell_core(self.hub.clock.now(), Input::Committed(number));
         let mut due = self.gate.open(number);
+        for effect in due.extract_if(.., |effect| !is_answer_to_push(effect)) {
+            self.perform(effect)?;
+        }
+        self.perform_new()?;
         for effect in due.drain(..) {
             self.perform(effect)?;
         }
         self.gate.give_back(due);
-        self.perform_new()?;
         match &self.edges.history {
             Followed::Now(history) => history.feed(number, record),
             Followed::Nothing => self.handle(Input::HistoryStands(number.next()))?,
@@ -582,4 +586,8 @@ async fn asked(recorder: &mut Option<Recorder>) {
 async fn told(stop: &mut watch::Receiver<bool>) {
     // Whoever could say stop and is gone has no use for an answer either.
     let _gone = stop.wait_for(|stop| *stop).await;
+}
+
+fn is_answer_to_push(effect: &Effect) -> bool {
+    matches!(effect, Effect::Reply { answer: Answer::Pushed { .. }, .. })
 }
