@@ -320,13 +320,14 @@ impl Core {
         if let Err(reason) = self.check_objects(&estate.objects) {
             return self.decline(link, id, reason, fx);
         }
-        self.end_offers_of(&estate.objects, fx);
         let missing = self.unresolved(estate.objects.iter().map(|o| o.id));
         if !missing.is_empty() {
             let again = Input::Peer(link, Message::Estate(estate));
             return self.stall_quietly(missing, again, fx);
         }
-        if estate.objects.iter().any(|o| self.is_undecided(o)) {
+        if estate.objects.iter().any(|o| self.is_undecided(o))
+            || self.end_offers_of(&estate.objects, fx)
+        {
             return self.decline(link, id, OfferRefused::NotNow, fx);
         }
         self.hold_estate(link, &estate, fx);

@@ -347,7 +347,7 @@ impl Core {
     pub(crate) fn return_object(&mut self, slot: Slot, how: How) {
         self.set_phase(slot, Phase::Writing);
         let at = self.rewrite(slot, how);
-        self.memory.when_committed(at.record, slot, Then::Flow);
+        self.memory.when_committed(at.record, slot, Then::FlowAtCommit);
         self.lane.urge();
     }
 

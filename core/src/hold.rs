@@ -54,13 +54,14 @@ impl Core {
         // Nearly always nothing is known of any of them.
         let are_new = offer.objects.iter().all(|o| matches!(self.known(o.id), Known::Absent));
         if !are_new {
-            self.end_offers_of(&offer.objects, fx);
             let missing = self.unresolved(offer.objects.iter().map(|o| o.id));
             if !missing.is_empty() {
                 self.mesh.uncount_received(link, &offer.key, offer.objects.len() as u64);
                 return self.stall_quietly(missing, Input::Peer(link, Message::Offer(offer)), fx);
             }
-            if offer.objects.iter().any(|o| self.is_undecided(o)) {
+            if offer.objects.iter().any(|o| self.is_undecided(o))
+                || self.end_offers_of(&offer.objects, fx)
+            {
                 self.mark_demand(offer.key);
                 return self.decline(link, id, OfferRefused::NotNow, fx);
             }
@@ -104,16 +105,21 @@ impl Core {
         }
     }
 
-    /// Ends this node's own offers of ids that are offered to it, so that what stands here is certain when they meet. Where
-    /// it has been offered to it may have been kept out for the very object that comes
-    /// ([`Core::keep_out_held`]): each would end for the other.
-    pub(crate) fn end_offers_of(&mut self, objects: &[Arc<Object>], fx: &mut Effects) {
+    /// Ends this node's own offers of other objects of the ids that are offered to it, so that what stands here is certain
+    /// when they meet. Where it has been offered to it may have been kept out for the very object that comes
+    /// ([`Core::keep_out_held`]): each would end for the other. Says whether one of them has left memory by that, and
+    /// has to be looked up before it is met.
+    pub(crate) fn end_offers_of(&mut self, objects: &[Arc<Object>], fx: &mut Effects) -> bool {
         for object in objects {
             let Some(slot) = self.memory.by_id(object.id) else { continue };
-            if let Phase::Offered(n) = self.memory.get(slot).phase {
+            let live = self.memory.get(slot);
+            if let Phase::Offered(n) = live.phase
+                && live.object.birth != object.birth
+            {
                 self.take_offer_back(n, Refused::Met, fx);
             }
         }
+        !self.unresolved(objects.iter().map(|o| o.id)).is_empty()
     }
 
     pub(crate) fn decline(
@@ -354,8 +360,8 @@ impl Core {
     /// before, then: when the copy is aborted nothing would be left of either. It is a new object, and the copy is kept
     /// out, as it would be if it came now (P9: two objects until they meet).
     ///
-    /// Only the first offer of an object that nobody has had, and that has no times, can be that. After a restart it is not
-    /// known whether it was early: all such copies count.
+    /// Only the first offer of an object that was pushed by itself, that nobody has had and that has no times, is ever early.
+    /// After a restart it is not known which of those were: all such copies count.
     pub(crate) fn held_under(&self, id: ObjectId) -> Option<(TransferId, Held)> {
         if planted(Bug::HeldCountsAsPushed) {
             return None;

@@ -150,6 +150,11 @@ impl Lane {
         }
     }
 
+    /// Whether entries that belong together are being written.
+    pub(crate) fn is_grouped(&self) -> bool {
+        self.grouped
+    }
+
     /// The same for many entries of which each was reckoned at its largest: together they are far less.
     /// A record that is nearly full is closed before them, another one may grow beyond the target. By
     /// their reckoned size alone offers would stand in half-empty records, each with a commit to pay.

@@ -69,7 +69,8 @@ pub(crate) enum Phase {
 pub(crate) enum Then {
     /// It waits for a subscriber, or for its time. It may be offered to a peer before.
     Flow,
-    /// The same, but it is not offered before.
+    /// The same, but it is not offered before: what comes back from a subscriber, was emitted, or was pushed with a
+    /// settle.
     FlowAtCommit,
     /// It leaves memory: ended, parked or moved.
     Leave,

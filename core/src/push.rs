@@ -153,7 +153,10 @@ impl Core {
             self.flow(slot);
             return slot;
         }
-        self.memory.when_committed(at.record, slot, Then::Flow);
+        // What stands or falls with a settle is seen by nobody before it stands.
+        let alone = how == How::Pushed && !self.lane.is_grouped();
+        let then = if alone { Then::Flow } else { Then::FlowAtCommit };
+        self.memory.when_committed(at.record, slot, then);
         slot
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::catalogue::Shelf;
 use crate::core::Core;
 use crate::effect::{Answer, Effects};
+use crate::hold::KEPT_OUT_BYTES;
 use crate::ids::ObjectId;
 use crate::input::{Input, LeaseRef, Lessee, ReplyTo, Settle, Verb};
 use crate::lane::entry_bytes;
@@ -305,7 +306,11 @@ impl Core {
             + settle
                 .emits
                 .iter()
-                .map(|e| 512 + e.entity.payload.len() + e.entity.headers.as_packed().len())
+                .map(|e| {
+                    512 + KEPT_OUT_BYTES
+                        + e.entity.payload.len()
+                        + e.entity.headers.as_packed().len()
+                })
                 .sum::<usize>()
     }
 

@@ -6,8 +6,8 @@
 //! an object that may never have been: such an offer says that it is early, and nothing makes way for what it brings
 //! (`hold.rs`). Whoever does not know of early offers gets none.
 //!
-//! An object goes early only if it could go at the commit, too: nobody here takes its type, nothing of its queue waits before
-//! it, it waits for no time, and it has followed no demand yet. Anything else is left to the commit.
+//! What goes early was pushed by itself, and could go at the commit, too: nobody here takes its type, nothing of its queue waits
+//! before it, and it waits for no time. Anything else is left to the commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,6 +2,7 @@
 
 use crate::core::Core;
 use crate::effect::{Answer, Effects};
+use crate::hold::KEPT_OUT_BYTES;
 use crate::input::{Input, LeaseRef, Lessee, ReplyTo, Transaction, Verb};
 use crate::lease::lease_lost;
 use crate::object::Hash16;
@@ -136,7 +137,10 @@ impl Core {
                 PushedBefore::NotLookedUp => unreachable!("ids are resolved before"),
             }
             payload += push.entity.payload.len() as u64;
-            bytes += 512 + push.entity.payload.len() + push.entity.headers.as_packed().len();
+            bytes += 512
+                + KEPT_OUT_BYTES
+                + push.entity.payload.len()
+                + push.entity.headers.as_packed().len();
         }
         if payload > self.limits.transaction_bytes {
             return Err(whole(Refusal::over(
