@@ -325,9 +325,7 @@ impl Core {
             let again = Input::Peer(link, Message::Estate(estate));
             return self.stall_quietly(missing, again, fx);
         }
-        if estate.objects.iter().any(|o| self.is_undecided(o))
-            || self.end_offers_of(&estate.objects, fx)
-        {
+        if !self.may_meet(&estate.objects, fx) {
             return self.decline(link, id, OfferRefused::NotNow, fx);
         }
         self.hold_estate(link, &estate, fx);

@@ -59,9 +59,7 @@ impl Core {
                 self.mesh.uncount_received(link, &offer.key, offer.objects.len() as u64);
                 return self.stall_quietly(missing, Input::Peer(link, Message::Offer(offer)), fx);
             }
-            if offer.objects.iter().any(|o| self.is_undecided(o))
-                || self.end_offers_of(&offer.objects, fx)
-            {
+            if !self.may_meet(&offer.objects, fx) {
                 self.mark_demand(offer.key);
                 return self.decline(link, id, OfferRefused::NotNow, fx);
             }
@@ -95,7 +93,7 @@ impl Core {
     /// Whether a copy of an offered object is here whose handoff is not decided. It may be the
     /// same object under an offer that is about to be aborted: kept out as a duplicate now, it
     /// would be lost with that copy.
-    pub(crate) fn is_undecided(&self, object: &Object) -> bool {
+    fn is_undecided(&self, object: &Object) -> bool {
         match self.known(object.id) {
             Known::InMemory(slot) => {
                 matches!(self.memory.get(slot).phase, Phase::Held(_) | Phase::Moving(_))
@@ -105,11 +103,15 @@ impl Core {
         }
     }
 
-    /// Ends this node's own offers of other objects of the ids that are offered to it, so that what stands here is certain
-    /// when they meet. Where it has been offered to it may have been kept out for the very object that comes
-    /// ([`Core::keep_out_held`]): each would end for the other. Says whether one of them has left memory by that, and
-    /// has to be looked up before it is met.
-    pub(crate) fn end_offers_of(&mut self, objects: &[Arc<Object>], fx: &mut Effects) -> bool {
+    /// Whether offered objects, whose ids have been looked up, may meet what is here: nothing of it is undecided.
+    ///
+    /// This node's own offers of other objects of these ids are ended for that: where such a one has been offered to it may
+    /// have been kept out for the very object that comes ([`Core::keep_out_held`]), and each would end for the
+    /// other. One that leaves memory by that has to be looked up before it is met.
+    pub(crate) fn may_meet(&mut self, objects: &[Arc<Object>], fx: &mut Effects) -> bool {
+        if objects.iter().any(|object| self.is_undecided(object)) {
+            return false;
+        }
         for object in objects {
             let Some(slot) = self.memory.by_id(object.id) else { continue };
             let live = self.memory.get(slot);
@@ -119,7 +121,7 @@ impl Core {
                 self.take_offer_back(n, Refused::Met, fx);
             }
         }
-        !self.unresolved(objects.iter().map(|o| o.id)).is_empty()
+        self.unresolved(objects.iter().map(|o| o.id)).is_empty()
     }
 
     pub(crate) fn decline(
@@ -377,8 +379,8 @@ impl Core {
             }) => (*at, *transfer, &**object),
             _ => return None,
         };
-        let has_times = object.not_before.is_some() || object.expires_at.is_some();
-        if object.moves > 1 || object.deliveries > 0 || object.possible_duplicate || has_times {
+        let was_had = object.moves > 1 || object.deliveries > 0 || object.possible_duplicate;
+        if was_had || object.has_times() {
             return None;
         }
         let incoming = self.transfers.incoming.get(&transfer)?;
@@ -390,22 +392,15 @@ impl Core {
     /// Keeps out what is held under the id of a new object ([`Core::held_under`]), with an entry in its record.
     ///
     /// Here an earlier object ends for a later one, which [`Core::make_way`] never does. It does so only if its sender
-    /// commits MOVED, and until then nothing ends for it there ([`Core::end_offers_of`]).
+    /// commits MOVED, and until then nothing ends for it there ([`Core::may_meet`]).
     pub(crate) fn keep_out_held(&mut self, id: ObjectId) {
         let Some((transfer, held)) = self.held_under(id) else { return };
         let object = match self.known(id) {
-            Known::InMemory(slot) => {
-                self.memory.cancel(held.at.record, slot);
-                self.catalogue.take(held.at, Shelf::Memory);
-                self.forget_in_memory(slot).object
-            }
-            Known::OnDisk(Stored::Alive { object, .. }) => {
-                let object = Arc::new(Object::clone(object));
-                self.drop_held(&held);
-                object
-            }
+            Known::OnDisk(Stored::Alive { object, .. }) => Arc::new(Object::clone(object)),
+            Known::InMemory(slot) => Arc::clone(&self.memory.get(slot).object),
             _ => unreachable!("it is held"),
         };
+        self.drop_held(&held);
         let (_, key) = self.transfers.remove_item(transfer, id).expect("it is held");
         // It uses no credit: that is granted again.
         if let Some(key) = key {
@@ -416,8 +411,24 @@ impl Core {
         self.later.append(&mut fx);
     }
 
+    /// A held object is gone, from memory or from its shelf.
+    fn drop_held(&mut self, held: &Held) {
+        if self.held_out_of_memory(held).is_none() {
+            self.unshelve_held(held);
+        }
+    }
+
+    /// Takes a held object out of memory, if it is there.
+    pub(crate) fn held_out_of_memory(&mut self, held: &Held) -> Option<Arc<Object>> {
+        let slot =
+            self.memory.by_id(held.id).filter(|slot| self.memory.get(*slot).at == held.at)?;
+        self.memory.cancel(held.at.record, slot);
+        self.catalogue.take(held.at, Shelf::Memory);
+        Some(self.forget_in_memory(slot).object)
+    }
+
     /// A held object leaves its shelf.
-    pub(crate) fn drop_held(&mut self, held: &Held) {
+    pub(crate) fn unshelve_held(&mut self, held: &Held) {
         self.unshelve(held.at, Shelf::Held);
         let ty = self.queues.get(held.queue).ty;
         self.queues.ty_mut(ty).held -= 1;
@@ -484,7 +495,9 @@ impl Core {
                     }
                     match record {
                         None => self.flow(slot),
-                        Some(record) => self.memory.when_committed(record, slot, Then::Flow),
+                        Some(record) => {
+                            self.memory.when_committed(record, slot, Then::FlowAtCommit);
+                        }
                     }
                 }
                 // From its shelf it becomes ready with the commit, too.
@@ -499,7 +512,7 @@ impl Core {
         if self.catalogue.shelf_of(held.at) != Some(Shelf::Held) {
             return;
         }
-        self.drop_held(held);
+        self.unshelve_held(held);
         if let Shelf::Ready(queue) = self.shelve_released(held) {
             self.stir(queue);
         }
@@ -521,14 +534,7 @@ impl Core {
             if let Some(before) = held.before {
                 self.remembered.note(held.id, before);
             }
-            match self.memory.by_id(held.id) {
-                Some(slot) if self.memory.get(slot).at == held.at => {
-                    self.memory.cancel(held.at.record, slot);
-                    self.forget_in_memory(slot);
-                    self.catalogue.take(held.at, Shelf::Memory);
-                }
-                _ => self.drop_held(&held),
-            }
+            self.drop_held(&held);
         }
     }
 

@@ -69,8 +69,8 @@ pub(crate) enum Phase {
 pub(crate) enum Then {
     /// It waits for a subscriber, or for its time. It may be offered to a peer before.
     Flow,
-    /// The same, but it is not offered before: what comes back from a subscriber, was emitted, or was pushed with a
-    /// settle.
+    /// The same, but it is not offered before: what comes back from a subscriber, came over a link, was
+    /// brought back, emitted, or pushed with a settle.
     FlowAtCommit,
     /// It leaves memory: ended, parked or moved.
     Leave,
@@ -104,7 +104,7 @@ pub(crate) struct Memory {
 impl Live {
     /// Whether it is delayed or expires.
     pub(crate) fn has_times(&self) -> bool {
-        self.object.not_before.is_some() || self.object.expires_at.is_some()
+        self.object.has_times()
     }
 
     /// The object, to be changed. What has been delivered of it stays as it was.

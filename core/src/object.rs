@@ -362,6 +362,11 @@ impl Push {
 }
 
 impl Object {
+    /// Whether it is delayed or expires.
+    pub(crate) fn has_times(&self) -> bool {
+        self.not_before.is_some() || self.expires_at.is_some()
+    }
+
     /// An object as its first owner takes it, before anything has happened to it, with the hash of its
     /// entity. Its birth is told by the commit that first holds it; times are the caller's to set.
     #[inline]

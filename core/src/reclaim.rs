@@ -103,17 +103,13 @@ impl Core {
                 self.lane.write(&Entry::Aborted { transfer });
             }
             for held in items {
-                match self.memory.by_id(held.id) {
-                    Some(slot) if self.memory.get(slot).at == held.at => {
-                        self.memory.cancel(held.at.record, slot);
-                        let live = self.forget_in_memory(slot);
-                        self.catalogue.take(held.at, Shelf::Memory);
+                match self.held_out_of_memory(&held) {
+                    Some(object) => {
                         self.free_held(held.at);
-                        let object = Arc::unwrap_or_clone(live.object);
-                        self.write_reclaimed(Some(held.at), object);
+                        self.write_reclaimed(Some(held.at), Arc::unwrap_or_clone(object));
                         count += 1;
                     }
-                    _ => {
+                    None => {
                         places.insert(held.at);
                     }
                 }

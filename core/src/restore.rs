@@ -141,7 +141,7 @@ impl Core {
                 self.transfers.incoming.entry(transfer).or_insert_with(held);
                 // It was held until another object of its id was pushed.
                 if let Some((held, _)) = self.transfers.remove_item(transfer, id) {
-                    self.drop_held(&held);
+                    self.unshelve_held(&held);
                 }
                 let ty = self.queues.intern(&ty);
                 let books = &mut self.queues.ty_mut(ty).books;
@@ -310,7 +310,7 @@ impl Core {
             if self.catalogue.shelf_of(held.at) != Some(Shelf::Held) {
                 return Err(format!("{} should be held", held.at));
             }
-            self.drop_held(&held);
+            self.unshelve_held(&held);
             self.shelve_released(&held);
         }
         Ok(())
@@ -323,7 +323,7 @@ impl Core {
                 self.remembered.note(held.id, before);
             }
             if self.catalogue.shelf_of(held.at) == Some(Shelf::Held) {
-                self.drop_held(&held);
+                self.unshelve_held(&held);
             }
         }
     }

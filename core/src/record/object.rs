@@ -41,7 +41,7 @@ pub(crate) fn write_object(
     here: Birth,
 ) {
     w.byte(OBJECT);
-    let times = object.not_before.is_some() || object.expires_at.is_some();
+    let times = object.has_times();
     let counts = object.version != 1 || object.deliveries + object.failed + object.moves != 0;
     let flag = |on: bool, bit: u64| if on { bit } else { 0 };
     let flags = flag(place.is_some(), HAS_PLACE)

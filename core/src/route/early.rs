@@ -16,7 +16,7 @@ use crate::catalogue::QueueId;
 use crate::core::Core;
 use crate::effect::Effects;
 use crate::ids::RecordNumber;
-use crate::memory::{Phase, Slot, Then};
+use crate::memory::{Slot, Then};
 use crate::message::PROTOCOL_EARLY;
 
 impl Core {
@@ -51,11 +51,7 @@ impl Core {
                 continue;
             }
             let queue = self.queues.get(live.queue);
-            let only_waits = *then == Then::Flow
-                && live.phase == Phase::Writing
-                && !live.has_times()
-                && live.transit.is_none()
-                && live.object.chase.is_none();
+            let only_waits = *then == Then::Flow && !live.has_times();
             if only_waits && queue.groups.is_empty() && queue.is_empty() {
                 fresh.entry(live.queue).or_default().push(*slot);
             } else {
